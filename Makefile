@@ -1,0 +1,32 @@
+# The two targets of the README. A fresh machine needs Python 3.11 or newer, and nothing else.
+PYTHON ?= python3
+VENV := .venv
+# The default build of torch brings several GB of CUDA; this pin takes a CPU build where one is at hand (README, "Installing").
+TORCH ?= torch==2.13.0
+ARGS ?=
+
+.PHONY: run test install lint clean
+
+run: $(VENV)/installed
+	$(VENV)/bin/mirall demo $(ARGS)
+
+test: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml deploy/constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet "$(TORCH)"
+	$(VENV)/bin/python -m pip install --quiet --constraint deploy/constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --constraint deploy/constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Networks, training, evaluation and the bundles they are released as. No network access, no database."""

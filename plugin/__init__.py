@@ -1,0 +1,1 @@
+"""The service: doors, archive, jobs, routes, outbox and the command line."""

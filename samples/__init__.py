@@ -1,0 +1,1 @@
+"""Phantoms, importers of public data sets, and the experiments that redo the source studies."""
