@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from dicom_io import nifti
 from dicom_io.errors import Rejected
+from dicom_io.volume import Projection, Volume, stack_channels
 
 Task = Literal["classification", "segmentation", "generation"]
 SplitUnit = Literal["patient", "slide", "near-duplicate group", "none"]
@@ -168,6 +172,109 @@ def load(folder: Path) -> Cohort:
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise Rejected(f"{listing} does not follow the data-list form: {error}; see docs/scientist.md") from error
+
+
+def load_image(cohort: Cohort, item: Item) -> Volume | Projection:
+    """An item's channels, stacked in the cohort's order: a volume of (channels, slices, rows, columns), or a projection
+    of (channels, rows, columns).
+
+    Raises:
+        Rejected: a file or its sidecar is missing, or the channels do not share one grid.
+    """
+    paths = [_existing(cohort, relative) for relative in item.images]
+    if nifti.kind(paths[0]) == "volume":
+        return stack_channels([nifti.read(path) for path in paths])
+    projections = [nifti.read_projection(path) for path in paths]
+    if len({projection.pixels.shape for projection in projections}) > 1:
+        raise Rejected(f"cohort {cohort.name!r}: the channels of {item.images[0]} differ in size; give them one size")
+    return replace(projections[0], pixels=np.stack([projection.pixels for projection in projections]))
+
+
+def load_mask(cohort: Cohort, item: Item) -> Volume:
+    """An item's mask: (slices, rows, columns), label numbers as float32, on the grid of its image.
+
+    Raises:
+        Rejected: the item has no mask, or its file is missing.
+    """
+    if item.mask is None:
+        raise Rejected(f"cohort {cohort.name!r}: {item.images[0]} has no mask; a segmentation cohort needs one each")
+    return nifti.read(_existing(cohort, item.mask))
+
+
+def add_volume(
+    folder: Path,
+    name: str,
+    channels: Mapping[str, Volume],
+    patient: str,
+    *,
+    mask: Volume | None = None,
+    label: int | None = None,
+    slice_labels: Sequence[int] = (),
+    provenance: Mapping[str, Any] | None = None,
+) -> Item:
+    """Write images/NAME_CHANNEL.nii.gz and masks/NAME.nii.gz; the item still has to be put in a split and saved.
+
+    channels: channel name -> volume of (slices, rows, columns), in the cohort's channel order.
+
+    Raises:
+        Rejected: channels or mask are not on one grid, or the slice labels are not one per slice.
+    """
+    stacked = stack_channels([*channels.values()])
+    if mask is not None and not mask.same_grid_as(stacked):
+        raise Rejected(f"{name}: the mask of {mask.spatial_shape} voxels is not on the image's grid; resample it first")
+    if slice_labels and len(slice_labels) != stacked.spatial_shape[0]:
+        raise Rejected(f"{name}: {len(slice_labels)} slice labels for {stacked.spatial_shape[0]} slices")
+    for channel, volume in channels.items():
+        nifti.write(volume, folder / _image(name, channel))
+    if mask is not None:
+        nifti.write(mask, folder / f"masks/{name}.nii.gz")
+    return Item(
+        images=tuple(_image(name, channel) for channel in channels),
+        patient=patient,
+        mask=f"masks/{name}.nii.gz" if mask is not None else None,
+        label=label,
+        slice_labels=tuple(slice_labels),
+        geometry={"kind": "volume", "shape": [*stacked.spatial_shape], "spacing_mm": [*stacked.spacing_mm]},
+        provenance=dict(provenance or {}),
+        synthetic=any(volume.is_synthetic for volume in channels.values()),
+    )
+
+
+def add_projection(
+    folder: Path,
+    name: str,
+    projection: Projection,
+    patient: str,
+    *,
+    channel: str = "image",
+    label: int | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Item:
+    """Write images/NAME_CHANNEL.nii.gz of one slice; the item still has to be put in a split and saved."""
+    nifti.write_projection(projection, folder / _image(name, channel))
+    return Item(
+        images=(_image(name, channel),),
+        patient=patient,
+        label=label,
+        geometry={
+            "kind": "projection",
+            "shape": [*projection.pixels.shape[-2:]],
+            "spacing_mm": [*projection.spacing_mm] if projection.spacing_mm else None,
+        },
+        provenance=dict(provenance or {}),
+        synthetic=projection.is_synthetic,
+    )
+
+
+def _image(name: str, channel: str) -> str:
+    return f"images/{name}_{channel}.nii.gz"
+
+
+def _existing(cohort: Cohort, relative: str) -> Path:
+    path = cohort.path(relative)
+    if not path.is_file():
+        raise Rejected(f"cohort {cohort.name!r}: {relative} is in datalist.json but not in the folder; import it again")
+    return path
 
 
 def _item(entry: Mapping[str, Any]) -> Item:

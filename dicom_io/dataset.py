@@ -1,0 +1,237 @@
+"""Bytes to data sets: what is a whole DICOM file, and what its content hash is.
+
+pydicom reads a file that ends too early without a word (it returns what it found). So the structure is walked first:
+every element's length must lie inside the file, every sequence and encapsulated fragment must be closed (PS3.5 7).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+import struct
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pydicom
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+
+from dicom_io.errors import NotDicom
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydicom.dataset import Dataset
+
+Bytes = bytes | bytearray | memoryview | mmap.mmap
+
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_PIXEL_DATA = 0x7FE00010
+# VRs with two reserved bytes and a 32-bit length in explicit encodings (PS3.5 7.1.2).
+_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+
+
+def read(source: Path | str | bytes, *, stop_before_pixels: bool = False) -> Dataset:
+    """Read one DICOM file (PS3.10: preamble, `DICM`, file meta information, data set).
+
+    Raises:
+        NotDicom: no `DICM`, the file ends before its data set does, or SOP Class UID (0008,0016) or SOP Instance UID
+            (0008,0018) is missing.
+    """
+    with _opened(source) as (raw, name):
+        check_whole(raw, name)
+        if isinstance(source, bytes):
+            dataset = _parse(io.BytesIO(source), name, stop_before_pixels)
+        else:
+            with Path(source).open("rb") as file:
+                dataset = _parse(file, name, stop_before_pixels)
+    _check_identity(dataset, name)
+    return dataset
+
+
+def read_with_hash(source: Path | str | bytes) -> tuple[Dataset, str]:
+    """Data set and `dataset_hash`; the file's bytes are read once. Raises NotDicom as `read` does."""
+    raw = source if isinstance(source, bytes) else Path(source).read_bytes()
+    name = "the object" if isinstance(source, bytes) else Path(source).name
+    check_whole(raw, name)
+    dataset = _parse(io.BytesIO(raw), name, stop_before_pixels=False)
+    _check_identity(dataset, name)
+    return dataset, dataset_hash(raw)
+
+
+def dataset_hash(raw: Bytes) -> str:
+    """SHA-256 (hex) of a DICOM file's bytes after the file meta group: the data set as it was received.
+
+    The file meta information is left out because each receiver writes its own (PS3.10 7.1). Raises NotDicom where
+    there is no `DICM`.
+    """
+    _, start = _file_meta(raw, "the object")
+    with memoryview(raw) as view, view[start:] as body:
+        return hashlib.sha256(body).hexdigest()
+
+
+def check_whole(raw: Bytes, name: str = "the object") -> None:
+    """Walk the structure from the preamble to the last byte; values are not parsed.
+
+    Raises:
+        NotDicom: no `DICM`, or the bytes end inside an element, an item or a fragment.
+    """
+    syntax, start = _file_meta(raw, name)
+    if start >= len(raw):
+        raise NotDicom(f"{name} ends after its file meta information and holds no data set; send the whole file")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        raw, start = _inflated(raw, start, name), 0
+    walk = _Walk(raw, ">" if syntax == ExplicitVRBigEndian else "<", name)
+    walk.data_set(start, len(raw), walk.is_explicit(start))
+
+
+@contextmanager
+def _opened(source: Path | str | bytes) -> Iterator[tuple[Bytes, str]]:
+    """The bytes without reading them all: only the pages that hold element headers are touched."""
+    if isinstance(source, bytes):
+        yield source, "the object"
+        return
+    path = Path(source)
+    if path.stat().st_size == 0:
+        raise NotDicom(f"{path.name} is empty; send the whole file")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        yield mapped, path.name
+
+
+def _parse(file: io.BufferedIOBase | io.BytesIO, name: str, stop_before_pixels: bool) -> Dataset:
+    try:
+        return pydicom.dcmread(file, stop_before_pixels=stop_before_pixels)
+    except (
+        pydicom.errors.InvalidDicomError,
+        EOFError,
+        ValueError,
+        KeyError,
+        NotImplementedError,
+        struct.error,
+    ) as error:
+        raise NotDicom(f"{name} cannot be parsed as DICOM ({error}); write it again with a conformant tool") from error
+
+
+def _check_identity(dataset: Dataset, name: str) -> None:
+    for keyword, tag in (("SOPClassUID", "(0008,0016)"), ("SOPInstanceUID", "(0008,0018)")):
+        if not dataset.get(keyword):
+            raise NotDicom(f"{name} has no {keyword} {tag}, so it cannot be told from other objects; add it")
+
+
+def _file_meta(raw: Bytes, name: str) -> tuple[str, int]:
+    """Transfer Syntax UID (0002,0010), and where the data set starts; meta information is Explicit VR Little Endian."""
+    if bytes(raw[128:132]) != b"DICM":
+        raise NotDicom(f"{name} is no DICOM file: bytes 129 to 132 are not 'DICM'; send DICOM files (PS3.10) only")
+    syntax, position = "", 132
+    walk = _Walk(raw, "<", name)
+    while position + 8 <= len(raw) and raw[position : position + 2] == b"\x02\x00":
+        tag, _, length, value = walk.header(position, explicit=True)
+        walk.inside(value, length, len(raw), tag)
+        if tag == 0x00020010:
+            syntax = bytes(raw[value : value + length]).decode("ascii", "replace").rstrip("\0 ")
+        position = value + length
+    if not syntax:
+        raise NotDicom(f"{name} has no TransferSyntaxUID (0002,0010) in its file meta information; write it again")
+    return syntax, position
+
+
+def _inflated(raw: Bytes, start: int, name: str) -> bytes:
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)  # no zlib header (PS3.5 A.5)
+    try:
+        body = stream.decompress(bytes(raw[start:])) + stream.flush()
+    except zlib.error as error:
+        raise NotDicom(f"{name}: its deflated data set is damaged ({error}); send the file again") from error
+    if not stream.eof:
+        raise NotDicom(f"{name} ends inside its deflated data set; send the whole file")
+    return body
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """Steps over encoded elements without looking at values. endian: "<" or ">"."""
+
+    raw: Bytes
+    endian: str
+    name: str
+
+    def is_explicit(self, position: int) -> bool:
+        """By the bytes, not by the transfer syntax: writers exist that name one and encode the other."""
+        vr = bytes(self.raw[position + 4 : position + 6])
+        return len(vr) == 2 and vr.isalpha() and vr.isupper()
+
+    def header(self, position: int, explicit: bool) -> tuple[int, bytes, int, int]:
+        """(tag, VR or b"", length, position of the value) of the element that starts here."""
+        if position + 8 > len(self.raw):
+            raise NotDicom(f"{self.name} ends at byte {len(self.raw)} inside an element's header; send the whole file")
+        group, element = struct.unpack_from(f"{self.endian}HH", self.raw, position)
+        tag = group << 16 | element
+        if not explicit or group == 0xFFFE:
+            return tag, b"", struct.unpack_from(f"{self.endian}I", self.raw, position + 4)[0], position + 8
+        vr = bytes(self.raw[position + 4 : position + 6])
+        if vr not in _LONG_VRS:
+            return tag, vr, struct.unpack_from(f"{self.endian}H", self.raw, position + 6)[0], position + 8
+        if position + 12 > len(self.raw):
+            raise NotDicom(f"{self.name} ends at byte {len(self.raw)} inside an element's header; send the whole file")
+        return tag, vr, struct.unpack_from(f"{self.endian}I", self.raw, position + 8)[0], position + 12
+
+    def inside(self, value: int, length: int, end: int, tag: int) -> None:
+        if value + length > end:
+            raise NotDicom(
+                f"{self.name} ends too early: ({tag >> 16:04x},{tag & 0xFFFF:04x}) says {length} bytes and "
+                f"{max(end - value, 0)} are there; send the whole file"
+            )
+
+    def data_set(self, position: int, end: int, explicit: bool) -> int:
+        """Over the elements up to `end`, or, inside an item of undefined length, up to its delimiter."""
+        while position < end:
+            if end == len(self.raw) and end - position < 8 and not any(self.raw[position:end]):
+                return end  # padding with zeros after the last element: seen in the wild, loses nothing
+            tag, vr, length, value = self.header(position, explicit)
+            if tag == _ITEM_END:
+                return value
+            if length != _UNDEFINED:
+                self.inside(value, length, end, tag)
+                position = value + length
+            elif tag == _PIXEL_DATA:
+                position = self.fragments(value)
+            else:  # UN of undefined length holds a sequence in Implicit VR Little Endian (PS3.5 6.2.2)
+                position = self.sequence(value, explicit and vr != b"UN")
+        return position
+
+    def sequence(self, position: int, explicit: bool) -> int:
+        """Over the items of a sequence of undefined length, to after its delimiter."""
+        while True:
+            tag, _, length, value = self.header(position, explicit)
+            if tag == _SEQUENCE_END:
+                return value
+            if tag != _ITEM:
+                raise NotDicom(f"{self.name}: byte {position} should start a sequence item; the file is damaged")
+            if length == _UNDEFINED:
+                position = self.item(value, explicit)
+            else:
+                self.inside(value, length, len(self.raw), tag)
+                position = value + length
+
+    def item(self, position: int, explicit: bool) -> int:
+        """Over an item of undefined length; it must be closed before the bytes end."""
+        after = self.data_set(position, len(self.raw), explicit)
+        if after >= len(self.raw) and bytes(self.raw[-8:-4]) != struct.pack(f"{self.endian}HH", 0xFFFE, 0xE00D):
+            raise NotDicom(f"{self.name} ends inside a sequence item; send the whole file")
+        return after
+
+    def fragments(self, position: int) -> int:
+        """Over the fragments of encapsulated pixel data (PS3.5 A.4), to after the sequence delimiter."""
+        while True:
+            tag, _, length, value = self.header(position, explicit=False)
+            if tag == _SEQUENCE_END:
+                return value
+            if tag != _ITEM:
+                raise NotDicom(
+                    f"{self.name}: byte {position} should start a fragment of pixel data; the file is damaged"
+                )
+            self.inside(value, length, len(self.raw), tag)
+            position = value + length

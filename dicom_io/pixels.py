@@ -1,0 +1,221 @@
+"""Pixel data: decoding, modality units, and pictures for the eye.
+
+Three kinds of numbers, one function each: `stored` (as encoded), `modality` (in the units of the Modality LUT, PS3.3
+C.11.1) and `picture` (0..1 or RGB after the VOI LUT, PS3.3 C.11.2). Models see modality units; pictures are for people.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.multival import MultiValue
+from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, get_decoder
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from dicom_io.errors import UndecodablePixels
+from dicom_io.volume import Float32
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydicom.dataset import Dataset
+
+VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
+UInt8 = npt.NDArray[np.uint8]
+
+# pydicom takes the first plugin in its own order; these are the faster ones (and the only one for HTJ2K).
+_PLUGINS = {
+    JPEGLSLossless: "pyjpegls",
+    JPEGLSNearLossless: "pyjpegls",
+    RLELossless: "pylibjpeg",
+    JPEG2000Lossless: "pylibjpeg",
+    JPEG2000: "pylibjpeg",
+    HTJ2KLossless: "pylibjpeg",
+    HTJ2KLosslessRPCL: "pylibjpeg",
+    HTJ2K: "pylibjpeg",
+}
+
+
+def stored(dataset: Dataset, frame: int | None = None) -> npt.NDArray[Any]:
+    """Stored values: (rows, columns) integers, or float where Float Pixel Data (7FE0,0008) is used.
+
+    Several samples per pixel are the last axis, several frames the first; `frame` (0-based) decodes one of them.
+    Colour comes out as RGB where it was encoded as YBR; palette indices stay indices.
+
+    Raises:
+        UndecodablePixels: no pixel data, no decoder for the Transfer Syntax UID (0002,0010), or bytes that are more or
+            fewer than Rows, Columns, Samples per Pixel, Bits Allocated and Number of Frames say.
+    """
+    return _decoded(dataset, frame)[0]
+
+
+def _decoded(dataset: Dataset, frame: int | None) -> tuple[npt.NDArray[Any], str]:
+    """Array, and the Photometric Interpretation that it has after decoding."""
+    syntax = _syntax(dataset)
+    check_length(dataset)
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise UndecodablePixels(
+            f"{_named(dataset)}: its transfer syntax {syntax} ({syntax.name}) has no decoder; send it uncompressed"
+        ) from error
+    try:
+        pixels, meta = decoder.as_array(dataset, index=frame, decoding_plugin=_PLUGINS.get(syntax, ""))
+    except (RuntimeError, ValueError, AttributeError, TypeError, IndexError, NotImplementedError, OSError) as error:
+        raise UndecodablePixels(
+            f"{_named(dataset)}: pixel data in transfer syntax {syntax} ({syntax.name}) cannot be decoded "
+            f"({_first_line(error)}); send it uncompressed"
+        ) from error
+    return pixels, str(meta["photometric_interpretation"])
+
+
+def check_length(dataset: Dataset) -> None:
+    """Compare native Pixel Data (7FE0,0010) with what the header says (PS3.5 8.1.1); one byte of padding is allowed.
+
+    Raises:
+        UndecodablePixels: no pixel data, a size attribute is missing, or the lengths differ.
+    """
+    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise UndecodablePixels(f"{_named(dataset)} has no Pixel Data (7FE0,0010); it is no image")
+    for keyword in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation"):
+        if not dataset.get(keyword):
+            raise UndecodablePixels(f"{_named(dataset)} has no {keyword}, so its pixels cannot be laid out; add it")
+    if "PixelData" not in dataset or _syntax(dataset).is_encapsulated:
+        return
+    pixels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel) * number_of_frames(dataset)
+    bits = pixels * int(dataset.BitsAllocated)
+    if dataset.PhotometricInterpretation == "YBR_FULL_422":
+        bits = bits // 3 * 2
+    expected = (bits + 7) // 8
+    found = len(dataset.PixelData)
+    if found not in (expected, expected + expected % 2):
+        raise UndecodablePixels(
+            f"{_named(dataset)}: Pixel Data has {found} bytes, but {dataset.Rows} rows, {dataset.Columns} columns, "
+            f"{number_of_frames(dataset)} frames and {dataset.BitsAllocated} bits need {expected}; send it again"
+        )
+
+
+def number_of_frames(dataset: Dataset) -> int:
+    """Number of Frames (0028,0008), 1 where it is absent or empty."""
+    return int(dataset.get("NumberOfFrames") or 1)
+
+
+def modality(dataset: Dataset, frame: int | None = None) -> Float32:
+    """Values after the Modality LUT (PS3.3 C.11.1): Rescale Slope (0028,1053), Intercept (0028,1052), or the LUT.
+
+    The shape is that of `stored`. Real World Value Mapping (0040,9096) and makers' private scalings are not used;
+    `mapping` says what was. Padding values (0028,0120) are kept as they are.
+    """
+    values = stored(dataset, frame)
+    if dataset.get("ModalityLUTSequence"):
+        return np.asarray(apply_modality_lut(values, dataset), np.float32)
+    slope, intercept = rescale(dataset)
+    return np.asarray(values * np.float64(slope) + np.float64(intercept), np.float32)
+
+
+def rescale(dataset: Dataset) -> tuple[float, float]:
+    """Rescale Slope and Intercept of this data set; 1 and 0 where they are absent. PET has its own per slice."""
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
+
+
+def mapping(dataset: Dataset) -> str:
+    """Which attributes turned stored values into the numbers that `modality` gives, in words."""
+    if dataset.get("ModalityLUTSequence"):
+        used = "Modality LUT Sequence (0028,3000)"
+    elif "RescaleSlope" in dataset:
+        used = "Rescale Slope (0028,1053) and Intercept (0028,1052)"
+    else:
+        used = "stored values"
+    unused = "; Real World Value Mapping (0040,9096) is present and not used"
+    return used + (unused if "RealWorldValueMappingSequence" in dataset else "")
+
+
+def window(values: npt.ArrayLike, centre: float, width: float, function: VoiFunction = "LINEAR") -> Float32:
+    """Values to 0..1 by Window Center (0028,1050) and Width (0028,1051); PS3.3 C.11.2.1.2 and C.11.2.1.3.
+
+    LINEAR: ((x - (c - 0.5)) / (w - 1) + 0.5); LINEAR_EXACT: (x - c) / w + 0.5; SIGMOID: 1 / (1 + exp(-4 (x - c) / w)).
+
+    Raises:
+        UndecodablePixels: width below 1 for LINEAR, or not above 0 for the others, as the Standard requires.
+    """
+    x = np.asarray(values, np.float64)
+    if width < 1 if function == "LINEAR" else width <= 0:
+        raise UndecodablePixels(f"a {function} window cannot have a width of {width}; see PS3.3 C.11.2.1.2")
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700))), np.float32)
+    if function == "LINEAR_EXACT":
+        return np.asarray(np.clip((x - centre) / width + 0.5, 0, 1), np.float32)
+    if width == 1:  # a step: the formula's limits are x <= c - 0.5 and above
+        return np.asarray(x > centre - 0.5, np.float32)
+    return np.asarray(np.clip((x - (centre - 0.5)) / (width - 1) + 0.5, 0, 1), np.float32)
+
+
+def picture(dataset: Dataset, frame: int = 0, which_window: int = 0) -> Float32 | UInt8:
+    """One frame as people see it: (rows, columns) float32 in 0..1, or (rows, columns, 3) uint8 RGB for colour.
+
+    Grey: Modality LUT, then VOI LUT Sequence (0028,3010) or the window number `which_window`, or smallest to largest
+    value where there is none; MONOCHROME1 is turned, so that 1 is white. Raises UndecodablePixels as `stored` does.
+    """
+    values, photometric = _decoded(dataset, frame)
+    if photometric == "PALETTE COLOR":
+        return _eight_bits(np.asarray(apply_color_lut(values, dataset)))
+    if values.ndim == 3:
+        return _eight_bits(values)
+    shown = _voi(dataset, modality(dataset, frame), which_window)
+    return np.asarray(1 - shown, np.float32) if photometric == "MONOCHROME1" else shown
+
+
+def _voi(dataset: Dataset, values: Float32, which: int) -> Float32:
+    if dataset.get("VOILUTSequence"):
+        looked_up = np.asarray(apply_voi(np.rint(values).astype(np.int32), dataset, index=0), np.float64)
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        return np.asarray(looked_up / (2**bits - 1), np.float32)
+    windows = windows_of(dataset)
+    if not windows:
+        low, high = float(values.min()), float(values.max())
+        return np.asarray((values - low) / ((high - low) or 1), np.float32)
+    centre, width = windows[min(which, len(windows) - 1)]
+    return window(values, centre, width, dataset.get("VOILUTFunction") or "LINEAR")
+
+
+def windows_of(dataset: Dataset) -> list[tuple[float, float]]:
+    """All (centre, width) pairs of the data set, in its order."""
+    return list(zip(_numbers(dataset.get("WindowCenter")), _numbers(dataset.get("WindowWidth")), strict=False))
+
+
+def _numbers(value: Any) -> Sequence[float]:
+    if value is None or value == "":
+        return []
+    return [float(number) for number in value] if isinstance(value, (list, tuple, MultiValue)) else [float(value)]
+
+
+def _eight_bits(values: npt.NDArray[Any]) -> UInt8:
+    return np.asarray(values >> 8 if values.dtype == np.uint16 else values, np.uint8)
+
+
+def _syntax(dataset: Dataset) -> UID:
+    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
+    if syntax is None:
+        raise UndecodablePixels(f"{_named(dataset)} has no TransferSyntaxUID (0002,0010); read it from a DICOM file")
+    return UID(syntax)
+
+
+def _named(dataset: Dataset) -> str:
+    return f"instance {dataset.get('SOPInstanceUID', 'without a UID')}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(":.")
