@@ -1,0 +1,1 @@
+"""What was received: bytes on disk, an index over them, and the quarantine of what was refused."""

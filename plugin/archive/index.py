@@ -1,0 +1,385 @@
+"""The index: a database over the stored bytes, and the truth about what must still be done.
+
+    with index.write() as connection: ...   one transaction; it holds the only write lock from its first line
+    with index.read() as connection: ...    a steady view
+
+SQLite is used with a write-ahead log, synchronous=FULL (a commit is on disk when it returns) and BEGIN IMMEDIATE (a
+writer waits for its turn instead of failing half way). The tables of other parts (jobs, outbox) share the file, so
+that one transaction can span both.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, Row, Select, create_engine, delete, event, func, insert, select, update
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from plugin.archive.tables import Device, Instance, InstanceVersion, Quarantine, Series, Study
+
+NO_INPUT = "0" * 64
+"""Input hash of a study without an instance of others; nothing is due for it."""
+
+_LOCK_WAIT_S = 60
+
+
+def hash_of_input(input_hash: str, *, add: tuple[str, str] | None = None, remove: tuple[str, str] | None = None) -> str:
+    """A study's input hash after one (SOP Instance UID, data-set hash) joined or left it.
+
+    The sum modulo 2**256 of SHA-256("uid|hash") over the instances: independent of order, and one step per arrival.
+    """
+    total = int(input_hash, 16)
+    if add:
+        total += _term(add)
+    if remove:
+        total -= _term(remove)
+    return f"{total % 2**256:064x}"
+
+
+def _term(instance: tuple[str, str]) -> int:
+    return int(hashlib.sha256("|".join(instance).encode()).hexdigest(), 16)
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """A study as indexed; see tables.Study. attributes: DICOM JSON model, by 8-digit tag."""
+
+    study_instance_uid: str
+    patient_id: str
+    attributes: dict[str, Any]
+    first_arrival_at: float
+    last_arrival_at: float
+    input_hash: str
+    planned_hash: str | None
+    told_complete_at: float | None
+
+    @property
+    def is_due(self) -> bool:
+        """Something arrived that no plan has seen."""
+        return self.input_hash not in (NO_INPUT, self.planned_hash)
+
+
+@dataclass(frozen=True)
+class InstanceRow:
+    """An instance as indexed, with where its bytes lie.
+
+    attributes: DICOM JSON model of its study, series and instance level together, by 8-digit tag.
+    record: the LabelRecord (as JSON object) of an object that we made.
+    """
+
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    storage_key: str
+    path: Path
+    size: int
+    dataset_hash: str
+    pixel_hash: str
+    synthetic: bool
+    made_by_us: bool
+    record: dict[str, Any] | None
+    arrived_at: float
+    door: str
+    calling_aet: str
+    called_aet: str
+    address: str
+    attributes: dict[str, Any] = field(repr=False)
+
+
+class Index:
+    """The database of one data folder. Safe to use from several threads and processes.
+
+    data: the data folder; the database is <data>/index.sqlite, the bytes lie below <data>/archive/objects.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.objects = data / "archive" / "objects"
+        self.engine = _engine(data / "index.sqlite")
+
+    def upgrade(self) -> None:
+        """Bring the tables to this release's form; several processes may call it at once."""
+        self.data.mkdir(parents=True, exist_ok=True)
+        with (self.data / "index.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            config = _alembic()
+            with self.engine.connect() as connection:
+                here = MigrationContext.configure(connection).get_current_revision()
+            if here != ScriptDirectory.from_config(config).get_current_head():
+                with self.engine.begin() as connection:
+                    config.attributes["connection"] = connection
+                    command.upgrade(config, "head")
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction that has the write lock from its start; committed at the end, rolled back on an exception."""
+        with self.engine.connect().execution_options(mirall_write=True) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    # What is there
+
+    def study(self, study_instance_uid: str, connection: Connection | None = None) -> StudyRow | None:
+        query = select(Study.__table__).where(Study.study_instance_uid == study_instance_uid)
+        rows = self._rows(query, connection)
+        return _study(rows[0]) if rows else None
+
+    def studies(self, connection: Connection | None = None) -> list[StudyRow]:
+        """All studies, the latest arrival first."""
+        query = select(Study.__table__).order_by(Study.last_arrival_at.desc())
+        return [_study(row) for row in self._rows(query, connection)]
+
+    def studies_due(self, connection: Connection | None = None) -> list[StudyRow]:
+        """Studies whose input differs from what was last planned, in order of their last arrival."""
+        query = (
+            select(Study.__table__)
+            .where(Study.input_hash != NO_INPUT, Study.input_hash != func.coalesce(Study.planned_hash, ""))
+            .order_by(Study.last_arrival_at)
+        )
+        return [_study(row) for row in self._rows(query, connection)]
+
+    def instances(
+        self,
+        study_instance_uid: str,
+        *,
+        series_instance_uid: str | None = None,
+        include_ours: bool = True,
+        connection: Connection | None = None,
+    ) -> list[InstanceRow]:
+        """The instances of a study or series, by series and arrival. `include_ours=False`: only others' work."""
+        query = _instances().where(Instance.study_instance_uid == study_instance_uid)
+        if series_instance_uid is not None:
+            query = query.where(Instance.series_instance_uid == series_instance_uid)
+        if not include_ours:
+            query = query.where(Instance.made_by_us.is_(False))
+        query = query.order_by(Instance.series_instance_uid, Instance.arrived_at, Instance.sop_instance_uid)
+        return [self._instance(row) for row in self._rows(query, connection)]
+
+    def instance(self, sop_instance_uid: str, connection: Connection | None = None) -> InstanceRow | None:
+        rows = self._rows(_instances().where(Instance.sop_instance_uid == sop_instance_uid), connection)
+        return self._instance(rows[0]) if rows else None
+
+    def counts(self, connection: Connection | None = None) -> dict[str, int]:
+        """How many studies, series, instances and quarantined objects there are."""
+        tables = {"studies": Study, "series": Series, "instances": Instance, "quarantined": Quarantine}
+        return {
+            name: self._rows(select(func.count()).select_from(table), connection)[0][0]
+            for name, table in tables.items()
+        }
+
+    def device_uids(self, connection: Connection | None = None) -> frozenset[str]:
+        """Device UIDs of the model versions whose work we have stored."""
+        return frozenset(row.device_uid for row in self._rows(select(Device.device_uid), connection))
+
+    # What is still to be done
+
+    def mark_planned(self, connection: Connection, study_instance_uid: str, input_hash: str) -> None:
+        """State, in the transaction that also enqueues the work, that this input set has been planned."""
+        connection.execute(
+            update(Study).where(Study.study_instance_uid == study_instance_uid).values(planned_hash=input_hash)
+        )
+
+    def mark_told_complete(self, connection: Connection, study_instance_uid: str, at: float) -> None:
+        """Somebody said that all instances of the study have come."""
+        connection.execute(
+            update(Study).where(Study.study_instance_uid == study_instance_uid).values(told_complete_at=at)
+        )
+
+    # Changes; used by plugin.archive.ingest inside one transaction
+
+    def add_device(self, connection: Connection, device_uid: str, model: str) -> None:
+        if not self._rows(select(Device.device_uid).where(Device.device_uid == device_uid), connection):
+            connection.execute(insert(Device).values(device_uid=device_uid, model=model))
+
+    def add_instance(
+        self,
+        connection: Connection,
+        *,
+        study: dict[str, Any],
+        series: dict[str, Any],
+        instance: dict[str, Any],
+        at: float,
+    ) -> None:
+        """Add one instance, with its series and study where they are new, and follow with the study's state.
+
+        study, series, instance: the columns of the tables but for the study's state. What we made ourselves neither
+        counts as an arrival nor changes the input hash.
+        """
+        uid = instance["study_instance_uid"]
+        others = not instance["made_by_us"]
+        here = self.study(uid, connection)
+        if here is None:
+            connection.execute(
+                insert(Study).values(
+                    **study, first_arrival_at=at, last_arrival_at=at, input_hash=NO_INPUT, planned_hash=None
+                )
+            )
+            here = self.study(uid, connection)
+            assert here is not None
+        elif others:
+            connection.execute(update(Study).where(Study.study_instance_uid == uid).values(**study))
+        if others:
+            term = (instance["sop_instance_uid"], instance["dataset_hash"])
+            connection.execute(
+                update(Study)
+                .where(Study.study_instance_uid == uid)
+                .values(
+                    input_hash=hash_of_input(here.input_hash, add=term),
+                    last_arrival_at=at,
+                    first_arrival_at=here.first_arrival_at if here.is_due else at,
+                )
+            )
+        where = (
+            Series.study_instance_uid == uid,
+            Series.series_instance_uid == series["series_instance_uid"],
+        )
+        if self._rows(select(Series.series_instance_uid).where(*where), connection):
+            connection.execute(update(Series).where(*where).values(**series))
+        else:
+            connection.execute(insert(Series).values(**series))
+        connection.execute(insert(Instance).values(**instance))
+
+    def remove_instance(self, connection: Connection, row: InstanceRow, at: float) -> None:
+        """Take an instance out; a series and study that are left empty go, too. The bytes stay where they are."""
+        connection.execute(delete(Instance).where(Instance.sop_instance_uid == row.sop_instance_uid))
+        in_study = Instance.study_instance_uid == row.study_instance_uid
+        in_series = Instance.series_instance_uid == row.series_instance_uid
+        if not self._rows(select(Instance.sop_instance_uid).where(in_study, in_series).limit(1), connection):
+            connection.execute(
+                delete(Series).where(
+                    Series.study_instance_uid == row.study_instance_uid,
+                    Series.series_instance_uid == row.series_instance_uid,
+                )
+            )
+        study = self.study(row.study_instance_uid, connection)
+        if study is None:
+            return
+        if not self._rows(select(Instance.sop_instance_uid).where(in_study).limit(1), connection):
+            connection.execute(delete(Study).where(Study.study_instance_uid == row.study_instance_uid))
+        elif not row.made_by_us:
+            term = (row.sop_instance_uid, row.dataset_hash)
+            connection.execute(
+                update(Study)
+                .where(Study.study_instance_uid == row.study_instance_uid)
+                .values(
+                    input_hash=hash_of_input(study.input_hash, remove=term),
+                    last_arrival_at=at,
+                    first_arrival_at=study.first_arrival_at if study.is_due else at,
+                )
+            )
+
+    def keep_version(self, connection: Connection, row: InstanceRow, state: str, at: float) -> None:
+        """Note bytes that are not, or no longer, the current ones of their UID. state: "superseded" | "put aside"."""
+        connection.execute(
+            insert(InstanceVersion).values(
+                storage_key=row.storage_key,
+                sop_instance_uid=row.sop_instance_uid,
+                dataset_hash=row.dataset_hash,
+                pixel_hash=row.pixel_hash,
+                size=row.size,
+                state=state,
+                arrived_at=row.arrived_at,
+                replaced_at=at,
+            )
+        )
+
+    def versions(self, sop_instance_uid: str, connection: Connection | None = None) -> list[Row[Any]]:
+        """Bytes other than the current ones that came under this UID, oldest first (columns of InstanceVersion)."""
+        query = (
+            select(InstanceVersion.__table__)
+            .where(InstanceVersion.sop_instance_uid == sop_instance_uid)
+            .order_by(InstanceVersion.arrived_at)
+        )
+        return self._rows(query, connection)
+
+    def storage_keys(self) -> frozenset[str]:
+        """Keys of all bytes that the index knows, earlier versions included."""
+        query = select(Instance.storage_key).union_all(select(InstanceVersion.storage_key))
+        return frozenset(row[0] for row in self._rows(query, None))
+
+    def _rows(self, query: Any, connection: Connection | None) -> list[Row[Any]]:
+        if connection is not None:
+            return list(connection.execute(query))
+        with self.read() as own:
+            return list(own.execute(query))
+
+    def _instance(self, row: Row[Any]) -> InstanceRow:
+        fields = dict(row._mapping)
+        attributes = fields.pop("study_attributes") | fields.pop("series_attributes") | fields.pop("attributes")
+        fields.pop("search")
+        return InstanceRow(**fields, attributes=attributes, path=self.objects / fields["storage_key"])
+
+
+def _instances() -> Select[Any]:
+    return (
+        select(
+            Instance.__table__,
+            Study.attributes.label("study_attributes"),
+            Series.attributes.label("series_attributes"),
+        )
+        .join(Study, Study.study_instance_uid == Instance.study_instance_uid)
+        .join(
+            Series,
+            (Series.study_instance_uid == Instance.study_instance_uid)
+            & (Series.series_instance_uid == Instance.series_instance_uid),
+        )
+    )
+
+
+def _study(row: Row[Any]) -> StudyRow:
+    fields = dict(row._mapping)
+    del fields["search"], fields["study_date"]
+    return StudyRow(**fields)
+
+
+def _alembic() -> Config:
+    config = Config()
+    # The folder of the installed package; % is Alembic's own sign for interpolation.
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+def _engine(path: Path) -> Engine:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        f"sqlite:///{path}",
+        connect_args={"timeout": _LOCK_WAIT_S, "check_same_thread": False},
+        pool_size=32,
+        max_overflow=64,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        # The driver must not open transactions by itself: BEGIN is ours (below).
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("mirall_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine

@@ -1,0 +1,377 @@
+"""Every setting, its unit, default and reason; read from `mirall.toml`, the only truth for routes and destinations.
+
+An unknown key, a bad value, a route to an unknown destination: each is one sentence that names file, line and key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dicom_io.errors import Rejected
+
+FILE_NAME = "mirall.toml"
+OVERRIDES_VARIABLE = "MIRALL_OVERRIDES"
+"""Environment variable (JSON) by which `mirall serve` hands its command-line options to the processes it starts."""
+
+Correction = Literal["replace", "keep-first", "hold"]
+ApplicationEntity = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-\x1f\x7f-\U0010ffff]+$")]
+ModelAddress = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*:[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class BadSettings(Rejected):
+    """The configuration cannot be used; the message has one line for each problem."""
+
+
+@dataclass(frozen=True)
+class HostPort:
+    """Where to listen. host: an address or a name; port: 0 takes a free one."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def host_port(text: str) -> HostPort:
+    """`127.0.0.1:11112` or `[::1]:11112` in its two parts.
+
+    Raises:
+        ValueError: no port, or one outside 0..65535.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host.strip("[]")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is no HOST:PORT, such as 127.0.0.1:11112")
+    return HostPort(host, int(port))
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KnownPeer(_Section):
+    """[[node.known_peers]]: who may open a DICOM association with us."""
+
+    aet: ApplicationEntity = Field(description="Calling AE title that the peer gives itself.")
+    address: str = Field(description="Its IP address, a network such as 10.1.2.0/24, or a host name.", min_length=1)
+
+
+class Node(_Section):
+    """[node]: who we are, where we listen and who may speak to us."""
+
+    aet: ApplicationEntity = Field(default="MIRALL", description="Our AE title; other called titles are refused.")
+    dimse: str = Field(default="127.0.0.1:11112", description="HOST:PORT for C-ECHO and C-STORE.")
+    http: str = Field(default="127.0.0.1:8080", description="HOST:PORT for DICOMweb, API and pages.")
+    data: Path = Field(
+        default=Path("mirall-data"),
+        description="Folder of everything we keep; a relative one is counted from the folder of mirall.toml.",
+    )
+    open: bool = Field(
+        default=False, description="Listen beyond loopback without allow list and token, and take any peer. It warns."
+    )
+    http_token: str | None = Field(
+        default=None,
+        min_length=16,
+        description="Clients must send it as `Authorization: Bearer ...`; 16 characters or more.",
+    )
+    known_peers: tuple[KnownPeer, ...] = Field(
+        default=(),
+        description="Peers that may associate. None named: this machine's own programs, over loopback, and no other.",
+    )
+
+    @field_validator("dimse", "http")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        host_port(value)
+        return value
+
+    @property
+    def dimse_address(self) -> HostPort:
+        return host_port(self.dimse)
+
+    @property
+    def http_address(self) -> HostPort:
+        return host_port(self.http)
+
+
+class Archive(_Section):
+    """[archive]: what happens to what arrives."""
+
+    on_correction: Correction = Field(
+        default="replace",
+        description="Same UID and pixels, another header: `replace` makes the new one current, `keep-first` puts it "
+        "aside, `hold` puts it in quarantine. The bytes of every version are kept.",
+    )
+    minimum_free_mb: int = Field(
+        default=256, ge=0, description="Free space in MB (10^6 bytes) below which we answer 0xA700 or HTTP 507."
+    )
+
+
+class Study(_Section):
+    """[study]: when a study counts as complete."""
+
+    quiet_s: float = Field(
+        default=30.0, gt=0, description="Seconds without an arrival after which a study is complete."
+    )
+    maximum_wait_s: float = Field(
+        default=900.0, gt=0, description="Seconds after which a study that still grows is worked on as incomplete."
+    )
+
+
+class Destination(_Section):
+    """[destinations.NAME]: a peer that results go to, by C-STORE (`kind = "dimse"`) or STOW-RS (`kind = "stow"`)."""
+
+    kind: Literal["dimse", "stow"] = Field(description="The protocol.")
+    aet: ApplicationEntity | None = Field(default=None, description="The peer's AE title (dimse).")
+    host: str | None = Field(default=None, description="The peer's host name or address (dimse).")
+    port: int | None = Field(default=None, ge=1, le=65535, description="The peer's port (dimse).")
+    url: str | None = Field(
+        default=None, pattern=r"^https?://", description="The peer's DICOMweb root, the part before /studies (stow)."
+    )
+    token: str | None = Field(default=None, description="Sent as `Authorization: Bearer ...` (stow).")
+    allow_unproven: bool = Field(
+        default=False, description="Take results of model versions whose evaluation proves nothing yet."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Destination:
+        wanted = {"dimse": ("aet", "host", "port"), "stow": ("url",)}[self.kind]
+        other = {"dimse": ("url", "token"), "stow": ("aet", "host", "port")}[self.kind]
+        missing = [name for name in wanted if getattr(self, name) is None]
+        idle = [name for name in other if getattr(self, name) is not None]
+        if missing:
+            raise ValueError(f"a destination of kind {self.kind!r} needs {' and '.join(missing)}")
+        if idle:
+            raise ValueError(f"a destination of kind {self.kind!r} does not use {' and '.join(idle)}; take it out")
+        return self
+
+
+class Route(_Section):
+    """[[routes]]: which studies are worked on, by which model versions, and where the results go."""
+
+    name: str = Field(min_length=1, description="Shown in jobs and pages; unique.")
+    match: Mapping[str, str | tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="DICOM keyword (wildcards * and ?, several values = any of them) or calling_aet, called_aet, "
+        "address, door; all must hold. Nothing named: every study.",
+    )
+    run: tuple[ModelAddress, ...] = Field(default=(), description="Model versions to run, as name:version.")
+    send_to: tuple[str, ...] = Field(default=(), description="Names of destinations for the results.")
+    allow_results: bool = Field(default=False, description="Match objects that Mirall itself made, too.")
+    force: bool = Field(
+        default=False, description="Run on input outside the model's card; results are marked out-of-domain."
+    )
+
+
+class Settings(_Section):
+    """The whole of mirall.toml."""
+
+    node: Node = Field(default_factory=Node, description="Who we are and who may speak to us.")
+    archive: Archive = Field(default_factory=Archive, description="What happens to what arrives.")
+    study: Study = Field(default_factory=Study, description="When a study is complete.")
+    destinations: Mapping[str, Destination] = Field(default_factory=dict, description="Where results may go, by name.")
+    routes: tuple[Route, ...] = Field(default=(), description="Rules, in order.")
+
+    @property
+    def data(self) -> Path:
+        return self.node.data
+
+    @property
+    def models(self) -> Path:
+        """Registry of released model versions: <name>/<version>/."""
+        return self.node.data / "models"
+
+
+def load(
+    path: Path | None = None,
+    *,
+    data: Path | None = None,
+    http: str | None = None,
+    dimse: str | None = None,
+    aet: str | None = None,
+    open: bool | None = None,
+) -> Settings:
+    """Settings from `path`, else from mirall.toml in the current folder where there is one, else the defaults.
+
+    The named arguments (the options of `mirall serve`) outrank the file; what `mirall serve` was given reaches its
+    children in the environment variable MIRALL_OVERRIDES and stands between the two. `data` comes out absolute.
+
+    Raises:
+        BadSettings: no such file, no TOML, an unknown key, a bad value, a route to an unknown destination.
+    """
+    if path is None and Path(FILE_NAME).is_file():
+        path = Path(FILE_NAME)
+    text, document = ("", {}) if path is None else _read(path)
+    given = {"data": data, "http": http, "dimse": dimse, "aet": aet, "open": open}
+    overrides = json.loads(os.environ.get(OVERRIDES_VARIABLE, "{}"))
+    overrides |= {name: value for name, value in given.items() if value is not None}
+    return _validated(path, text, document, overrides)
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except OSError as error:
+        raise BadSettings(f"{path} cannot be read ({error.strerror}); give another --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{path} is no valid TOML: {error}") from error
+
+
+def _validated(path: Path | None, text: str, document: dict[str, Any], overrides: Mapping[str, Any]) -> Settings:
+    node = document.get("node", {})
+    base = Path.cwd() if path is None else path.resolve().parent
+    # A section of the wrong type ("node = 3") is left for pydantic to name.
+    if isinstance(node, dict):
+        folder = (
+            Path(overrides["data"]).absolute() if "data" in overrides else base / str(node.get("data", "mirall-data"))
+        )
+        document = document | {"node": {**node, **overrides, "data": folder}}
+    try:
+        settings = Settings.model_validate(document)
+    except ValidationError as error:
+        raise BadSettings(
+            "\n".join(
+                _sentence(path, text, problem["loc"], problem["msg"], problem["type"]) for problem in error.errors()
+            )
+        ) from error
+    problems = [_sentence(path, text, location, message, "") for location, message in _unknown_names(settings)]
+    if problems:
+        raise BadSettings("\n".join(problems))
+    return settings
+
+
+def _unknown_names(settings: Settings) -> list[tuple[tuple[str | int, ...], str]]:
+    """Routes that name a destination nobody defined, and names used twice."""
+    known = ", ".join(sorted(settings.destinations)) or "none"
+    problems: list[tuple[tuple[str | int, ...], str]] = []
+    seen: set[str] = set()
+    for number, route in enumerate(settings.routes):
+        if route.name in seen:
+            problems.append((("routes", number, "name"), f"the name {route.name!r} is used by an earlier route"))
+        seen.add(route.name)
+        for name in route.send_to:
+            if name not in settings.destinations:
+                problems.append(
+                    (
+                        ("routes", number, "send_to"),
+                        f"route {route.name!r} sends to the unknown destination {name!r}; known destinations: {known}",
+                    )
+                )
+    return problems
+
+
+def unknown_models(settings: Settings, path: Path | None = None) -> list[str]:
+    """One sentence per model version that a route names and the registry (<data>/models) does not hold.
+
+    Apart from `load`, because a service may be configured before its models are released.
+    """
+    text = "" if path is None else path.read_text(encoding="utf-8")
+    sentences = []
+    for number, route in enumerate(settings.routes):
+        for address in route.run:
+            name, version = address.split(":")
+            if not (settings.models / name / version).is_dir():
+                message = (
+                    f"route {route.name!r} runs {address!r}, which is not in {settings.models}; "
+                    "see `mirall models list`"
+                )
+                sentences.append(_sentence(path, text, ("routes", number, "run"), message, ""))
+    return sentences
+
+
+def may_listen(settings: Settings) -> list[str]:
+    """Whether the addresses are safe to bind (promise 8). Gives warnings to print, one sentence each.
+
+    Raises:
+        BadSettings: an address beyond loopback without an allow list or token, and `open` is not set.
+    """
+    node = settings.node
+    beyond = [
+        (address, missing, key)
+        for address, missing, key in (
+            (node.dimse_address, not node.known_peers, "[[node.known_peers]]"),
+            (node.http_address, node.http_token is None, "node.http_token"),
+        )
+        if not address.is_loopback
+    ]
+    if node.open:
+        return [
+            f"{address} can be reached from other machines, and --open lets any of them in" for address, _, _ in beyond
+        ]
+    lacking = [(address, key) for address, missing, key in beyond if missing]
+    if lacking:
+        raise BadSettings(
+            "\n".join(
+                f"{address} can be reached from other machines but {key} is not set; "
+                "set it, listen on 127.0.0.1, or give --open"
+                for address, key in lacking
+            )
+        )
+    return []
+
+
+def _sentence(path: Path | None, text: str, location: Sequence[str | int], message: str, kind: str) -> str:
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    if kind == "extra_forbidden":
+        message = "no such setting"
+    elif kind == "missing":
+        message = "must be set"
+    message = message.removeprefix("Value error, ")
+    return f"{path or 'defaults and options'}{_line(text, location)}: {key}: {message}"
+
+
+_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$")
+_KEY = re.compile(r"^\s*([A-Za-z0-9_\-.\"' ]+?)\s*=")
+
+
+def _line(text: str, location: Sequence[str | int]) -> str:
+    """`:LINE` of the setting, or of the deepest table or key above it that the file spells out."""
+    best_length, best_line = 0, 0
+    table: list[str | int] = []
+    counts: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        header, key = _HEADER.match(line), _KEY.match(line)
+        if header:
+            name = header[2]
+            if header[1] == "[[":
+                counts[name] = counts.get(name, -1) + 1
+            table = []
+            for part in _dotted(name):
+                table.append(part)
+                joined = ".".join(str(p) for p in table if isinstance(p, str))
+                if joined in counts:
+                    table.append(counts[joined])
+            here = table
+        elif key:
+            here = [*table, *_dotted(key[1])]
+        else:
+            continue
+        length = len(here)
+        if length > best_length and list(location[:length]) == here:
+            best_length, best_line = length, number
+    return f":{best_line}" if best_line else ""
+
+
+def _dotted(name: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in name.split(".")]
