@@ -11,6 +11,7 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from dicom_io.volume import Source
@@ -63,6 +64,50 @@ def result_uid(
     return name_based_uid(purpose, model.content_hash, digest, json.dumps(parameters, sort_keys=True), sop_class_uid)
 
 
+def series_number(series_instance_uid: str) -> int:
+    """Series Number (0020,0011) of a result: 9000 and above, far from the scanner's own, the same on every repeat."""
+    return 9000 + int(series_instance_uid.rpartition(".")[2]) % 1000
+
+
+# What every fictitious patient's ID begins with; no generated object is filed under another (promise 5).
+FICTITIOUS_PATIENT_PREFIX = "MIRALL-SYN-"
+
+
+@dataclass(frozen=True)
+class FictitiousStudy:
+    """The study and the patient, both invented, that generated series are filed under; never a real patient's.
+
+    patient_id: begins with `FICTITIOUS_PATIENT_PREFIX`. started_at: Study Date and Time, as wall clock time.
+    """
+
+    patient_id: str
+    study_instance_uid: str
+    study_id: str
+    started_at: datetime
+    patient_name: str = "Synthetic^Mirall"
+    description: str = "Synthetic images, not for diagnosis"
+
+    def __post_init__(self) -> None:
+        if not self.patient_id.startswith(FICTITIOUS_PATIENT_PREFIX):
+            raise ValueError(f"a fictitious patient's ID begins with {FICTITIOUS_PATIENT_PREFIX}")
+
+    @classmethod
+    def named(cls, model: ModelIdentity, seed: int, label: str, started_at: datetime) -> FictitiousStudy:
+        """The study of what `model` draws for this seed and label: the same names on every repeat."""
+        digest = hashlib.sha256(json.dumps([model.content_hash, seed, label]).encode()).hexdigest()[:12].upper()
+        return cls(
+            patient_id=f"{FICTITIOUS_PATIENT_PREFIX}{digest}",
+            study_instance_uid=name_based_uid("study", model.content_hash, str(seed), label),
+            study_id=f"SYN-{digest}",
+            started_at=started_at,
+        )
+
+
+def canonical_json(parameters: Mapping[str, Any]) -> str:
+    """Parameters as one text, the same for equal parameters; "" for none."""
+    return json.dumps(parameters, sort_keys=True, separators=(",", ":")) if parameters else ""
+
+
 @dataclass(frozen=True)
 class LabelRecord:
     """What a job says of one object it made; the gate derives the labels that the object must carry from this alone.
@@ -72,6 +117,10 @@ class LabelRecord:
     frame_of_reference_uid: "" where the object has none.
     mark_rows: height in rows of the border strip with the visible mark, 0 where there is none.
     audit_id: identifier of the stored evaluation of the model version.
+    seed: of a generated object; None where nothing was drawn.
+    parameters: what changes the pixels (threshold, label, ...), as canonical JSON; "" where there is nothing to say.
+    source_equipment: what the sources say of the equipment that made them (`dicom_io.labels.equipment_key`, one per
+        Contributing Equipment item that must be kept).
     """
 
     kind: Kind
@@ -87,6 +136,9 @@ class LabelRecord:
     out_of_domain: bool = False
     mark_rows: int = 0
     audit_id: str = ""
+    seed: int | None = None
+    parameters: str = ""
+    source_equipment: tuple[str, ...] = ()
 
     @property
     def is_synthetic(self) -> bool:
@@ -101,4 +153,5 @@ class LabelRecord:
         fields = json.loads(text)
         fields["model"] = ModelIdentity(**fields["model"])
         fields["source_uids"] = tuple(fields["source_uids"])
+        fields["source_equipment"] = tuple(fields.get("source_equipment", ()))
         return cls(**fields)
