@@ -1,0 +1,249 @@
+"""From a study that is complete to the jobs that the routes ask for.
+
+The index is the truth about what must still be done: a study whose input_hash is not its planned_hash is owed a plan.
+`sweep` asks for those; it is the only alarm clock. An engine's debouncer would be a second one that must be set after
+each index commit, and a kill between the two would need this sweep anyway. A poke (`Jobs.study_complete`) only writes
+a time that the next sweep, within a second, sees.
+
+A plan is one transaction: the jobs, what they supersede, and the planned_hash. Planning twice changes nothing,
+because a job's id is a function of study, picked input, route and model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, null, select, update
+
+from plugin.archive.index import NO_INPUT, Index, InstanceRow, StudyRow, hash_of_input
+from plugin.archive.tables import Study
+from plugin.jobs.tables import Delivery, Job, Result, study_is_due
+from plugin.routes import Candidate, Verdict, judge
+from plugin.settings import Route, Settings
+
+WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """Whether a study may be planned now. incomplete: it still grows, but has done so for too long."""
+
+    ready: bool
+    incomplete: bool = False
+
+
+def completeness(study: StudyRow, settings: Settings, now: float) -> Completeness:
+    """Quiet for `quiet_s`, or told so since the last arrival, or growing for `maximum_wait_s`.
+
+    A last arrival in the future (the clock was set back) counts as now, so that nothing waits for the clock.
+    """
+    told = study.told_complete_at is not None and study.told_complete_at >= study.last_arrival_at
+    quiet = abs(now - study.last_arrival_at) >= settings.study.quiet_s
+    # Nothing of others in it: there is nothing to wait for.
+    if told or quiet or study.input_hash == NO_INPUT:
+        return Completeness(ready=True)
+    overdue = abs(now - study.first_arrival_at) >= settings.study.maximum_wait_s
+    return Completeness(ready=overdue, incomplete=overdue)
+
+
+def sweep(index: Index, settings: Settings, now: float) -> list[str]:
+    """Plan every study that is due and complete; gives the ids of the jobs that are new."""
+    with index.read() as connection:
+        due = list(connection.scalars(select(Study.study_instance_uid).where(study_is_due)))
+    created: list[str] = []
+    for uid in due:
+        study = index.study(uid)
+        if study is not None and completeness(study, settings, now).ready:
+            created += plan(index, settings, uid, now)
+    return created
+
+
+def plan(index: Index, settings: Settings, study_instance_uid: str, now: float) -> list[str]:
+    """Write the jobs that the routes ask for, in one transaction; gives the ids of the new ones."""
+    with index.write() as connection:
+        study = index.study(study_instance_uid, connection)
+        if study is None:
+            return []
+        incomplete = completeness(study, settings, now).incomplete
+        candidates = study_candidates(index, study_instance_uid, connection)
+        created: list[str] = []
+        for route in settings.routes:
+            picked = judge(route, _visible(route, candidates, settings.routes)).picked
+            if not picked:
+                continue
+            for model in route.run:
+                created += _add_job(connection, study_instance_uid, route, model, picked, incomplete, now)
+            if not route.run:  # a route without a model passes on what it picks
+                uids = [each.sop_instance_uid for each in picked]
+                add_to_outbox(connection, study_instance_uid, uids, route.send_to, now)
+        index.mark_planned(connection, study_instance_uid, study.input_hash)
+    return created
+
+
+def explain(index: Index, settings: Settings, study_instance_uid: str) -> list[tuple[Route, Verdict]]:
+    """What each route makes of a study as it is now; nothing is planned."""
+    candidates = study_candidates(index, study_instance_uid)
+    return [(route, judge(route, _visible(route, candidates, settings.routes))) for route in settings.routes]
+
+
+def study_candidates(index: Index, study_instance_uid: str, connection: Connection | None = None) -> list[Candidate]:
+    rows = index.instances(study_instance_uid, connection=connection)
+    made_by = _routes_of_results(index, study_instance_uid, connection) if any(r.made_by_us for r in rows) else {}
+    return [_candidate(row, made_by.get(row.sop_instance_uid, "")) for row in rows]
+
+
+def job_id(study_instance_uid: str, input_hash: str, route: str, model: str) -> str:
+    name = json.dumps([study_instance_uid, input_hash, route, model])
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def add_to_outbox(
+    connection: Connection,
+    study_instance_uid: str,
+    sop_instance_uids: Iterable[str],
+    destinations: Sequence[str],
+    now: float,
+    job: str | None = None,
+) -> None:
+    """Owe these instances to these destinations; what is owed or was delivered already is not owed again."""
+    uids = list(sop_instance_uids)
+    owed = {
+        (destination, uid)
+        for uid, destination in connection.execute(
+            select(Delivery.sop_instance_uid, Delivery.destination).where(
+                Delivery.study_instance_uid == study_instance_uid
+            )
+        )
+    }
+    rows = [
+        {
+            "sop_instance_uid": uid,
+            "study_instance_uid": study_instance_uid,
+            "destination": destination,
+            "job_id": job,
+            "state": "queued",
+            "attempts": 0,
+            "checks": 0,
+            "next_attempt_at": now,
+            "last_error": "",
+            "created_at": now,
+            "updated_at": now,
+        }
+        for destination in destinations
+        for uid in uids
+        if (destination, uid) not in owed
+    ]
+    if rows:
+        connection.execute(insert(Delivery), rows)
+
+
+def new_job(now: float, **columns: Any) -> dict[str, Any]:
+    """The columns of a job that waits for its first run."""
+    return {
+        "incomplete": False,
+        "input_hash": "",
+        "state": WAITING,
+        "error": "",
+        "run": 1,
+        "attempts": 0,
+        "handed_over": False,
+        "made_at": now,
+        "created_at": now,
+    } | columns
+
+
+def plan_again_for_results(connection: Connection, settings: Settings, study_instance_uid: str) -> None:
+    """Our own results do not count as input; where a route takes results, their coming makes the study due all the
+    same. Jobs that are planned already stay the same ones."""
+    if any(route.allow_results for route in settings.routes):
+        connection.execute(
+            update(Study).where(Study.study_instance_uid == study_instance_uid).values(planned_hash=null())
+        )
+
+
+def _add_job(
+    connection: Connection,
+    study_instance_uid: str,
+    route: Route,
+    model: str,
+    picked: Sequence[Candidate],
+    incomplete: bool,
+    now: float,
+) -> list[str]:
+    input_hash = NO_INPUT
+    for each in picked:
+        input_hash = hash_of_input(input_hash, add=(each.sop_instance_uid, each.dataset_hash))
+    identifier = job_id(study_instance_uid, input_hash, route.name, model)
+    same_work = (Job.study_instance_uid == study_instance_uid, Job.route == route.name, Job.model == model)
+    # An input set that was there before and is back (a correction was undone) makes its old job the current one.
+    connection.execute(update(Job).where(*same_work, Job.id != identifier).values(superseded_by=identifier))
+    connection.execute(update(Job).where(Job.id == identifier).values(superseded_by=null(), incomplete=incomplete))
+    if connection.scalar(select(Job.id).where(Job.id == identifier)):
+        return []
+    # What has not begun on an older input is not worth beginning.
+    connection.execute(
+        update(Job)
+        .where(*same_work, Job.id != identifier, Job.state == WAITING)
+        .values(state=CANCELLED, ended_at=now, handed_over=False, error="a later state of the study took its place")
+    )
+    spec = {
+        "instances": [each.sop_instance_uid for each in picked],
+        "force": route.force,
+        "send_to": list(route.send_to),
+    }
+    connection.execute(
+        insert(Job).values(
+            new_job(
+                now,
+                id=identifier,
+                kind="predict",
+                study_instance_uid=study_instance_uid,
+                route=route.name,
+                model=model,
+                input_hash=input_hash,
+                incomplete=incomplete,
+                spec=spec,
+            )
+        )
+    )
+    return [identifier]
+
+
+def _visible(route: Route, candidates: Sequence[Candidate], routes: Sequence[Route]) -> list[Candidate]:
+    """What a route may see. A route that takes results takes those of routes that do not: no chain can feed itself."""
+    chained = {each.name for each in routes if each.allow_results} | {route.name}
+    return [each for each in candidates if each.route not in chained]
+
+
+def _candidate(row: InstanceRow, route: str) -> Candidate:
+    return Candidate(
+        sop_instance_uid=row.sop_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        dataset_hash=row.dataset_hash,
+        attributes=row.attributes,
+        door=row.door,
+        calling_aet=row.calling_aet,
+        called_aet=row.called_aet,
+        address=row.address,
+        arrived_at=row.arrived_at,
+        made_by_us=row.made_by_us,
+        route=route,
+    )
+
+
+def _routes_of_results(index: Index, study_instance_uid: str, connection: Connection | None) -> Mapping[str, str]:
+    query = (
+        select(Result.sop_instance_uid, Job.route)
+        .join(Job, Job.id == Result.job_id)
+        .where(Job.study_instance_uid == study_instance_uid)
+        # Of two routes that made the same object, the one that takes results must not see it: any will do.
+        .order_by(Job.created_at)
+    )
+    if connection is not None:
+        return {row.sop_instance_uid: row.route for row in connection.execute(query)}
+    with index.read() as own:
+        return {row.sop_instance_uid: row.route for row in own.execute(query)}

@@ -1,0 +1,251 @@
+"""What doors, pages and commands may do with jobs and the outbox. The engine behind it is not imported here.
+
+Everything is a row in the index's database. The worker, when it runs, sees new and changed rows within a second;
+when it does not run, nothing is lost, and nothing needs it to be asked.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Row, func, insert, null, select, update
+
+from dicom_io.errors import Rejected
+from plugin.archive.index import Index
+from plugin.jobs.planning import CANCELLED, DONE, FAILED, RUNNING, WAITING, new_job
+from plugin.jobs.tables import Delivery, Job, Result
+
+STATES = (WAITING, RUNNING, DONE, FAILED, CANCELLED)
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job as people see it. Times are seconds since 1970 (UTC).
+
+    error: a sentence, also while it waits for another attempt. incomplete: the study still grew when it was planned.
+    superseded_by: id of the job on a later state of the study. results: SOP Instance UIDs of what it made.
+    deliveries: number of results times destinations by state of delivery; empty where nothing is to be sent.
+    """
+
+    id: str
+    kind: str
+    state: str
+    study_instance_uid: str | None
+    route: str
+    model: str
+    attempts: int
+    progress: Mapping[str, Any]
+    error: str
+    incomplete: bool
+    superseded_by: str | None
+    results: tuple[str, ...]
+    deliveries: Mapping[str, int]
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    not_before: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class DeliveryView:
+    """One instance owed to one destination; `plugin.jobs.delivery` says what the states mean."""
+
+    id: int
+    state: str
+    destination: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    job_id: str | None
+    attempts: int
+    next_attempt_at: float | None
+    last_error: str
+    created_at: float
+    updated_at: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class NoSuchJob(Rejected):
+    """No job, delivery or study has this id."""
+
+
+class Jobs:
+    """Jobs and deliveries of one data folder. clock: seconds since 1970."""
+
+    def __init__(self, index: Index, clock: Callable[[], float] = time.time) -> None:
+        self._index = index
+        self._clock = clock
+
+    # New work
+
+    def enqueue_generation(
+        self, model: str, *, n: int, seed: int = 0, label: str | None = None, send_to: Sequence[str] = ()
+    ) -> str:
+        """Ask for `n` synthetic samples of a model version; gives the job's id. Each call is a job of its own."""
+        identifier = uuid.uuid4().hex[:16]
+        spec = {"n": n, "seed": seed, "label": label, "send_to": list(send_to)}
+        with self._index.write() as connection:
+            connection.execute(
+                insert(Job).values(
+                    new_job(self._clock(), id=identifier, kind="generate", route="", model=model, spec=spec)
+                )
+            )
+        return identifier
+
+    def study_complete(self, study_instance_uid: str) -> None:
+        """Somebody says that all of the study has come; it is planned within about a second.
+
+        Raises:
+            NoSuchJob: no such study has arrived.
+        """
+        with self._index.write() as connection:
+            if self._index.study(study_instance_uid, connection) is None:
+                raise NoSuchJob(f"study {study_instance_uid} is not in the archive; send it first")
+            self._index.mark_told_complete(connection, study_instance_uid, self._clock())
+
+    # Jobs
+
+    def list(
+        self, *, state: str | None = None, study_instance_uid: str | None = None, limit: int = 100
+    ) -> Sequence[JobView]:
+        """The newest first."""
+        query = select(Job.__table__).order_by(Job.created_at.desc(), Job.id).limit(limit)
+        if state is not None:
+            query = query.where(Job.state == state)
+        if study_instance_uid is not None:
+            query = query.where(Job.study_instance_uid == study_instance_uid)
+        with self._index.read() as connection:
+            rows = list(connection.execute(query))
+            ids = [row.id for row in rows]
+            results = list(
+                connection.execute(select(Result.job_id, Result.sop_instance_uid).where(Result.job_id.in_(ids)))
+            )
+            # Over the results, not over outbox.job_id: an object that two jobs made is owed once, and to both.
+            deliveries = list(
+                connection.execute(
+                    select(Result.job_id, Delivery.state, func.count())
+                    .join(Delivery, Delivery.sop_instance_uid == Result.sop_instance_uid)
+                    .where(Result.job_id.in_(ids))
+                    .group_by(Result.job_id, Delivery.state)
+                )
+            )
+        return [
+            _view(
+                row,
+                tuple(sorted(uid for job, uid in results if job == row.id)),
+                {state: count for job, state, count in deliveries if job == row.id},
+            )
+            for row in rows
+        ]
+
+    def get(self, job_id: str) -> JobView:
+        """One job, by its id or the beginning of it.
+
+        Raises:
+            NoSuchJob: none, or several jobs begin with this.
+        """
+        with self._index.read() as connection:
+            found = list(connection.execute(select(Job.id, Job.study_instance_uid).where(Job.id.startswith(job_id))))
+        if len(found) != 1 or not job_id:
+            what = "several jobs begin" if len(found) > 1 else "no job begins"
+            raise NoSuchJob(f"{what} with {job_id!r}; `mirall jobs list` shows the ids")
+        (identifier, study) = found[0]
+        return next(each for each in self.list(study_instance_uid=study, limit=10**6) if each.id == identifier)
+
+    def progress(self, job_id: str) -> Mapping[str, Any]:
+        """What the running job said last, such as {"stage": "predict", "done": 12, "of": 40}."""
+        return self.get(job_id).progress
+
+    def cancel(self, job_id: str) -> JobView:
+        """Stop a job that waits or runs; its child process dies within about two seconds.
+
+        Raises:
+            Rejected: it has ended already.
+        """
+        job = self.get(job_id)
+        with self._index.write() as connection:
+            changed = connection.execute(
+                update(Job)
+                .where(Job.id == job.id, Job.state.in_((WAITING, RUNNING)))
+                .values(state=CANCELLED, error="cancelled on request", ended_at=self._clock(), handed_over=False)
+            )
+        if not changed.rowcount:
+            raise Rejected(f"job {job.id} is {self.get(job.id).state} and cannot be cancelled any more")
+        return self.get(job.id)
+
+    def retry(self, job_id: str) -> JobView:
+        """Run a failed or cancelled job again, on the same input and with the same result UIDs.
+
+        Raises:
+            Rejected: it waits, runs or is done.
+        """
+        job = self.get(job_id)
+        with self._index.write() as connection:
+            changed = connection.execute(
+                update(Job)
+                .where(Job.id == job.id, Job.state.in_((FAILED, CANCELLED)))
+                .values(next_run(error="", attempts=0, not_before=null(), ended_at=null()))
+            )
+        if not changed.rowcount:
+            raise Rejected(f"job {job.id} is {self.get(job.id).state}; only a failed or cancelled one is run again")
+        return self.get(job.id)
+
+    # The outbox
+
+    def deliveries(
+        self, *, state: str | None = None, destination: str | None = None, limit: int = 100
+    ) -> Sequence[DeliveryView]:
+        """The newest first."""
+        query = select(Delivery.__table__).order_by(Delivery.id.desc()).limit(limit)
+        if state is not None:
+            query = query.where(Delivery.state == state)
+        if destination is not None:
+            query = query.where(Delivery.destination == destination)
+        with self._index.read() as connection:
+            return [_delivery(row) for row in connection.execute(query)]
+
+    def delivery(self, delivery_id: int) -> DeliveryView:
+        """One row of the outbox.
+
+        Raises:
+            NoSuchJob: there is none with this number.
+        """
+        with self._index.read() as connection:
+            row = connection.execute(select(Delivery.__table__).where(Delivery.id == delivery_id)).first()
+        if row is None:
+            raise NoSuchJob(f"the outbox has no row {delivery_id}; `mirall outbox list` shows the numbers")
+        return _delivery(row)
+
+    def retry_delivery(self, delivery_id: int) -> DeliveryView:
+        """Send again, now; the destination sees the same object under the same UID."""
+        self.delivery(delivery_id)
+        now = self._clock()
+        with self._index.write() as connection:
+            connection.execute(
+                update(Delivery)
+                .where(Delivery.id == delivery_id)
+                .values(state="queued", attempts=0, checks=0, next_attempt_at=now, last_error="", updated_at=now)
+            )
+        return self.delivery(delivery_id)
+
+
+def next_run(**columns: Any) -> dict[str, Any]:
+    """The columns that make a job wait for a run that the engine has not seen."""
+    return {"state": WAITING, "run": Job.run + 1, "handed_over": False, "progress": null()} | columns
+
+
+def _view(row: Row[Any], results: tuple[str, ...], deliveries: Mapping[str, int]) -> JobView:
+    fields = {name: row._mapping[name] for name in JobView.__dataclass_fields__ if name in row._mapping}
+    return JobView(**fields | {"progress": row.progress or {}, "results": results, "deliveries": deliveries})
+
+
+def _delivery(row: Row[Any]) -> DeliveryView:
+    return DeliveryView(**{name: row._mapping[name] for name in DeliveryView.__dataclass_fields__})
