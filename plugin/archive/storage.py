@@ -1,0 +1,240 @@
+"""Bytes on disk: written in a folder of our own, made durable, then named by their hash.
+
+    <data>/archive/incoming/    files that are being received; what is left here at a start was never acknowledged
+    <data>/archive/objects/     ab/<hash>.dcm, the stored objects; never changed, written once
+    <data>/archive/quarantine/  <hash>.dcm and <hash>.json, what was refused and why
+
+Durable means: the file's bytes are synced, it is renamed inside one file system, and the folder is synced. Names come
+from hashes of the bytes alone, so nothing that a peer writes into a header can become a path.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dicom_io.errors import TryAgain
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class NoSpace(TryAgain):
+    """The disk is full, or nearly so; answered as 0xA700 or HTTP 507."""
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+class Reception:
+    """A file that is being received in incoming/. After a failed write it swallows the rest and keeps the failure.
+
+    It has what pynetdicom and python-multipart need of a file: name, write, flush, close. Swallowing matters: an
+    exception in the thread that reads the network would leave the peer without an answer.
+    """
+
+    def __init__(self, folder: Path, failure: NoSpace | None = None) -> None:
+        descriptor, self.name = tempfile.mkstemp(dir=folder, suffix=".part")
+        self._file: BinaryIO = os.fdopen(descriptor, "wb", buffering=1 << 18)
+        self.failure = failure
+
+    @property
+    def path(self) -> Path:
+        return Path(self.name)
+
+    @property
+    def file(self) -> Reception:
+        """pynetdicom flushes `.file` after each fragment; there is nothing that needs it before `finish`."""
+        return self
+
+    def write(self, block: bytes | bytearray | memoryview) -> int:
+        if self.failure is None:
+            with self._noting_failure():
+                self._file.write(block)
+        return len(block)
+
+    def flush(self) -> None:
+        """Nothing: see `file`."""
+
+    def close(self) -> None:
+        with self._noting_failure():
+            self._file.close()
+
+    def finish(self) -> Path:
+        """Close; gives the path of the whole file. Raises NoSpace where a write had failed."""
+        self.close()
+        if self.failure is not None:
+            self.abandon()
+            raise self.failure
+        return self.path
+
+    def abandon(self) -> None:
+        """Close and delete; nothing was acknowledged."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = self.failure or _no_space(error)
+
+
+def _no_space(error: OSError) -> NoSpace:
+    if error.errno not in _NO_SPACE:
+        raise error
+    return NoSpace(f"the object cannot be stored: {error.strerror}; free space on the disk that holds the data folder")
+
+
+class Storage:
+    """The folders of one data folder.
+
+    minimum_free_mb: below it (MB, 10^6 bytes) nothing new is taken, so that index and jobs can still be written.
+    """
+
+    def __init__(self, data: Path, minimum_free_mb: int = 0, free_bytes: Callable[[Path], int] = _free_bytes) -> None:
+        self.incoming = data / "archive" / "incoming"
+        self.objects = data / "archive" / "objects"
+        self.quarantine = data / "archive" / "quarantine"
+        self._minimum_free_mb = minimum_free_mb
+        self._free_bytes = free_bytes
+        for folder in (self.incoming, self.objects, self.quarantine):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    # Receiving
+
+    def check_space(self) -> None:
+        """Raises NoSpace where less than the minimum is free."""
+        free = self._free_bytes(self.incoming)
+        if free < self._minimum_free_mb * 1e6:
+            raise NoSpace(
+                f"{free / 1e6:.0f} MB are free and archive.minimum_free_mb is {self._minimum_free_mb}; "
+                "free space on the disk that holds the data folder"
+            )
+
+    def receive(self) -> Reception:
+        """A new file in incoming/; where space is short it is born with that failure and takes no bytes."""
+        try:
+            self.check_space()
+        except NoSpace as failure:
+            return Reception(self.incoming, failure)
+        return Reception(self.incoming)
+
+    def receive_file(self, path: Path) -> Path:
+        """A copy of a file of this machine, in incoming/. Raises NoSpace."""
+        reception = self.receive()
+        with path.open("rb") as source:
+            shutil.copyfileobj(source, reception, 1 << 20)
+        return reception.finish()
+
+    def clear_incoming(self) -> int:
+        """Delete what an ended process left half-received; only for the one process that starts the service."""
+        left = [path for path in self.incoming.iterdir() if path.is_file()]
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
+    # Stored objects
+
+    def put(self, received: Path, key: str, sidecar: Mapping[str, Any] | None = None) -> None:
+        """Make a received file durable under `key` (atomic; the same bytes twice are no harm).
+
+        sidecar: what must be known again if the index is lost; durable before the object is. Raises NoSpace.
+        """
+        self._put(received, self.objects / key, sidecar)
+
+    def path(self, key: str) -> Path:
+        return self.objects / key
+
+    def sidecar(self, key: str) -> dict[str, Any] | None:
+        """What `put` was given beside the object."""
+        return _sidecar(self.objects / key)
+
+    def walk(self) -> Iterator[str]:
+        """Keys of all stored objects."""
+        for path in self.objects.glob("*/*.dcm"):
+            yield f"{path.parent.name}/{path.name}"
+
+    # Quarantine
+
+    def put_aside(self, received: Path, key: str, sidecar: Mapping[str, Any]) -> None:
+        """Make refused bytes durable in the quarantine, with the reason beside them. Raises NoSpace."""
+        self._put(received, self.quarantine / key, sidecar)
+
+    def quarantined(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(key, sidecar) of everything in quarantine."""
+        for path in self.quarantine.glob("*.dcm"):
+            yield path.name, _sidecar(path) or {}
+
+    def forget_quarantined(self, key: str) -> None:
+        """Delete bytes from quarantine, after they were stored as an instance."""
+        path = self.quarantine / key
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
+        _sync_folder(self.quarantine)
+
+    def _put(self, received: Path, target: Path, sidecar: Mapping[str, Any] | None) -> None:
+        try:
+            if not target.parent.is_dir():
+                target.parent.mkdir(exist_ok=True)
+                _sync_folder(target.parent.parent)
+            if sidecar is not None:
+                beside = received.with_suffix(".json")
+                beside.write_text(json.dumps(sidecar, sort_keys=True), encoding="utf-8")
+                sync_file(beside)
+                beside.replace(target.with_suffix(".json"))
+            received.replace(target)
+            _sync_folder(target.parent)
+        except OSError as error:
+            raise _no_space(error) from error
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's bytes durable. Raises NoSpace where the disk cannot hold them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise _no_space(error) from error
+    finally:
+        os.close(descriptor)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 (hex) of all bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
+    """A file's bytes without reading them all; b"" for an empty file, which cannot be mapped."""
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:
+            yield b""
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            yield view
+
+
+def _sidecar(path: Path) -> dict[str, Any] | None:
+    beside = path.with_suffix(".json")
+    return json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
