@@ -166,8 +166,8 @@ def window(values: npt.ArrayLike, centre: float, width: float, function: VoiFunc
 def picture(dataset: Dataset, frame: int = 0, which_window: int = 0) -> Float32 | UInt8:
     """One frame as people see it: (rows, columns) float32 in 0..1, or (rows, columns, 3) uint8 RGB for colour.
 
-    Grey: Modality LUT, then VOI LUT Sequence (0028,3010) or the window number `which_window`, or smallest to largest
-    value where there is none; MONOCHROME1 is turned, so that 1 is white. Raises UndecodablePixels as `stored` does.
+    Grey: Modality LUT, then number `which_window` of VOI LUT Sequence (0028,3010) or of the windows, or smallest to
+    largest value where there is none; MONOCHROME1 is turned, so that 1 is white. Raises as `stored` does.
     """
     values, photometric = _decoded(dataset, frame)
     if photometric == "PALETTE COLOR":
@@ -180,8 +180,9 @@ def picture(dataset: Dataset, frame: int = 0, which_window: int = 0) -> Float32 
 
 def _voi(dataset: Dataset, values: Float32, which: int) -> Float32:
     if dataset.get("VOILUTSequence"):
-        looked_up = np.asarray(apply_voi(np.rint(values).astype(np.int32), dataset, index=0), np.float64)
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        which = min(which, len(dataset.VOILUTSequence) - 1)
+        looked_up = np.asarray(apply_voi(np.rint(values).astype(np.int32), dataset, index=which), np.float64)
+        bits = int(dataset.VOILUTSequence[which].LUTDescriptor[2])
         return np.asarray(looked_up / (2**bits - 1), np.float32)
     windows = windows_of(dataset)
     if not windows:
