@@ -1,0 +1,120 @@
+"""Our own phantoms as cohorts: PATIENT/dicom/*.dcm beside PATIENT/truth/ (see `samples.phantoms.study`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dicom_io import cohort as cohorts
+from dicom_io import nifti, series
+from dicom_io.cohort import Channel, Cohort, Item, Task
+from dicom_io.errors import Rejected
+from dicom_io.pseudonym import hidden_projection, hidden_volume, pseudonym
+from dicom_io.volume import Volume
+
+Progress = Callable[[int, int, str], None]
+Items = Callable[[Path, Path, bytes], list[Item]]
+
+
+def white_matter_lesions(source: Path, out: Path, key: bytes, progress: Progress) -> Cohort:
+    """T1 and FLAIR of the brain with the lesion mask, for segmenters."""
+    channels = (Channel("T1", "MR", "1", "T1"), Channel("FLAIR", "MR", "1", "FLAIR"))
+    labels = ("background", "white-matter lesion")
+    return _cohort("brain-mr-phantoms", "segmentation", labels, channels, _brain, source, out, key, progress)
+
+
+def mammograms(source: Path, out: Path, key: bytes, progress: Progress) -> Cohort:
+    """Single views, with or without a lesion (mass or calcifications), for image classifiers."""
+    channels = (Channel("view", "MG", "1"),)
+    return _cohort(
+        "mammography-phantoms", "classification", ("normal", "lesion"), channels, _views, source, out, key, progress
+    )
+
+
+def breast_pet(source: Path, out: Path, key: bytes, progress: Progress) -> Cohort:
+    """Whole-breast PET in SUVbw, for generators of slices."""
+    channels = (Channel("PET", "PT", "g/ml{SUVbw}"),)
+    return _cohort("breast-pet-phantoms", "generation", (), channels, _pet, source, out, key, progress)
+
+
+def _cohort(
+    name: str,
+    task: Task,
+    labels: tuple[str, ...],
+    channels: tuple[Channel, ...],
+    items_of: Items,
+    source: Path,
+    out: Path,
+    key: bytes,
+    progress: Progress,
+) -> Cohort:
+    patients = sorted(path.parent.name for path in source.glob("*/dicom") if path.is_dir())
+    if len(patients) < 3:
+        raise Rejected(f"{source} holds {len(patients)} PATIENT/dicom/ folders; a split by patient needs at least 3")
+    held_out = max(1, len(patients) // 5)
+    splits = cohorts.split_evenly(patients, name, {"test": held_out, "validation": held_out})
+    found: dict[str, list[Item]] = {split: [] for split in cohorts.SPLITS}
+    for done, patient in enumerate(patients):
+        progress(done, len(patients), "patients")
+        found[splits[patient]] += items_of(source / patient, out, key)
+    progress(len(patients), len(patients), "patients")
+    made = Cohort(
+        folder=out,
+        name=name,
+        description=f"{len(patients)} phantom patients; no person was imaged",
+        task=task,
+        labels=labels,
+        channels=channels,
+        splits={split: tuple(items) for split, items in found.items()},
+    )
+    cohorts.save(made)
+    return made
+
+
+def _brain(home: Path, out: Path, key: bytes) -> list[Item]:
+    volumes = {entry.contrast: entry.volume for entry in series.volumes([home / "dicom"]).volumes}
+    mask = _mask(home, volumes["FLAIR"])
+    name = pseudonym(key, home.name, prefix="P")
+    channels = {contrast: hidden_volume(key, volumes[contrast]) for contrast in ("T1", "FLAIR")}
+    item = cohorts.add_volume(out, name, channels, name, mask=hidden_volume(key, mask), provenance=_provenance())
+    return [item]
+
+
+def _pet(home: Path, out: Path, key: bytes) -> list[Item]:
+    (entry,) = series.volumes([home / "dicom"]).volumes
+    name = pseudonym(key, home.name, prefix="P")
+    return [cohorts.add_volume(out, name, {"PET": hidden_volume(key, entry.volume)}, name, provenance=_provenance())]
+
+
+def _views(home: Path, out: Path, key: bytes) -> list[Item]:
+    truth = _truth(home)["images"]
+    patient = pseudonym(key, home.name, prefix="P")
+    return [
+        cohorts.add_projection(
+            out,
+            f"{patient}_{entry.projection.laterality}{entry.projection.view}",
+            hidden_projection(key, entry.projection),
+            patient,
+            channel="view",
+            label=int(truth[f"{entry.projection.laterality}{entry.projection.view}"]["class"] != "normal"),
+            provenance=_provenance(),
+        )
+        for entry in series.volumes([home / "dicom"]).projections
+    ]
+
+
+def _mask(home: Path, grid: Volume) -> Volume:
+    return nifti.mask_on(home / "truth" / "mask.nii.gz", grid)
+
+
+def _truth(home: Path) -> Mapping[str, Any]:
+    path = home / "truth" / "truth.json"
+    if not path.is_file():
+        raise Rejected(f"{home} has no truth/truth.json; make phantoms with `mirall demo` or samples.phantoms")
+    return json.loads(path.read_text())
+
+
+def _provenance() -> dict[str, Any]:
+    return {"data_set": "phantoms", "transforms": []}
