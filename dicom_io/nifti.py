@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,11 @@ def read(path: Path) -> Volume:
     )
 
 
-def write_projection(projection: Projection, path: Path) -> None:
-    """Write a picture as a NIfTI of one slice; its affine holds the spacing (1 where unknown) and no place."""
+def write_projection(projection: Projection, path: Path, *, note: Mapping[str, Any] | None = None) -> None:
+    """Write a picture as a NIfTI of one slice; its affine holds the spacing (1 where unknown) and no place.
+
+    note: goes into the sidecar as it is, e.g. model version, seed and audit of a generated picture.
+    """
     down, across = projection.spacing_mm or (1.0, 1.0)
     affine = np.diag([1.0, down, across, 1.0])[:, [2, 1, 0, 3]].astype(np.float64)
     sidecar = {
@@ -72,6 +76,7 @@ def write_projection(projection: Projection, path: Path) -> None:
         "view": projection.view,
         "breast_side": projection.breast_side,
         "synthetic": projection.is_synthetic,
+        "note": dict(note or {}),
     }
     _write(projection.pixels[..., None, :, :], affine, sidecar, path)
 
