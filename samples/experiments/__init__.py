@@ -1,4 +1,4 @@
-"""Experiments on real data: each answers one question, with baselines beside the answer and the command that repeats it."""
+"""Experiments on real data: each answers one question, with baselines beside it and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EXPERIMENTS = {
     for experiment in (
         Experiment(
             "pet-tumour",
-            "Does a small U-Net find soft-tissue sarcomas on FDG PET better than thresholds, and than the crop's geometry?",
+            "Does a small U-Net find sarcomas on FDG PET better than thresholds, and than the crop's geometry?",
             "pet-suv-sarcoma",
             _pet_tumour,
         ),

@@ -1,8 +1,8 @@
 """What finds the tumour without learning: two thresholds, and the geometry of the crop without looking at a pixel.
 
-Each crop of the sarcoma data set is its lesion plus 50 mm on every side, so the box 50 mm inside the crop is the lesion's
-bounding box, and a slice less than 50 mm from the crop's end holds no lesion. A model that learns the place in the crop
-learns this; results count only beside it.
+Each crop of the sarcoma data set is its lesion plus 50 mm on every side, so the box 50 mm inside the crop is the
+lesion's bounding box, and a slice less than 50 mm from the crop's end holds no lesion. A model that learns the place in
+the crop learns this; results count only beside it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def inside_margin(suv: Volume) -> Mask:
 
 
 def inscribed_ellipsoid(suv: Volume) -> Mask:
-    """(slices, rows, columns): the ellipsoid inside that box; tumours are rounder than boxes. Looks at no voxel, either."""
+    """(slices, rows, columns): the ellipsoid inside that box; tumours are round. Looks at no voxel."""
     box = np.argwhere(inside_margin(suv))
     low, high = box.min(axis=0), box.max(axis=0)
     centre, radius = (low + high) / 2, (high - low + 1) / 2
