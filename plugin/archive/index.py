@@ -24,8 +24,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, Row, Select, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from plugin.archive.storage import NoSpace
 from plugin.archive.tables import Device, Instance, InstanceVersion, Quarantine, Series, Study
 
 NO_INPUT = "0" * 64
@@ -125,9 +127,20 @@ class Index:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction that has the write lock from its start; committed at the end, rolled back on an exception."""
-        with self.engine.connect().execution_options(mirall_write=True) as connection, connection.begin():
-            yield connection
+        """One transaction that has the write lock from its start; committed at the end, rolled back on an exception.
+
+        Raises NoSpace where the disk is full.
+        """
+        try:
+            with self.engine.connect().execution_options(mirall_write=True) as connection, connection.begin():
+                yield connection
+        except OperationalError as error:
+            name = getattr(error.orig, "sqlite_errorname", "")
+            if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR"):
+                raise NoSpace(
+                    f"the index cannot be written ({error.orig}); free space on the disk that holds {self.data}"
+                ) from error
+            raise
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -165,6 +165,24 @@ class Storage:
         for path in self.objects.glob("*/*.dcm"):
             yield f"{path.parent.name}/{path.name}"
 
+    def age(self, key: str) -> tuple[int, str]:
+        """Sorts stored objects by when their bytes were written."""
+        return (self.objects / key).stat().st_mtime_ns, key
+
+    def link_to_incoming(self, key: str) -> Path:
+        """A second name for stored bytes, in incoming/."""
+        twin = self.incoming / f"{Path(key).stem}.part"
+        twin.unlink(missing_ok=True)
+        twin.hardlink_to(self.objects / key)
+        return twin
+
+    def delete(self, key: str) -> None:
+        """Delete a stored object with what lies beside it."""
+        path = self.objects / key
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
     # Quarantine
 
     def put_aside(self, received: Path, key: str, sidecar: Mapping[str, Any]) -> None:

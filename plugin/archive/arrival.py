@@ -1,0 +1,24 @@
+"""How an object came to us: the facts that are in no header, and that routes may match on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+Door = Literal["dimse", "stow", "own", "file", ""]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """door: "dimse", "stow", "own" (a result of ours), "file" (a person), "" (found on disk).
+
+    calling_aet, called_aet: titles of the association, "" at other doors. address: the peer's, without port.
+    """
+
+    door: Door
+    calling_aet: str = ""
+    called_aet: str = ""
+    address: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        return asdict(self)

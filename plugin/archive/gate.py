@@ -1,0 +1,59 @@
+"""The gate at the exits: nothing of ours leaves unless its bytes still carry the labels that its record asks for.
+
+Every exit calls it (WADO-RS, C-STORE and STOW-RS as a client); it knows only the index's row and the bytes, and what it
+cannot check does not pass (promise 5).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydicom import Dataset
+
+from dicom_io import labels
+from dicom_io.errors import Unlabelled
+from dicom_io.provenance import LabelRecord
+from plugin.archive.index import Index, InstanceRow
+from plugin.archive.received import inspect
+
+
+def check_exit(row: InstanceRow) -> None:
+    """Raises Unlabelled where the instance is ours and its labels cannot be shown to be right."""
+    if not row.made_by_us:
+        return
+    if row.record is None:
+        raise Unlabelled(
+            f"instance {row.sop_instance_uid} was made by one of our model versions but its record is not here, so its "
+            "labels cannot be checked; make it anew, or take it from the archive that it came from"
+        )
+    labels.check(row.path.read_bytes(), LabelRecord.from_json(json.dumps(row.record)))
+
+
+def check_file(path: Path, index: Index | None) -> None:
+    """The gate for a file from outside the archive, as `mirall send PATH` takes it.
+
+    A file that one of our model versions wrote passes with its record: that of the same bytes in the archive, or the
+    one that lies beside the file (NAME.record.json, as `mirall predict` and `mirall generate` write it).
+
+    Raises:
+        Unlabelled: it is ours, and has no record or not the labels that its record asks for.
+        Refused: it is no whole DICOM object.
+    """
+    received = inspect(path)
+    known = None if index is None else index.instance(received.sop_instance_uid)
+    devices = frozenset[str]() if index is None else index.device_uids()
+    beside = path.with_suffix(".record.json")
+    if known is not None and known.made_by_us and known.dataset_hash == received.dataset_hash:
+        check_exit(known)
+    elif beside.is_file():
+        labels.check(path.read_bytes(), LabelRecord.from_json(beside.read_text(encoding="utf-8")))
+    elif _bears_our_mark(received.dataset) or labels.is_ours(received.dataset, devices):
+        raise Unlabelled(
+            f"{path.name} was made by one of our model versions but neither the archive nor {beside.name} has its "
+            "record, so its labels cannot be checked; send it from the archive, or keep the record beside it"
+        )
+
+
+def _bears_our_mark(dataset: Dataset) -> bool:
+    return bool(dataset.private_creators(labels.PRIVATE_GROUP).count(labels.PRIVATE_CREATOR))

@@ -1,0 +1,375 @@
+"""Bytes become an instance: the one function behind every door, for what others send and for what we make.
+
+    received in incoming/ -> looked at -> synced -> (one transaction: decided, renamed, indexed) -> acknowledged
+
+What a door may answer follows from the Outcome alone. A failure at any point before the commit leaves either nothing or
+whole bytes that `reindex` takes up at the next start; they were not acknowledged, so either is right.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, update
+
+from dicom_io import dataset as whole_files
+from dicom_io import labels, pixels
+from dicom_io.errors import UndecodablePixels, Unlabelled
+from dicom_io.provenance import LabelRecord
+from plugin.archive.arrival import Arrival
+from plugin.archive.index import NO_INPUT, Index, InstanceRow
+from plugin.archive.quarantine import QuarantineList
+from plugin.archive.received import DOES_NOT_MATCH, Received, Refused, inspect
+from plugin.archive.storage import Storage, mapped, sync_file
+from plugin.archive.tables import Instance
+from plugin.settings import Correction, Settings
+
+LOGGER = logging.getLogger(__name__)
+
+SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
+# PS3.4 B.2.3 leaves Cxxx to the implementation; ours, so that a log of the sender tells them apart:
+TWO_PATIENTS, OTHER_PIXELS, CORRECTION_HELD = 0xC101, 0xC102, 0xC103
+
+State = Literal["stored", "held", "replaced", "put aside", "quarantined"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one object.
+
+    state: "stored" (new), "held" (we have it already), "replaced" (now current in place of an earlier header),
+    "put aside" (kept as a version; the first stays current), "quarantined" (kept, and refused with `reason`).
+    status: DIMSE status, also the STOW-RS failure reason. UIDs: "" as far as they could not be read.
+    """
+
+    state: State
+    status: int = SUCCESS
+    reason: str = ""
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    series_instance_uid: str = ""
+    study_instance_uid: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """May be acknowledged."""
+        return self.status == SUCCESS
+
+
+class Ingest:
+    """Ingest into one data folder; safe from several threads and processes.
+
+    device_uids: gives Device UIDs of our model versions beyond those whose objects the index holds (the registry's).
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        storage: Storage,
+        on_correction: Correction = "replace",
+        device_uids: Callable[[], frozenset[str]] = frozenset,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.index = index
+        self.storage = storage
+        self.quarantine = QuarantineList(index, storage)
+        self._on_correction = on_correction
+        self._device_uids = device_uids
+        self._now = now
+
+    def accept(
+        self,
+        received: Path,
+        arrival: Arrival,
+        record: LabelRecord | None = None,
+        *,
+        expected: tuple[str, str] | None = None,
+        on_correction: Correction | None = None,
+    ) -> Outcome:
+        """Take over a file that lies in incoming/; it is gone from there afterwards.
+
+        record: what the job says of an object that we made; it must carry the labels that follow from it.
+        expected: (SOP Class UID, SOP Instance UID) that the sender announced outside the object.
+        on_correction: a person's decision for this object, in place of the setting; with it, "replace" also takes
+            other pixels.
+
+        Raises:
+            NoSpace: nothing was kept, and nothing may be acknowledged.
+            Unlabelled: a result of ours lacks a label; nothing was kept.
+        """
+        try:
+            try:
+                return self._accept(received, arrival, record, expected, on_correction)
+            except Refused as why:
+                if record is not None:
+                    raise Unlabelled(f"a result of ours cannot be stored: {why}") from why
+                LOGGER.warning("refused (door %s): %s", arrival.door, why)
+                self.quarantine.add(received, arrival, why, self._now())
+                return Outcome(
+                    "quarantined",
+                    why.status,
+                    str(why),
+                    sop_instance_uid=why.sop_instance_uid,
+                    study_instance_uid=why.study_instance_uid,
+                )
+        finally:
+            received.unlink(missing_ok=True)
+
+    def retry(self, entry_id: int, on_correction: Correction | None = None) -> Outcome:
+        """Try a quarantined object again; where it is accepted it leaves the quarantine. Raises Rejected, NoSpace."""
+        entry = self.quarantine.get(entry_id)
+        outcome = self.accept(self.storage.receive_file(entry.path), entry.arrival, on_correction=on_correction)
+        if outcome.accepted:
+            self.quarantine.forget(entry)
+        return outcome
+
+    def reindex(self) -> dict[str, int]:
+        """Take up what lies on disk and is not in the index: at each start, and when an index was lost.
+
+        Gives how many objects were found, by what became of them.
+        """
+        found: dict[str, int] = {}
+        known = self.index.storage_keys()
+        # By age, so that a corrected header comes after the one that it corrects.
+        for key in sorted(set(self.storage.walk()) - known, key=self.storage.age):
+            beside = self.storage.sidecar(key)
+            record = LabelRecord.from_json(beside["record"]) if beside else None
+            # A second name in incoming/ for the same bytes: `accept` may then rename or discard it as for any door.
+            twin = self.storage.link_to_incoming(key)
+            outcome = self.accept(twin, Arrival("own" if record else ""), record)
+            if outcome.state in ("quarantined", "held"):
+                # Its bytes are safe elsewhere: in quarantine, or under the key that the index has for this object.
+                self.storage.delete(key)
+            found[outcome.state] = found.get(outcome.state, 0) + 1
+        listed = self.quarantine.reindex()
+        return found | ({"listed again": listed} if listed else {})
+
+    def _accept(
+        self,
+        path: Path,
+        arrival: Arrival,
+        record: LabelRecord | None,
+        expected: tuple[str, str] | None,
+        on_correction: Correction | None,
+    ) -> Outcome:
+        received = inspect(path)
+        if expected is not None:
+            _check_announced(received, expected)
+        if record is not None:
+            with mapped(path) as raw:
+                labels.check(bytes(raw), record)
+        sync_file(path)
+        with self.index.write() as connection:
+            return self._decide(connection, received, arrival, record, on_correction)
+
+    def _decide(
+        self,
+        connection: Connection,
+        received: Received,
+        arrival: Arrival,
+        record: LabelRecord | None,
+        on_correction: Correction | None,
+    ) -> Outcome:
+        """What to do with a whole, well-formed object; the caller holds the write lock."""
+        known = self.index.instance(received.sop_instance_uid, connection)
+        if known is None:
+            self._check_patient(connection, received)
+            self._store(connection, received, arrival, record)
+            return _outcome("stored", received)
+        if known.made_by_us or self._is_held(connection, received, known):
+            # Ours came back (its header perhaps coerced), our own job ran twice, or a sender repeats itself.
+            self._complete_arrival(connection, known, arrival)
+            return _outcome("held", received)
+        if not _same_pixels(received, known) and on_correction != "replace":
+            raise _refused(
+                received,
+                OTHER_PIXELS,
+                f"an object with SOP Instance UID {received.sop_instance_uid} and other pixels is held already; the "
+                "sender must give the new one its own UID, or a person can decide with `mirall quarantine retry`",
+            )
+        return self._correct(connection, received, known, arrival, on_correction or self._on_correction)
+
+    def _correct(
+        self, connection: Connection, received: Received, known: InstanceRow, arrival: Arrival, policy: Correction
+    ) -> Outcome:
+        """Same UID, another header: keep the bytes of both, and follow the policy for which one is current."""
+        now = self._now()
+        if policy == "hold":
+            raise _refused(
+                received,
+                CORRECTION_HELD,
+                f"a corrected header for SOP Instance UID {received.sop_instance_uid} is held, because "
+                'archive.on_correction is "hold"; take it with `mirall quarantine retry ID --replace`',
+            )
+        if policy == "keep-first":
+            self.storage.put(received.path, received.storage_key)
+            aside = replace(
+                known,
+                storage_key=received.storage_key,
+                dataset_hash=received.dataset_hash,
+                pixel_hash=received.pixel_hash,
+                size=received.size,
+                arrived_at=now,
+            )
+            self.index.keep_version(connection, aside, "put aside", now)
+            return _outcome("put aside", received)
+        if received.study_instance_uid != known.study_instance_uid:
+            self._check_patient(connection, received)
+        self.index.keep_version(connection, known, "superseded", now)
+        self.index.remove_instance(connection, known, now)
+        self._store(connection, received, arrival, None)
+        return _outcome("replaced", received)
+
+    def _store(self, connection: Connection, received: Received, arrival: Arrival, record: LabelRecord | None) -> None:
+        now = self._now()
+        known_devices = self.index.device_uids(connection) | self._device_uids()
+        made_by_us = record is not None or labels.is_ours(received.dataset, known_devices)
+        study_is_new = self.index.study(received.study_instance_uid, connection) is None
+        study = {
+            "study_instance_uid": received.study_instance_uid,
+            "patient_id": received.patient_id,
+            "study_date": received.search("study").get("00080020", "")[:16],
+            "attributes": received.attributes("study"),
+            "search": received.search("study"),
+        }
+        series = {
+            "series_instance_uid": received.series_instance_uid,
+            "study_instance_uid": received.study_instance_uid,
+            "modality": received.search("series").get("00080060", "").upper()[:16],
+            "attributes": received.attributes("series"),
+            "search": received.search("series"),
+        }
+        instance = {
+            "sop_instance_uid": received.sop_instance_uid,
+            "study_instance_uid": received.study_instance_uid,
+            "series_instance_uid": received.series_instance_uid,
+            "sop_class_uid": received.sop_class_uid,
+            "transfer_syntax_uid": received.transfer_syntax_uid,
+            "storage_key": received.storage_key,
+            "size": received.size,
+            "dataset_hash": received.dataset_hash,
+            "pixel_hash": received.pixel_hash,
+            "synthetic": received.is_synthetic,
+            "made_by_us": made_by_us,
+            "record": None if record is None else json.loads(record.to_json()),
+            "arrived_at": now,
+            **arrival.as_json(),
+            "attributes": received.attributes("instance"),
+            "search": received.search("instance"),
+        }
+        # The file is renamed last: until then its long values can still be read where they lie.
+        self.storage.put(received.path, received.storage_key, None if record is None else {"record": record.to_json()})
+        if record is not None:
+            self.index.add_device(connection, record.model.device_uid, record.model.address)
+        self.index.add_instance(connection, study=study, series=series, instance=instance, at=now)
+        if study_is_new and made_by_us:
+            # Nothing is due for a study that holds only our own work.
+            self.index.mark_planned(connection, received.study_instance_uid, NO_INPUT)
+
+    def _check_patient(self, connection: Connection, received: Received) -> None:
+        study = self.index.study(received.study_instance_uid, connection)
+        if study is not None and study.patient_id != received.patient_id:
+            raise _refused(
+                received,
+                TWO_PATIENTS,
+                f"study {received.study_instance_uid} is already held with another Patient ID (0010,0020); one study "
+                "belongs to one patient, so have the sender correct the one or the other",
+            )
+
+    def _is_held(self, connection: Connection, received: Received, known: InstanceRow) -> bool:
+        """The same data set, current or an earlier version, or the same object in another encoding."""
+        if received.dataset_hash == known.dataset_hash:
+            return True
+        versions = self.index.versions(received.sop_instance_uid, connection)
+        if any(version.dataset_hash == received.dataset_hash for version in versions):
+            return True
+        return (
+            received.transfer_syntax_uid != known.transfer_syntax_uid
+            and _header_values(received.path) == _header_values(known.path)
+            and _same_pixels(received, known)
+        )
+
+    def _complete_arrival(self, connection: Connection, known: InstanceRow, arrival: Arrival) -> None:
+        """Facts of the arrival that were lost with a kill between rename and commit; the sender's repeat has them."""
+        if not known.door and arrival.door:
+            connection.execute(
+                update(Instance).where(Instance.sop_instance_uid == known.sop_instance_uid).values(**arrival.as_json())
+            )
+
+
+def _outcome(state: State, received: Received) -> Outcome:
+    return Outcome(
+        state,
+        sop_class_uid=received.sop_class_uid,
+        sop_instance_uid=received.sop_instance_uid,
+        series_instance_uid=received.series_instance_uid,
+        study_instance_uid=received.study_instance_uid,
+    )
+
+
+def _refused(received: Received, status: int, sentence: str) -> Refused:
+    return Refused(
+        sentence,
+        status=status,
+        sop_instance_uid=received.sop_instance_uid,
+        study_instance_uid=received.study_instance_uid,
+    )
+
+
+def _check_announced(received: Received, expected: tuple[str, str]) -> None:
+    """Raises Refused where the object is another than the command around it says (PS3.4 B.2.3, A900)."""
+    for title, said, found in (
+        ("SOP Class UID (0008,0016)", expected[0], received.sop_class_uid),
+        ("SOP Instance UID (0008,0018)", expected[1], received.sop_instance_uid),
+    ):
+        if said != found:
+            raise _refused(
+                received,
+                DOES_NOT_MATCH,
+                f"the sender announced {title} {said!r}, the object says {found!r}; have the sender correct the one "
+                "or the other",
+            )
+
+
+def _same_pixels(received: Received, known: InstanceRow) -> bool:
+    """Equal as encoded, or, in two encodings, equal when decoded; what cannot be decoded is not equal."""
+    if received.pixel_hash == known.pixel_hash:
+        return True
+    if not received.pixel_hash or not known.pixel_hash:
+        return False
+    try:
+        return np.array_equal(_stored(received.path), _stored(known.path))
+    except UndecodablePixels:
+        return False
+
+
+def _stored(path: Path) -> npt.NDArray[Any]:
+    return pixels.stored(whole_files.read(path))
+
+
+# What a change of encoding may change beside Pixel Data: character set, photometric interpretation, planar order.
+_OF_ENCODING = frozenset({"00080005", "00280004", "00280006"})
+
+
+def _header_values(path: Path) -> dict[str, Any]:
+    """Public attributes but pixel data, as values; independent of the transfer syntax."""
+    header = whole_files.read(path, stop_before_pixels=True)
+    header.remove_private_tags()
+    values: dict[str, Any] = header.to_json_dict(suppress_invalid_tags=True)
+    return {tag: element for tag, element in values.items() if tag not in _OF_ENCODING}
+
+
+def open_archive(settings: Settings, device_uids: Callable[[], frozenset[str]] = frozenset) -> Ingest:
+    """Ingest, index (brought up to date) and storage of the data folder that the settings name."""
+    index = Index(settings.data)
+    index.upgrade()
+    storage = Storage(settings.data, settings.archive.minimum_free_mb)
+    return Ingest(index, storage, settings.archive.on_correction, device_uids)
