@@ -26,6 +26,10 @@ QUEUE = "infer"
 # A job that takes its worker down with it this many times ends as failed instead of taking it down for ever.
 RECOVERY_ATTEMPTS = 5
 DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED")
+GAVE_UP = (
+    "the job took its worker down with it, or broke off, {attempts} times or more (engine state {status}); "
+    "see the worker's log, then `mirall jobs retry`"
+)
 
 
 class Work(Protocol):
@@ -39,11 +43,6 @@ class Work(Protocol):
     def keep(self, job_id: str, run: int, made: dict[str, Any]) -> dict[str, Any]: ...
 
     def settle(self, job_id: str, run: int, kept: dict[str, Any]) -> None: ...
-
-
-def workflow_id(job_id: str, run: int) -> str:
-    """A repeat of an enqueue meets its own id and is one job; a retry by people or after a pause is a new run."""
-    return f"{job_id}-{run}"
 
 
 class Engine:
@@ -71,22 +70,34 @@ class Engine:
         DBOS.launch()
         DBOS.register_queue(QUEUE, worker_concurrency=concurrency, polling_interval_sec=polling_s)
 
+    def workflow_id(self, job_id: str, run: int) -> str:
+        """A repeat of an enqueue meets its own id and is one job; a retry by people or after a pause is a new run."""
+        return f"{job_id}-{run}"
+
     def enqueue(self, job_id: str, run: int) -> None:
         """Idempotent: the same job and run is one workflow."""
-        with SetWorkflowID(workflow_id(job_id, run)):
+        with SetWorkflowID(self.workflow_id(job_id, run)):
             DBOS.enqueue_workflow(QUEUE, self._job, job_id, run)
 
     def cancel(self, job_id: str, run: int) -> None:
         """The running step is interrupted within about a second, and its child process killed."""
-        DBOS.cancel_workflow(workflow_id(job_id, run))
+        DBOS.cancel_workflow(self.workflow_id(job_id, run))
 
-    def states(self, ids: Iterable[str]) -> dict[str, str]:
-        """DBOS status per workflow id, for those it knows."""
+    def dead(self, ids: Iterable[str]) -> dict[str, str]:
+        """Of these workflow ids those that will not go on by themselves, with the reason; "" for unknown ones."""
         wanted = list(ids)
         if not wanted:
             return {}
-        found = DBOS.list_workflows(workflow_ids=wanted, load_input=False, load_output=False)
-        return {each.workflow_id: each.status for each in found}
+        known = {
+            each.workflow_id: each
+            for each in DBOS.list_workflows(workflow_ids=wanted, load_input=False, load_output=False)
+        }
+        lost = {each: "" for each in wanted if each not in known}
+        return lost | {
+            name: GAVE_UP.format(attempts=RECOVERY_ATTEMPTS, status=each.status)
+            for name, each in known.items()
+            if each.status in DEAD
+        }
 
     def recover_dead(self) -> list[str]:
         """Hand the jobs of workers that are gone back to the queue; gives the ids of those workers.

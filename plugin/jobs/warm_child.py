@@ -38,6 +38,11 @@ class WarmChild:
     def pid(self) -> int | None:
         return self._process.pid if self._process and self._process.returncode is None else None
 
+    @property
+    def is_busy(self) -> bool:
+        """A job runs in it, or waits for it."""
+        return self._free.locked()
+
     async def run(self, request: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]:
         """Hand over one job and wait for its answer, `{"result": ...}` or `{"error": {"kind", "sentence"}}`.
 

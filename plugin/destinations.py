@@ -1,0 +1,345 @@
+"""Peers that results go to: by C-STORE, by STOW-RS, and a fake in memory for tests.
+
+A destination sends stored bytes as they are and says, for each object, how it went. An answer that the peer has the
+object already is a success: it is the same object under the same UID (promise 2).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import httpx
+from pydicom import Dataset
+from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom import AE, _config
+from pynetdicom.association import Association
+
+from dicom_io.errors import TryAgain
+from plugin.settings import Destination as Address
+
+# C-STORE of a path then sends the file's bytes as they are, and does not read and encode them anew.
+_config.STORE_SEND_CHUNKED_DATASET = True
+
+CONNECT_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 120.0  # a PACS may write to slow disks before it answers
+SUCCESS = 0x0000
+PENDING = (0xFF00, 0xFF01)
+VERIFICATION = "1.2.840.10008.1.1"
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+DUPLICATE = 0x0111  # PS3.7 C.5.4, Duplicate SOP Instance; the peer has it
+
+Outcome = Literal["confirmed", "sent", "again", "unknown", "refused"]
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """One stored object that is to leave. path: the file (PS3.10) with its bytes."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    transfer_syntax_uid: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """How a send went.
+
+    outcome: "confirmed": the answer lists the object; "sent": answered with success; "again": not taken now;
+        "unknown": no answer after the object had left; "refused": the same object will not be taken later either.
+    """
+
+    outcome: Outcome
+    sentence: str = ""
+
+
+class Destination(Protocol):
+    """A peer that takes objects."""
+
+    def send(self, parcels: Sequence[Parcel]) -> list[Receipt]:
+        """Send in order; one receipt for each parcel. Raises nothing: what goes wrong stands in the receipts."""
+        ...
+
+    def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
+        """Whether the peer's own query lists each object; None where it answers no such question.
+
+        Raises:
+            TryAgain: it does not answer now.
+        """
+        ...
+
+    def echo(self) -> str:
+        """One sentence that the peer answers.
+
+        Raises:
+            TryAgain: it does not.
+        """
+        ...
+
+
+@dataclass
+class InMemoryDestination:
+    """A peer in memory. down: connections fail; answers: receipts to give instead, used up one by one."""
+
+    down: bool = False
+    can_be_asked: bool = True
+    answers: list[Receipt] = field(default_factory=list)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    received: list[str] = field(default_factory=list)
+
+    def send(self, parcels: Sequence[Parcel]) -> list[Receipt]:
+        return [self._take(parcel) for parcel in parcels]
+
+    def _take(self, parcel: Parcel) -> Receipt:
+        if self.down:
+            return Receipt("again", "the destination does not answer: connection refused")
+        if self.answers:
+            return self.answers.pop(0)
+        self.received.append(parcel.sop_instance_uid)
+        self.objects[parcel.sop_instance_uid] = parcel.path.read_bytes()
+        return Receipt("sent")
+
+    def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
+        if self.down:
+            raise TryAgain("the destination does not answer: connection refused")
+        if not self.can_be_asked:
+            return [None for _ in parcels]
+        return [parcel.sop_instance_uid in self.objects for parcel in parcels]
+
+    def echo(self) -> str:
+        if self.down:
+            raise TryAgain("the destination does not answer: connection refused")
+        return "the destination answers"
+
+
+class StowDestination:
+    """A DICOMweb peer: STOW-RS (PS3.18 10.5) to send, QIDO-RS (10.6) to ask.
+
+    The request is made here and not by dicomweb-client, whose `store_instances` encodes each data set anew: what leaves
+    must be the stored bytes.
+    """
+
+    def __init__(self, url: str, token: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Accept": "application/dicom+json"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        self._transport = transport
+
+    def send(self, parcels: Sequence[Parcel]) -> list[Receipt]:
+        with self._client() as client:
+            return [self._post(client, parcel) for parcel in parcels]
+
+    def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
+        with self._client() as client:
+            return [self._ask(client, parcel) for parcel in parcels]
+
+    def echo(self) -> str:
+        try:
+            with self._client() as client:
+                response = client.get(f"{self._url}/studies", params={"limit": "1"})
+        except httpx.HTTPError as error:
+            raise TryAgain(f"{self._url} does not answer: {_why(error)}") from error
+        if response.status_code not in (200, 204):
+            raise TryAgain(f"{self._url} answers a search with HTTP {response.status_code}; check url and token")
+        return f"{self._url} answers a search with HTTP {response.status_code}"
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(
+            timeout=self._timeout, headers=self._headers, transport=self._transport, follow_redirects=False
+        )
+
+    def _post(self, client: httpx.Client, parcel: Parcel) -> Receipt:
+        boundary = uuid.uuid4().hex
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        body = head + parcel.path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        content_type = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        try:
+            response = client.post(f"{self._url}/studies", content=body, headers={"Content-Type": content_type})
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            return Receipt("again", f"{self._url} does not answer: {_why(error)}")
+        except httpx.HTTPError as error:
+            return Receipt("unknown", f"{self._url} took the object but did not answer: {_why(error)}")
+        return _stow_receipt(self._url, parcel, response)
+
+    def _ask(self, client: httpx.Client, parcel: Parcel) -> bool | None:
+        url = f"{self._url}/studies/{parcel.study_instance_uid}/series/{parcel.series_instance_uid}/instances"
+        try:
+            response = client.get(url, params={"SOPInstanceUID": parcel.sop_instance_uid})
+            if response.status_code == 204:
+                return False
+            listed = response.json() if response.status_code == 200 else None
+        except httpx.HTTPError as error:
+            raise TryAgain(f"{self._url} does not answer a search: {_why(error)}") from error
+        except ValueError:
+            return None
+        if response.status_code >= 500:
+            raise TryAgain(f"{self._url} answers a search with HTTP {response.status_code}")
+        if not isinstance(listed, list):
+            return None
+        return any(parcel.sop_instance_uid in each.get("00080018", {}).get("Value", []) for each in listed)
+
+
+@dataclass(frozen=True)
+class DimseDestination:
+    """A DICOM peer: C-STORE (PS3.4 B) to send, C-FIND at image level (PS3.4 C, study root) to ask."""
+
+    aet: str
+    host: str
+    port: int
+    calling_aet: str
+
+    def send(self, parcels: Sequence[Parcel]) -> list[Receipt]:
+        wanted = sorted({(parcel.sop_class_uid, parcel.transfer_syntax_uid) for parcel in parcels})
+        try:
+            with self._association(wanted[:128]) as association:
+                return [self._store(association, parcel) for parcel in parcels]
+        except TryAgain as error:
+            return [Receipt("again", str(error)) for _ in parcels]
+
+    def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
+        with self._association([(STUDY_ROOT_FIND, ImplicitVRLittleEndian)]) as association:
+            if not association.accepted_contexts:
+                return [None for _ in parcels]
+            return [self._find(association, parcel) for parcel in parcels]
+
+    def echo(self) -> str:
+        with self._association([(VERIFICATION, ImplicitVRLittleEndian)]) as association:
+            status = association.send_c_echo() if association.accepted_contexts else None
+        if status is None or status.get("Status") != SUCCESS:
+            raise TryAgain(f"{self} takes the association but does not answer C-ECHO with success")
+        return f"{self} answers C-ECHO"
+
+    def __str__(self) -> str:
+        return f"{self.aet}@{self.host}:{self.port}"
+
+    @contextmanager
+    def _association(self, contexts: Iterable[tuple[str, str]]) -> Iterator[Association]:
+        """An association with one presentation context per (abstract syntax, transfer syntax).
+
+        Raises:
+            TryAgain: it cannot be had.
+        """
+        entity = AE(self.calling_aet)
+        entity.connection_timeout = entity.acse_timeout = CONNECT_TIMEOUT_S
+        entity.dimse_timeout = entity.network_timeout = ANSWER_TIMEOUT_S
+        for abstract, transfer in contexts:
+            entity.add_requested_context(abstract, transfer)
+        association = entity.associate(self.host, self.port, ae_title=self.aet)
+        if not association.is_established:
+            # An association that is refused because no context was accepted is aborted by pynetdicom.
+            if association.rejected_contexts and not association.is_rejected:
+                yield association
+                return
+            how = "rejects the association" if association.is_rejected else "does not answer"
+            raise TryAgain(f"{self} {how}; check host, port and AE titles (we are {self.calling_aet})")
+        try:
+            yield association
+        finally:
+            association.release()
+
+    def _store(self, association: Association, parcel: Parcel) -> Receipt:
+        accepted = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
+        if (parcel.sop_class_uid, parcel.transfer_syntax_uid) not in accepted:
+            sentence = (
+                f"{self} does not take SOP class {parcel.sop_class_uid} in transfer syntax "
+                f"{parcel.transfer_syntax_uid}; have it accept both"
+            )
+            return Receipt("refused", sentence)
+        if not association.is_established:
+            return Receipt("again", f"{self} ended the association before this object's turn")
+        try:
+            status = association.send_c_store(parcel.path)
+        except (OSError, RuntimeError) as error:
+            return Receipt("unknown", f"{self} broke the association while the object was on its way: {error}")
+        return self._receipt(status.get("Status"), str(status.get("ErrorComment", "")))
+
+    def _receipt(self, status: int | None, comment: str) -> Receipt:
+        if status is None:
+            return Receipt("unknown", f"{self} took the object but did not answer")
+        # 0xBxxx are warnings: stored, with elements coerced or left out (PS3.4 B.2.3).
+        if status in (SUCCESS, DUPLICATE) or status & 0xF000 == 0xB000:
+            return Receipt("sent")
+        words = f" ({comment})" if comment else ""
+        return Receipt(
+            "again" if is_temporary(status) else "refused",
+            f"{self} did not store the object: status 0x{status:04X}{words}",
+        )
+
+    def _find(self, association: Association, parcel: Parcel) -> bool | None:
+        query = Dataset()
+        query.QueryRetrieveLevel = "IMAGE"
+        query.StudyInstanceUID = parcel.study_instance_uid
+        query.SeriesInstanceUID = parcel.series_instance_uid
+        query.SOPInstanceUID = parcel.sop_instance_uid
+        if not association.is_established:
+            raise TryAgain(f"{self} ended the association while it was asked")
+        listed = False
+        for status, found in association.send_c_find(query, STUDY_ROOT_FIND):
+            code = status.get("Status")
+            if code is None or is_temporary(code):
+                raise TryAgain(f"{self} does not answer C-FIND")
+            if code in PENDING and found is not None:
+                listed = listed or found.get("SOPInstanceUID") == parcel.sop_instance_uid
+            elif code != SUCCESS:
+                return None
+        return listed
+
+
+def opened(address: Address, calling_aet: str) -> Destination:
+    """The peer that a section [destinations.NAME] describes."""
+    if address.kind == "stow":
+        return StowDestination(str(address.url), address.token)
+    return DimseDestination(str(address.aet), str(address.host), int(address.port or 0), calling_aet)
+
+
+def _stow_receipt(url: str, parcel: Parcel, response: httpx.Response) -> Receipt:
+    """Read a STOW-RS answer (PS3.18 10.5.3): (0008,1199) lists what was stored, (0008,1198) what was not and why."""
+    try:
+        answer = response.json() if response.content else {}
+    except ValueError:
+        answer = {}
+    for item in _items(answer, "00081198"):
+        if parcel.sop_instance_uid in item.get("00081155", {}).get("Value", [parcel.sop_instance_uid]):
+            reason = next(iter(item.get("00081197", {}).get("Value", [])), 0x0110)
+            return _refusal(url, int(str(reason)))
+    for item in _items(answer, "00081199"):
+        if parcel.sop_instance_uid in item.get("00081155", {}).get("Value", []):
+            return Receipt("confirmed")
+    if response.status_code in (200, 202):
+        return Receipt("sent")
+    sentence = f"{url} answered with HTTP {response.status_code}: {response.text[:200].strip() or 'no words'}"
+    # What is wrong with the request stays wrong; a missing right, path or disk may be mended over there.
+    return Receipt("refused" if response.status_code in (400, 406, 409, 413, 415, 422) else "again", sentence)
+
+
+def _refusal(url: str, reason: int) -> Receipt:
+    if reason == DUPLICATE:
+        return Receipt("sent")
+    sentence = f"{url} did not store the object: failure reason 0x{reason:04X} (0008,1197)"
+    return Receipt("again" if is_temporary(reason) else "refused", sentence)
+
+
+def is_temporary(status: int) -> bool:
+    """Out of Resources (0xA7xx, PS3.4 B.2.3), Resource Limitation, Processing Failure (PS3.7 C.5): these may pass."""
+    return status & 0xFF00 == 0xA700 or status in (0x0110, 0x0213)
+
+
+def _items(answer: object, tag: str) -> list[Mapping[str, dict[str, list[object]]]]:
+    """Items of a sequence in a DICOM JSON object; servers wrap the object in a list, or do not."""
+    whole = answer[0] if isinstance(answer, list) and answer else answer
+    if not isinstance(whole, Mapping):
+        return []
+    return [item for item in whole.get(tag, {}).get("Value", []) if isinstance(item, Mapping)]
+
+
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__

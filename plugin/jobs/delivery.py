@@ -1,0 +1,261 @@
+"""The outbox: what is owed to destinations, and the truth about how far it has come (promise 3).
+
+    queued     will be sent at its time
+    held       may not leave: the destination does not take it as long as the configuration stays as it is
+    sent       the destination answered success; whether it has the object could not be asked, or is being asked
+    delivered  the destination's answer or query lists the object
+    unknown    it left, but there was no answer, or the query does not list what was answered with success
+    failed     refused, or given up; `mirall outbox retry` sends it again
+
+Each row stands in the database before anything is sent and changes after the answer; a kill in between sends the same
+object under the same UID once more, and a peer that has it says so or keeps it. What cannot be sent now waits 5 s,
+10 s, 20 s ... up to an hour between attempts, for about three days.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, null, select, update
+
+from dicom_io.errors import TryAgain, Unlabelled
+from dicom_io.provenance import LabelRecord
+from plugin.archive.gate import check_exit
+from plugin.archive.index import Index, InstanceRow
+from plugin.destinations import Destination, Parcel, Receipt
+from plugin.jobs.tables import Delivery
+from plugin.settings import Destination as Policy
+
+log = logging.getLogger(__name__)
+
+QUEUED, HELD, SENT, DELIVERED, UNKNOWN, FAILED = "queued", "held", "sent", "delivered", "unknown", "failed"
+STATES = (QUEUED, HELD, SENT, DELIVERED, UNKNOWN, FAILED)
+
+BATCH = 50  # objects per association
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Waits between attempts: first_s, doubled each time up to longest_s, less up to half by chance (jitter).
+
+    attempts: sends before it is given up; the default makes about three days. checks: questions after a success before
+    an object that the destination does not list is called unknown; the default makes about an hour.
+    """
+
+    first_s: float = 5.0
+    longest_s: float = 3600.0
+    attempts: int = 80
+    checks: int = 10
+
+    def wait_s(self, tried: int, chance: float) -> float:
+        """After the `tried`-th attempt; chance is in 0..1."""
+        return min(self.longest_s, self.first_s * 2 ** min(tried - 1, 30)) * (1 - chance / 2)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an object may not leave now, and the state that its row gets."""
+
+    state: str
+    sentence: str
+
+
+class Courier:
+    """Sends what is owed, one destination at a time; `serve` may run in one thread per destination.
+
+    policies and destinations: by name, as configured.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        policies: Mapping[str, Policy],
+        destinations: Mapping[str, Destination],
+        *,
+        patience: Patience = Patience(),
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._index = index
+        self._policies = policies
+        self._destinations = destinations
+        self._patience = patience
+        self._clock = clock
+        self._chance = chance
+
+    def release_held(self) -> None:
+        """At a start: what was held under another configuration is judged anew; what has no destination is held."""
+        now = self._clock()
+        with self._index.write() as connection:
+            connection.execute(
+                update(Delivery)
+                .where(Delivery.state == HELD)
+                .values(state=QUEUED, next_attempt_at=now, updated_at=now, last_error="")
+            )
+            for name in set(connection.scalars(select(Delivery.destination).distinct())) - set(self._policies):
+                connection.execute(
+                    update(Delivery)
+                    .where(Delivery.destination == name, Delivery.next_attempt_at.is_not(None))
+                    .values(
+                        state=HELD,
+                        next_attempt_at=null(),
+                        updated_at=now,
+                        last_error=f"mirall.toml has no destination {name!r} any more; add [destinations.{name}]",
+                    )
+                )
+
+    def serve(self, name: str) -> int:
+        """Do what is due for one destination: send, then ask about what was sent; gives the number of rows touched."""
+        return self._send_due(name) + self._ask_due(name)
+
+    def run(self, stop: threading.Event, poll_s: float = 0.5) -> list[threading.Thread]:
+        """Start one thread per destination, so that one that hangs holds up no other. They end after `stop` is set."""
+        threads = [
+            threading.Thread(target=self._run_one, args=(name, stop, poll_s), name=f"deliver-{name}", daemon=True)
+            for name in self._policies
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _run_one(self, name: str, stop: threading.Event, poll_s: float) -> None:
+        try:
+            while not stop.is_set():
+                if not self.serve(name):
+                    stop.wait(poll_s)
+        finally:
+            stop.set()  # a thread that dies takes its worker down: it is started again, and nothing stands still unseen
+
+    def _send_due(self, name: str) -> int:
+        rows = self._due(name, (QUEUED, UNKNOWN))
+        ready: list[tuple[Row[Any], Parcel]] = []
+        for row in rows:
+            instance = self._index.instance(row.sop_instance_uid)
+            refusal = self._gate(instance, name)
+            if refusal is not None:
+                self._note(row, state=refusal.state, last_error=refusal.sentence, next_attempt_at=None)
+            elif instance is not None:
+                ready.append((row, _parcel(instance)))
+        if ready:
+            receipts = self._destinations[name].send([parcel for _, parcel in ready])
+            for (row, _), receipt in zip(ready, receipts, strict=True):
+                self._enter(row, receipt)
+        return len(rows)
+
+    def _enter(self, row: Row[Any], receipt: Receipt) -> None:
+        tried = row.attempts + 1
+        changes: dict[str, Any] = {"attempts": tried, "checks": 0, "last_error": receipt.sentence}
+        given_up = tried >= self._patience.attempts
+        later = None if given_up else self._clock() + self._patience.wait_s(tried, self._chance())
+        match receipt.outcome:
+            case "confirmed":
+                changes |= {"state": DELIVERED, "next_attempt_at": None}
+            case "sent":
+                changes |= {"state": SENT, "next_attempt_at": self._clock()}
+            case "unknown":
+                changes |= {"state": UNKNOWN, "next_attempt_at": later}
+            case "refused":
+                changes |= {"state": FAILED, "next_attempt_at": None}
+            case "again":
+                changes |= {"state": FAILED if given_up else QUEUED, "next_attempt_at": later}
+                if given_up:
+                    changes["last_error"] = f"given up after {tried} attempts: {receipt.sentence}"
+        self._note(row, **changes)
+
+    def _ask_due(self, name: str) -> int:
+        rows = self._due(name, (SENT,))
+        asked = [(row, instance) for row in rows if (instance := self._index.instance(row.sop_instance_uid))]
+        for row in rows:
+            if row.sop_instance_uid not in {instance.sop_instance_uid for _, instance in asked}:
+                self._note(row, next_attempt_at=None)
+        if asked:
+            try:
+                answers = self._destinations[name].has([_parcel(instance) for _, instance in asked])
+            except TryAgain as error:
+                self._ask_later([row for row, _ in asked], error)
+                return len(rows)
+            for (row, _), listed in zip(asked, answers, strict=True):
+                self._enter_answer(row, listed)
+        return len(rows)
+
+    def _ask_later(self, rows: list[Row[Any]], error: TryAgain) -> None:
+        for row in rows:
+            checks = min(
+                row.checks + 1, self._patience.checks - 1
+            )  # silence is no evidence that the object is not there
+            wait_s = self._patience.wait_s(checks, self._chance())
+            self._note(row, next_attempt_at=self._clock() + wait_s, checks=checks, last_error=str(error))
+
+    def _enter_answer(self, row: Row[Any], listed: bool | None) -> None:
+        checks = row.checks + 1
+        if listed:
+            self._note(row, state=DELIVERED, next_attempt_at=None, checks=checks, last_error="")
+        elif listed is None:
+            # It takes objects and answers no questions; success is all that it will ever say.
+            self._note(row, next_attempt_at=None, checks=checks, last_error="")
+        elif checks >= self._patience.checks:
+            sentence = f"{row.destination} answered success, but its query does not list the object; look there"
+            self._note(row, state=UNKNOWN, next_attempt_at=None, checks=checks, last_error=sentence)
+        else:
+            wait_s = self._patience.wait_s(checks, self._chance())
+            self._note(row, next_attempt_at=self._clock() + wait_s, checks=checks)
+
+    def _due(self, name: str, states: tuple[str, ...]) -> list[Row[Any]]:
+        query = (
+            select(Delivery.__table__)
+            .where(Delivery.destination == name, Delivery.state.in_(states), Delivery.next_attempt_at <= self._clock())
+            .order_by(Delivery.next_attempt_at)
+            .limit(BATCH)
+        )
+        with self._index.read() as connection:
+            return list(connection.execute(query))
+
+    def _gate(self, instance: InstanceRow | None, name: str) -> Refusal | None:
+        """Why this object may not go to this destination. Knows only bytes and the job's record; it fails closed."""
+        if instance is None:
+            return Refusal(FAILED, "the object is not in the archive any more; nothing is left to send")
+        try:
+            check_exit(instance)
+        except Unlabelled as error:
+            return Refusal(FAILED, str(error))
+        except OSError as error:
+            return Refusal(FAILED, f"the object cannot be read ({error.strerror}); look at the data folder's disk")
+        if instance.record is None:
+            return None
+        model = LabelRecord.from_json(json.dumps(instance.record)).model
+        if model.state != "proven" and not self._policies[name].allow_unproven:
+            return Refusal(
+                HELD,
+                f"model version {model.address} is {model.state}: its evaluation proves nothing yet; "
+                f"set allow_unproven = true in [destinations.{name}] if it is to get such results",
+            )
+        return None
+
+    def _note(self, row: Row[Any], **changes: Any) -> None:
+        if changes.get("next_attempt_at", 0) is None:
+            changes["next_attempt_at"] = null()
+        with self._index.write() as connection:
+            connection.execute(
+                update(Delivery).where(Delivery.id == row.id).values(updated_at=self._clock(), **changes)
+            )
+        state = changes.get("state", row.state)
+        if state != row.state:
+            log.info("%s to %s: %s %s", row.sop_instance_uid, row.destination, state, changes.get("last_error", ""))
+
+
+def _parcel(instance: InstanceRow) -> Parcel:
+    return Parcel(
+        sop_instance_uid=instance.sop_instance_uid,
+        sop_class_uid=instance.sop_class_uid,
+        series_instance_uid=instance.series_instance_uid,
+        study_instance_uid=instance.study_instance_uid,
+        transfer_syntax_uid=instance.transfer_syntax_uid,
+        path=instance.path,
+    )

@@ -1,0 +1,153 @@
+"""The worker process: plans what is due, runs jobs, delivers results.
+
+    python -m plugin.jobs.worker --config mirall.toml --data DIR
+
+`mirall serve` starts one and starts it again when it ends. Several on one data folder are no harm: each runs jobs, and
+the one that holds the lock `leader` plans and delivers. SIGTERM ends it: what runs has a few seconds to finish, then
+waits for the next worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dicom_io.errors import ImagingError
+from plugin import destinations, settings
+from plugin.archive.ingest import open_archive
+from plugin.jobs.delivery import Courier, Patience
+from plugin.jobs.dispatch import dispatch, reconcile
+from plugin.jobs.engine import Engine
+from plugin.jobs.planning import sweep
+from plugin.jobs.warm_child import WarmChild
+from plugin.jobs.work import JobWork, Persistence
+from plugin.registry import Registry
+
+log = logging.getLogger(__name__)
+
+DISPATCH_EVERY_S = 0.5
+SWEEP_EVERY_S = 1.0  # one question to a partial index that holds only what is due
+RECONCILE_EVERY_S = 5.0
+DRAIN_S = 5.0
+PERSISTENCE, PATIENCE = Persistence(), Patience()
+LEADER = "leader"
+BROKE_OFF = 70  # EX_SOFTWARE: a delivery thread died; start again
+
+
+class Worker:
+    """One worker on the data folder of `configuration`. Make one per process (the engine is a singleton)."""
+
+    def __init__(
+        self,
+        configuration: settings.Settings,
+        *,
+        pipeline: str = "plugin.pipeline",
+        persistence: Persistence = PERSISTENCE,
+        patience: Patience = PATIENCE,
+    ) -> None:
+        self._settings = configuration
+        self._registry = Registry(configuration.models)
+        ingest = open_archive(configuration, self._registry.known_device_uids)
+        self._index = ingest.index
+        self._child = WarmChild(configuration.data / "scratch", pipeline)
+        self._work = JobWork(configuration, ingest, self._registry, self._child, persistence=persistence)
+        self._engine = Engine(configuration.data / "jobs.sqlite", self._work)
+        self._courier = Courier(
+            self._index,
+            configuration.destinations,
+            {
+                name: destinations.opened(each, configuration.node.aet)
+                for name, each in configuration.destinations.items()
+            },
+            patience=patience,
+        )
+        self._leads = False
+
+    def run(self, stop: threading.Event, ready: Callable[[], None] = lambda: None) -> None:
+        """Work until `stop` is set, then end in order."""
+        self._engine.launch()
+        ready()
+        timers = {
+            self._recover: RECONCILE_EVERY_S,
+            self._sweep: SWEEP_EVERY_S,
+            self._dispatch: DISPATCH_EVERY_S,
+        }
+        due = dict.fromkeys(timers, 0.0)
+        while not stop.is_set():
+            for act, every_s in timers.items():
+                if time.monotonic() >= due[act]:
+                    act(stop)
+                    due[act] = time.monotonic() + every_s
+            stop.wait(DISPATCH_EVERY_S / 2)
+        self._end()
+
+    def _recover(self, stop: threading.Event) -> None:
+        for owner in self._engine.recover_dead():
+            log.warning("worker %s is gone; its jobs go on here", owner)
+        if self._engine.locks.hold(LEADER) and not self._leads:
+            self._leads = True
+            self._work.clear_scratch()
+            self._courier.release_held()
+            self._courier.run(stop)
+        if self._leads:
+            reconcile(self._index, self._engine, time.time())
+
+    def _sweep(self, stop: threading.Event) -> None:
+        if self._leads:
+            for job in sweep(self._index, self._settings, time.time()):
+                log.info("job %s: planned", job)
+
+    def _dispatch(self, stop: threading.Event) -> None:
+        if self._leads:
+            dispatch(self._index, self._engine, time.time())
+
+    def _end(self) -> None:
+        until = time.monotonic() + DRAIN_S
+        while self._child.is_busy and time.monotonic() < until:
+            time.sleep(0.05)
+        if self._child.is_busy:
+            for job_id, run in self._work.give_back():
+                self._engine.cancel(job_id, run)
+                log.info("job %s: waits for the next worker", job_id)
+        self._child.kill()
+        self._engine.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="mirall.toml")
+    parser.add_argument("--data", type=Path, help="data folder, in place of the configured one")
+    parser.add_argument("--pipeline", default="plugin.pipeline", help=argparse.SUPPRESS)  # tests put a quick one here
+    parser.add_argument("--hasty", action="store_true", help=argparse.SUPPRESS)  # tests: waits of fractions of a second
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    stop, asked = threading.Event(), threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        asked.set()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    try:
+        worker = Worker(
+            settings.load(arguments.config, data=arguments.data),
+            pipeline=arguments.pipeline,
+            persistence=Persistence(first_s=0.2) if arguments.hasty else PERSISTENCE,
+            patience=Patience(first_s=0.2) if arguments.hasty else PATIENCE,
+        )
+    except ImagingError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    worker.run(stop, ready=lambda: print("ready", flush=True))
+    sys.exit(0 if asked.is_set() else BROKE_OFF)
+
+
+if __name__ == "__main__":
+    main()

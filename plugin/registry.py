@@ -1,0 +1,105 @@
+"""Released model versions as the service sees them: what there is, where it lies, who it is. Nothing here loads torch.
+
+    <data>/models/<name>/<version>/configs/metadata.json   MONAI's file; ours stands under "mirall"
+
+What a version is made of, and how it is read for use, is `models.version`'s business, in the child process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dicom_io.errors import Rejected
+from dicom_io.provenance import ModelIdentity
+
+# As in models.version.HASHED, which cannot be imported without torch; a test holds that both hashes agree.
+_HASHED = ("configs", "models", "docs", "evaluation")
+
+
+class UnknownModel(Rejected):
+    """No such model version in the registry, or its metadata cannot be read."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model version. task: classification | segmentation | generation; labels: class names."""
+
+    folder: Path
+    identity: ModelIdentity
+    task: str
+    labels: tuple[str, ...]
+
+
+class Registry:
+    """The versions below one folder. A version never changes once it is released."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def list(self) -> tuple[Entry, ...]:
+        """All versions, by name, then in order of release. Folders without readable metadata are left out."""
+        found = []
+        for folder in self._versions("*"):
+            try:
+                found.append(_entry(folder))
+            except UnknownModel:
+                continue
+        return tuple(found)
+
+    def resolve(self, address: str) -> Entry:
+        """The version that `name:version` names; a bare `name` is the one that was released last.
+
+        Raises:
+            UnknownModel: the sentence names what there is.
+        """
+        name, _, version = address.partition(":")
+        folders = [each for each in self._versions(name) if each.name == version or not version]
+        if not folders or not name:
+            known = ", ".join(sorted(f"{each.parent.name}:{each.name}" for each in self._versions("*"))) or "none"
+            raise UnknownModel(f"there is no model version {address!r} in {self._folder}; there are: {known}")
+        return _entry(folders[-1])
+
+    def known_device_uids(self) -> frozenset[str]:
+        """Device UIDs of all versions here; by them we know our own work again when it comes back (promise 2)."""
+        return frozenset(entry.identity.device_uid for entry in self.list())
+
+    def _versions(self, name: str) -> tuple[Path, ...]:
+        """Folders of versions, by name, then in order of release; never above the registry, whatever the name."""
+        found = [each.parent.parent for each in self._folder.glob("*/*/configs/metadata.json")]
+        found = [each for each in found if name in ("*", each.parent.name)]
+        return tuple(sorted(found, key=lambda each: (each.parent.name, _released_at(each), each.name)))
+
+
+def _released_at(folder: Path) -> float:
+    return (folder / "configs" / "metadata.json").stat().st_mtime
+
+
+def _entry(folder: Path) -> Entry:
+    return _read(folder, _released_at(folder))
+
+
+@lru_cache(maxsize=256)
+def _read(folder: Path, released_at: float) -> Entry:
+    """Hashing a bundle reads all of it, so it is done once per release."""
+    path = folder / "configs" / "metadata.json"
+    try:
+        ours: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["mirall"]
+        identity = ModelIdentity(ours["name"], ours["version"], content_hash(folder), ours["state"])
+        return Entry(folder, identity, ours["task"], tuple(ours["labels"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnknownModel(f"{path} cannot be read as a model version's metadata: {error}; release it again") from error
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over names and bytes of the bundle's files; equal to `models.version.content_hash`."""
+    digest = hashlib.sha256()
+    files = [path for part in _HASHED for path in (folder / part).rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
+        file_hash = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{file_hash}\n".encode())
+    return digest.hexdigest()
