@@ -364,7 +364,8 @@ def _header_values(path: Path) -> dict[str, Any]:
     header = whole_files.read(path, stop_before_pixels=True)
     header.remove_private_tags()
     values: dict[str, Any] = header.to_json_dict(suppress_invalid_tags=True)
-    return {tag: element for tag, element in values.items() if tag not in _OF_ENCODING}
+    # Group lengths (gggg,0000) are of the encoding, too.
+    return {tag: element for tag, element in values.items() if tag not in _OF_ENCODING and not tag.endswith("0000")}
 
 
 def open_archive(settings: Settings, device_uids: Callable[[], frozenset[str]] = frozenset) -> Ingest:
