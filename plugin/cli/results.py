@@ -1,0 +1,107 @@
+"""`mirall predict` and `mirall generate`: a model version at work without the service."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dicom_io.errors import Rejected
+
+if TYPE_CHECKING:
+    from plugin.pipeline import Made
+
+Models = Annotated[Path, typer.Option("--models", help="Folder of released model versions.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DEFAULT_MODELS = Path("mirall-data/models")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("predict")(predict)
+    app.command("generate")(generate)
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="NAME or NAME:VERSION of a released model, or its folder.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="DICOM files or folders of one study.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+    models: Models = DEFAULT_MODELS,
+    force: Annotated[bool, typer.Option("--force", help="Run outside the model's card; results are marked.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """DICOM in, DICOM out: SEG and Secondary Capture, labelled, into a folder.
+
+    Example: mirall predict pet-tumour:1 study/ --out results/
+    """
+    from plugin import pipeline
+    from plugin.cli.progress import ProgressBar
+    from plugin.registry import folder_of
+
+    with ProgressBar() as bar:
+        made = pipeline.predict(
+            paths, folder_of(models, model), out, made_at=datetime.now().astimezone(), force=force, progress=bar
+        )
+    _print(made, as_json)
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="NAME or NAME:VERSION of a released generator, or its folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 16,
+    label: Annotated[str | None, typer.Option("--label", help="Class to make, where the model has classes.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same pictures.")] = 0,
+    form: Annotated[Literal["dicom", "png", "nifti"], typer.Option("--format", help="What to write.")] = "dicom",
+    models: Models = DEFAULT_MODELS,
+    as_json: AsJson = False,
+) -> None:
+    """Synthetic pictures of a fictitious patient, labelled as such in every format.
+
+    Example: mirall generate breast-pet:1 -n 16 --seed 7 --out synthetic/
+    """
+    from plugin import pipeline
+    from plugin.cli.progress import ProgressBar
+    from plugin.registry import folder_of
+
+    folder = folder_of(models, model)
+    if form == "dicom":
+        with ProgressBar() as bar:
+            made = pipeline.generate(
+                folder, out, n=n, seed=seed, label=label, made_at=datetime.now().astimezone(), progress=bar
+            )
+        _print(made, as_json)
+    else:
+        written = pipeline.generate_files(folder, out, n=n, seed=seed, label=label, form=form)
+        _print_rows([{"path": str(path), "finding": f"synthetic, seed {seed}"} for path in written], as_json)
+
+
+def _print(made: list[Made], as_json: bool) -> None:
+    if not made:
+        raise Rejected("nothing was made: the files hold no input for this model")
+    _print_rows(
+        [
+            {
+                "path": str(each.path),
+                "kind": each.record.kind,
+                "sop_class_uid": each.record.sop_class_uid,
+                "sop_instance_uid": each.record.sop_instance_uid,
+                "synthetic": each.record.is_synthetic,
+                "out_of_domain": each.record.out_of_domain,
+                "finding": each.finding,
+            }
+            for each in made
+        ],
+        as_json,
+    )
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    import json
+
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        marks = " OUT OF DOMAIN" if row.get("out_of_domain") else ""
+        typer.echo(f"{row['path']}: {row.get('kind', 'synthetic')}, {row['finding']}{marks}")

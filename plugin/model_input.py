@@ -1,0 +1,90 @@
+"""From what a study holds to what a model takes: its channels, found among the series, on one grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pydicom import Dataset
+
+from dicom_io.cohort import Channel
+from dicom_io.errors import Rejected
+from dicom_io.series import Readout, SeriesProjection, SeriesVolume
+from dicom_io.volume import Projection, Source, Volume, stack_channels
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One input of a model.
+
+    image: all channels on one grid. datasets: of the last channel, in slice order; results refer to these. sources: of
+    every channel, so that a change in any of them gives results with new UIDs.
+    """
+
+    image: Volume | Projection
+    datasets: tuple[Dataset, ...]
+    sources: tuple[Source, ...]
+
+    @property
+    def other_sources(self) -> list[tuple[str, str]]:
+        """(SOP Instance UID, data-set hash) of sources that are not among `datasets`, sorted."""
+        shown = {str(dataset.SOPInstanceUID) for dataset in self.datasets}
+        rest = {(s.sop_instance_uid, s.dataset_hash) for s in self.sources if s.sop_instance_uid not in shown}
+        return sorted(rest)
+
+
+def cases(readout: Readout, channels: Sequence[Channel]) -> list[Case]:
+    """Every input for these channels that the series give.
+
+    Raises:
+        Rejected: no series suits; the sentence says what was needed, what was found, and what could not be read.
+    """
+    found = list(_projections(readout, channels)) + list(_volumes(readout, channels))
+    if not found:
+        raise Rejected(f"the model needs {_wanted(channels)}, and the study holds {_held(readout)}")
+    return found
+
+
+def _volumes(readout: Readout, channels: Sequence[Channel]) -> Iterator[Case]:
+    """Every combination of one series per channel that shares a grid."""
+    candidates = [[entry for entry in readout.volumes if _suits(entry, channel)] for channel in channels]
+    for chosen in itertools.product(*candidates):
+        reference = chosen[-1]
+        if all(entry.volume.same_grid_as(reference.volume) for entry in chosen):
+            yield Case(
+                image=stack_channels([entry.volume for entry in chosen]),
+                datasets=tuple(reference.datasets),
+                sources=tuple(source for entry in chosen for source in entry.volume.sources),
+            )
+
+
+def _projections(readout: Readout, channels: Sequence[Channel]) -> Iterator[Case]:
+    if len(channels) != 1:
+        return
+    for entry in readout.projections:
+        if _suits(entry, channels[0]):
+            source = entry.projection.source
+            yield Case(entry.projection, (entry.dataset,), (source,) if source else ())
+
+
+def _suits(entry: SeriesVolume | SeriesProjection, channel: Channel) -> bool:
+    if isinstance(entry, SeriesProjection):
+        return entry.modality == channel.modality and channel.contrast in ("", entry.projection.view)
+    return (
+        entry.modality == channel.modality
+        and entry.volume.units == channel.units
+        and channel.contrast in ("", entry.contrast)
+    )
+
+
+def _wanted(channels: Sequence[Channel]) -> str:
+    names = [" ".join(filter(None, (channel.modality, channel.contrast))) for channel in channels]
+    return f"{' and '.join(names)} on one grid" if len(names) > 1 else names[0]
+
+
+def _held(readout: Readout) -> str:
+    held = [" ".join(filter(None, (entry.modality, entry.contrast))) for entry in readout.volumes]
+    held += [" ".join(filter(None, (entry.modality, entry.projection.view))) for entry in readout.projections]
+    unread = [f"series {uid} is not readable: {sentence}" for uid, sentence in readout.refused]
+    return "; ".join([", ".join(held) or "no series that gives a volume or a projection", *unread])

@@ -1,0 +1,281 @@
+"""The one place where dicom_io and models meet: DICOM files in, labelled DICOM files out.
+
+Runs in the warm child of a worker and in `mirall predict` and `mirall generate`; knows no index and no network.
+Everything made here goes through the writers of dicom_io, which end in `dicom_io.labels.apply`, and is checked as it is
+encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+
+from dicom_io import labels, nifti, picture, secondary_capture, segmentation, series
+from dicom_io.errors import OutOfDomain
+from dicom_io.provenance import LabelRecord, name_based_uid
+from dicom_io.segmentation import Segment
+from dicom_io.volume import Projection, Source, Volume
+from models import generator, predictor
+from models.predictor import Classified, Classifier, Segmented, Segmenter
+from plugin.model_input import Case, cases
+
+Progress = Callable[[Mapping[str, Any]], None]
+Picture = npt.NDArray[np.uint8]
+
+SHOWN_PX = 192  # small slices are enlarged by whole pixels to about this width, so that captions can be read
+LARGEST_PX = 512  # mammograms are thinned to at most this many rows in a capture
+# Windows of the captures: SUV as PET is usually read; others by the image's own percentiles.
+SUV_WINDOW = (0.0, 10.0)
+PERCENTILES = (1.0, 99.5)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A DICOM file that was written, what the job says of it, and its finding in a few words."""
+
+    path: Path
+    record: LabelRecord
+    finding: str = ""
+
+
+def silent(state: Mapping[str, Any]) -> None:
+    """The progress callback of those who do not watch."""
+
+
+def predict(
+    files: Sequence[Path],
+    model_folder: Path,
+    out: Path,
+    *,
+    made_at: datetime,
+    force: bool = False,
+    progress: Progress = silent,
+) -> list[Made]:
+    """Run a model version on every input that the files hold; SEG and SC (segmenters) or SC (classifiers) into `out`.
+
+    made_at: the date and time that the objects bear. force: run outside the model's domain, and mark it.
+
+    Raises:
+        Rejected: no series suits the model, or none can be read.
+        OutOfDomain: the input is outside the model's card, and `force` is not set.
+    """
+    model = _predictor(model_folder)
+    progress({"stage": "reading", "done": 0, "total": len(files)})
+    inputs = cases(series.volumes(files), model.channels)
+    made: list[Made] = []
+    for number, case in enumerate(inputs):
+        progress({"stage": "predicting", "done": number, "total": len(inputs)})
+        outside = _outside(model, case, force)
+        if isinstance(model, Segmenter):
+            made += _write(_segmented(model, case, made_at, outside), out)
+        else:
+            made += _write(_classified(model, case, made_at, outside), out)
+    progress({"stage": "done", "done": len(inputs), "total": len(inputs)})
+    return made
+
+
+def generate(
+    model_folder: Path,
+    out: Path,
+    *,
+    n: int,
+    seed: int,
+    label: str | None = None,
+    made_at: datetime,
+    progress: Progress = silent,
+) -> list[Made]:
+    """`n` pictures of a generator, as a labelled synthetic series of a fictitious patient, into `out`.
+
+    Raises:
+        Rejected: the model is no generator, or knows no such label.
+    """
+    model = _generator(model_folder)
+    progress({"stage": "generating", "done": 0, "total": n})
+    frames = model.sample(n, seed, label)
+    objects = secondary_capture.generated(
+        frames,
+        model=model.identity,
+        seed=seed,
+        label=label or "",
+        spacing_mm=model.spacing_mm,
+        units=model.units,
+        made_at=made_at,
+        audit_id=model.audit_id,
+    )
+    progress({"stage": "done", "done": n, "total": n})
+    return _write([(dataset, record, f"{n} pictures, seed {seed}") for dataset, record in objects], out)
+
+
+def generate_files(
+    model_folder: Path, out: Path, *, n: int, seed: int, label: str | None, form: Literal["png", "nifti"]
+) -> list[Path]:
+    """The same pictures as files that are not DICOM; each says that it is synthetic, of which model, seed and audit.
+
+    PNG: text chunks and the visible mark below the picture. NIfTI: the header's description and the sidecar.
+
+    Raises:
+        Rejected: as for `generate`.
+    """
+    model = _generator(model_folder)
+    out.mkdir(parents=True, exist_ok=True)
+    low, high = model.pixel_range
+    written = []
+    for number, frame in enumerate(model.sample(n, seed, label)):
+        path = out / f"{model.identity.name}-{model.identity.version}-seed{seed}-{number:05d}"
+        if form == "png":
+            path = path.with_name(path.name + ".png")
+            mark = picture.SyntheticMark(model.identity.address, seed, model.audit_id)
+            shown = picture.with_caption(picture.window(frame, low, high), "SYNTHETIC")
+            picture.save_png(shown, path, synthetic=mark)
+        else:
+            path = path.with_name(path.name + ".nii.gz")
+            source = Source(
+                "", name_based_uid("file", model.identity.content_hash, str(seed), str(number)), "", 1, True
+            )
+            note = {"model": model.identity.address, "seed": seed, "sample": number, "audit_id": model.audit_id}
+            nifti.write_projection(Projection(frame, model.units, source, model.spacing_mm), path, note=note)
+        written.append(path)
+    return written
+
+
+# A worker's child serves many jobs; loading a model takes longer than most predictions.
+@lru_cache(maxsize=4)
+def _predictor(folder: Path) -> Classifier | Segmenter:
+    return predictor.load(folder)
+
+
+@lru_cache(maxsize=4)
+def _generator(folder: Path) -> generator.Generator:
+    return generator.load(folder)
+
+
+def _outside(model: Classifier | Segmenter, case: Case, force: bool) -> bool:
+    try:
+        model.check_domain(case.image)
+    except OutOfDomain:
+        if not force:
+            raise
+        return True
+    return False
+
+
+Object = tuple[Dataset, LabelRecord, str]
+
+
+def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool) -> list[Object]:
+    assert isinstance(case.image, Volume)
+    found = model.predict(case.image)
+    parameters = {"threshold": found.threshold, "other_sources": case.other_sources}
+    name = " and ".join(model.labels[1:])
+    common: dict[str, Any] = {
+        "model": model.identity,
+        "made_at": made_at,
+        "out_of_domain": outside,
+        "audit_id": model.audit_id,
+    }
+    seg, seg_record = segmentation.segmentation(
+        found.mask,
+        sources=case.datasets,
+        segments=segments_of(model.labels),
+        parameters=parameters,
+        description=f"{name} by {model.identity.address}",
+        **common,
+    )
+    captures = secondary_capture.of_prediction(
+        _overlays(case.image, found),
+        sources=case.datasets,
+        source_refs=case.sources,
+        description=f"{name}, outlined, by {model.identity.address}",
+        purpose="overlay",
+        parameters=parameters,
+        **common,
+    )
+    millilitres = float((found.mask.voxels > 0).sum() * np.prod(found.mask.spacing_mm) / 1000)
+    finding = f"{millilitres:.1f} ml of {name}"
+    return [(seg, seg_record, finding), *((dataset, record, finding) for dataset, record in captures)]
+
+
+def _classified(model: Classifier, case: Case, made_at: datetime, outside: bool) -> list[Object]:
+    found = model.predict(case.image)
+    captures = secondary_capture.of_prediction(
+        _captioned(case.image, found),
+        model=model.identity,
+        sources=case.datasets,
+        source_refs=case.sources,
+        description=f"{found.labels[-1]} probability by {model.identity.address}",
+        purpose="classification",
+        parameters={"threshold": found.threshold, "other_sources": case.other_sources},
+        made_at=made_at,
+        out_of_domain=outside,
+        audit_id=model.audit_id,
+    )
+    finding = f"{found.labels[-1]} {found.probabilities[:, -1].max():.2f} (threshold {found.threshold:.2f})"
+    return [(dataset, record, finding) for dataset, record in captures]
+
+
+def segments_of(names: Sequence[str]) -> list[Segment]:
+    """Segments for a model's labels (0 is background), coded by what the names say; a lesion where they say no more."""
+    types = {"tumour": segmentation.NEOPLASM, "mass": segmentation.MASS}
+    return [
+        Segment(
+            number=number,
+            label=name,
+            colour=picture.PALETTE[(number - 1) % len(picture.PALETTE)],
+            property_type=types.get(name, segmentation.LESION),
+        )
+        for number, name in enumerate(names)
+        if number > 0
+    ]
+
+
+def _overlays(image: Volume, found: Segmented) -> Picture:
+    """(slices, rows, columns, 3): the last channel with the mask outlined."""
+    shown = _windowed(_last_channel(image.voxels), image.units)
+    zoom = max(1, SHOWN_PX // shown.shape[-1])
+    frames = [
+        picture.overlay(picture.enlarged(gray, zoom), picture.enlarged(mask, zoom))
+        for gray, mask in zip(shown, found.mask.voxels.astype(np.uint8), strict=True)
+    ]
+    return np.stack(frames)
+
+
+def _captioned(image: Volume | Projection, found: Classified) -> Picture:
+    """(n, rows, columns, 3): each classified picture with its probability and the threshold below it."""
+    if isinstance(image, Volume):
+        shown = _windowed(_last_channel(image.voxels), image.units)
+    else:
+        pixels = image.pixels if image.pixels.ndim == 2 else image.pixels[-1]
+        thin = -(-pixels.shape[0] // LARGEST_PX)
+        shown = _windowed(pixels[np.newaxis, ::thin, ::thin], image.units)
+    zoom = max(1, SHOWN_PX // shown.shape[-1])
+    texts = [
+        f"{found.labels[-1]} {chance:.2f} (threshold {found.threshold:.2f})" for chance in found.probabilities[:, -1]
+    ]
+    return picture.with_captions([picture.rgb(picture.enlarged(gray, zoom)) for gray in shown], texts)
+
+
+def _last_channel(voxels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return voxels if voxels.ndim == 3 else voxels[-1]
+
+
+def _windowed(values: npt.NDArray[np.float32], units: str) -> Picture:
+    low, high = SUV_WINDOW if "SUV" in units else np.percentile(values, PERCENTILES).tolist()
+    return picture.window(values, low, max(high, low + 1e-6))
+
+
+def _write(objects: Sequence[Object], out: Path) -> list[Made]:
+    out.mkdir(parents=True, exist_ok=True)
+    made = []
+    for dataset, record, finding in objects:
+        path = out / f"{record.sop_instance_uid}.dcm"
+        path.write_bytes(labels.encode(dataset, record))
+        made.append(Made(path, record, finding))
+    return made
