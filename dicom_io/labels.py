@@ -38,7 +38,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from dicom_io.errors import Unlabelled
+from dicom_io.errors import Rejected, Unlabelled
 from dicom_io.provenance import FICTITIOUS_PATIENT_PREFIX, MANUFACTURER, LabelRecord, name_based_uid
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -303,6 +303,20 @@ def is_ours(dataset: Dataset, known_device_uids: Collection[str]) -> bool:
     )
 
 
+def mark_rows(dataset: Dataset) -> int:
+    """Height of the border strip with the visible mark, as recorded in our private block.
+
+    Raises:
+        Rejected: it is not recorded.
+    """
+    try:
+        return int(dataset.private_block(PRIVATE_GROUP, PRIVATE_CREATOR)[_MARK_ROWS].value)
+    except KeyError as error:
+        raise Rejected(
+            f"{dataset.get('SOPInstanceUID')} has no Mark Rows (4D4D,xx07); only captures made here can be read back"
+        ) from error
+
+
 def apply(
     dataset: Dataset,
     record: LabelRecord,
@@ -340,6 +354,7 @@ def apply(
     dataset.ContributingEquipmentSequence = [*equipment_of(sources), _own_equipment(record, labels, made_at)]
     if sources:
         dataset.SourceImageSequence = [_source_item(source) for source in sources]
+        dataset.ReferencedSeriesSequence = _referenced_series(sources)
     if "SegmentSequence" in dataset:
         for segment in dataset.SegmentSequence:
             segment.SegmentAlgorithmType = "AUTOMATIC"
@@ -370,6 +385,19 @@ def _source_item(source: Dataset) -> Dataset:
     item.ReferencedSOPInstanceUID = source.SOPInstanceUID
     item.PurposeOfReferenceCodeSequence = [code_item(SOURCE_IMAGE)]
     return item
+
+
+def _referenced_series(sources: Sequence[Dataset]) -> list[Dataset]:
+    """Common Instance Reference (PS3.3 C.12.2): the sources by series, all of the result's own study."""
+    series: dict[str, Dataset] = {}
+    for source in sources:
+        item = Dataset()
+        item.ReferencedSOPClassUID = source.SOPClassUID
+        item.ReferencedSOPInstanceUID = source.SOPInstanceUID
+        of_series = series.setdefault(str(source.SeriesInstanceUID), Dataset())
+        of_series.SeriesInstanceUID = source.SeriesInstanceUID
+        of_series.ReferencedInstanceSequence = [*_items(of_series, "ReferencedInstanceSequence"), item]
+    return list(series.values())
 
 
 def _algorithm(record: LabelRecord) -> Dataset:
@@ -501,6 +529,14 @@ def _check_equipment(dataset: Dataset, record: LabelRecord, labels: Labels) -> N
 def _check_sources(dataset: Dataset, record: LabelRecord) -> None:
     uid, keyword = record.sop_instance_uid, "SourceImageSequence"
     _check_references(_items(dataset, keyword), record, complete=True)
+    by_series = {
+        str(item.get("ReferencedSOPInstanceUID", ""))
+        for series in _items(dataset, "ReferencedSeriesSequence")
+        for item in _items(series, "ReferencedInstanceSequence")
+    }
+    if by_series != set(record.source_uids):
+        found = f"{len(by_series)} references"
+        raise _refuse(uid, "ReferencedSeriesSequence", found, f"to the record's {len(record.source_uids)} sources")
     if record.kind != "segmentation":
         return
     groups = [

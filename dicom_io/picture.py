@@ -70,7 +70,7 @@ def overlay(
 ) -> Picture:
     """A picture with the labels of `mask` tinted and outlined in their colours.
 
-    picture: gray or RGB. mask: (rows, columns) of integers, 0 nothing. colours: label -> RGB; `PALETTE` in order for None.
+    picture: gray or RGB. mask: (rows, columns) of integers, 0 nothing. colours: label -> RGB; None for `PALETTE`.
     outline_px: width of the outline, drawn inside the label, so that it never covers a pixel outside; 0 for none.
 
     Raises:
@@ -156,7 +156,7 @@ def with_caption(picture: Picture, text: str) -> Picture:
 
 
 def with_captions(pictures: Sequence[Picture], texts: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """Pictures of one size, each with its own text below it, as one array: all strips have the height of the tallest."""
+    """Pictures of one size, each with its own text below, as one array; all strips are as high as the highest."""
     inks = [text_strip(text, picture.shape[1]) for picture, text in zip(pictures, texts, strict=True)]
     height = max(len(ink) for ink in inks)
     frames = []
@@ -178,7 +178,7 @@ class Tile:
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Tile]]], *, tile_px: int = 220, mark: str = "") -> Picture:
     """Rows of tiles, each row under its heading, on white.
 
-    tile_px: side of the square that each picture is fitted into, smooth where it shrinks and in whole pixels where it grows.
+    tile_px: side of the square that each picture is fitted into; it grows by whole pixels and shrinks smoothly.
     mark: visible mark for sheets with synthetic pictures, in a strip at the bottom.
 
     Raises:
@@ -240,7 +240,7 @@ class SyntheticMark:
 
 
 def png(picture: Picture, *, synthetic: SyntheticMark | None = None, description: str = "") -> bytes:
-    """A picture as PNG; a synthetic one gets the visible mark in a strip below it, and text chunks that say the same."""
+    """A picture as PNG; a synthetic one gets the visible mark in a strip below it, and says the same in text chunks."""
     chunks = PngInfo()
     if description:
         chunks.add_itxt("Description", description)
