@@ -535,8 +535,8 @@ def _check_sources(dataset: Dataset, record: LabelRecord) -> None:
         for item in _items(series, "ReferencedInstanceSequence")
     }
     if by_series != set(record.source_uids):
-        found = f"{len(by_series)} references"
-        raise _refuse(uid, "ReferencedSeriesSequence", found, f"to the record's {len(record.source_uids)} sources")
+        how_many = f"{len(by_series)} references"
+        raise _refuse(uid, "ReferencedSeriesSequence", how_many, f"to the record's {len(record.source_uids)} sources")
     if record.kind != "segmentation":
         return
     groups = [

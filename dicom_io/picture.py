@@ -18,8 +18,6 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
-from dicom_io.provenance import ModelIdentity
-
 Picture = npt.NDArray[np.uint8]
 Ink = npt.NDArray[np.bool_]
 Colour = tuple[int, int, int]
@@ -228,15 +226,15 @@ def _cell(tile: Tile, tile_px: int, gap: int) -> Picture:
 
 @dataclass(frozen=True)
 class SyntheticMark:
-    """What a picture with generated pixels says of itself in PNG text chunks (promise 5)."""
+    """What a picture with generated pixels says of itself (promise 5). model: name:version."""
 
-    model: ModelIdentity
+    model: str
     seed: int
     audit_id: str = ""
 
     @property
     def text(self) -> str:
-        return f"SYNTHETIC - {self.model.address} - not for diagnosis"
+        return f"SYNTHETIC - {self.model} - not for diagnosis"
 
 
 def png(picture: Picture, *, synthetic: SyntheticMark | None = None, description: str = "") -> bytes:
@@ -247,9 +245,7 @@ def png(picture: Picture, *, synthetic: SyntheticMark | None = None, description
     if synthetic is not None:
         picture = with_caption(picture, synthetic.text)
         chunks.add_text("Synthetic", "YES")
-        chunks.add_text("Model", synthetic.model.address)
-        chunks.add_text("ModelContentHash", synthetic.model.content_hash)
-        chunks.add_text("ModelState", synthetic.model.state)
+        chunks.add_text("Model", synthetic.model)
         chunks.add_text("Seed", str(synthetic.seed))
         chunks.add_text("AuditID", synthetic.audit_id)
     buffer = BytesIO()

@@ -89,7 +89,7 @@ def generated(
     label: str,
     spacing_mm: Sequence[float] | None,
     units: str,
-    study: FictitiousStudy,
+    study: FictitiousStudy | None = None,
     made_at: datetime,
     audit_id: str = "",
     value_range: tuple[float, float] | None = None,
@@ -98,7 +98,8 @@ def generated(
     """Generated frames (n, rows, columns) as one series of a fictitious patient.
 
     spacing_mm: (down, across) between pixels, or None. units: UCUM, of the values. label: what was asked for, "" for
-    nothing. value_range: what the 16 bits span (`quantise`), and the window.
+    nothing. study: the one that the series joins; None makes the study of this model, seed and label.
+    value_range: what the 16 bits span (`quantise`), and the window.
 
     Raises:
         Rejected: a pixel is not finite or outside `value_range`.
@@ -106,6 +107,7 @@ def generated(
     """
     if frames.ndim != 3:
         raise ValueError(f"generated frames have the axes (frame, row, column), not the shape {frames.shape}")
+    study = study or FictitiousStudy.named(model, seed, label, made_at)
     quantised = quantise(frames, value_range)
     naming = {
         "seed": seed,

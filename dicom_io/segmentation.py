@@ -98,8 +98,8 @@ def segmentation(
     and as `Source`: they count for UIDs, references and the inherited flag.
 
     One segment has a frame for each slice from its first to its last, so that readers that take frames for a regular
-    stack (GDCM, ITK) find the right geometry; of several, frames without a labelled pixel are left out. A mask without any
-    is written with every frame, because an object without frames is no SEG, and "nothing found" is a result.
+    stack (GDCM, ITK) find the right geometry; of several, frames without a labelled pixel are left out. A mask without
+    any is written with every frame, because an object without frames is no SEG, and "nothing found" is a result.
 
     Raises:
         Rejected: the mask holds values that are no segment's, or does not lie on the planes of the sources.
