@@ -40,6 +40,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicom_io.errors import Rejected, Unlabelled
 from dicom_io.provenance import FICTITIOUS_PATIENT_PREFIX, MANUFACTURER, LabelRecord, name_based_uid
+from dicom_io.volume import Source
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 MULTI_FRAME_GRAYSCALE_WORD = "1.2.840.10008.5.1.4.1.1.7.3"
@@ -301,6 +302,20 @@ def is_ours(dataset: Dataset, known_device_uids: Collection[str]) -> bool:
         str(item.get("DeviceUID") or "") in known_device_uids
         for item in _items(dataset, "ContributingEquipmentSequence")
     )
+
+
+def require_named(source_uids: Sequence[str], refs: Iterable[Source]) -> None:
+    """Each source dataset once, and each among the references that the UIDs of a result are made from.
+
+    Raises:
+        ValueError: one is not, so that a change in it would not change the result's UIDs.
+    """
+    unnamed = sorted(set(source_uids) - {ref.sop_instance_uid for ref in refs})
+    if unnamed or len(set(source_uids)) < len(source_uids) or not source_uids:
+        raise ValueError(
+            f"{len(source_uids)} source datasets are not each named once by the source references; "
+            f"not named: {unnamed[:3] or 'none'}"
+        )
 
 
 def mark_rows(dataset: Dataset) -> int:

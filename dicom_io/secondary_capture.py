@@ -163,17 +163,16 @@ def of_prediction(
     units: str = "1",
     zoom: int | None = None,
     further_sources: Sequence[Dataset] = (),
-    further_refs: Sequence[Source] = (),
 ) -> list[tuple[Dataset, LabelRecord]]:
     """What a model saw in real images, as one new series of their study.
 
     frames: (n, rows, columns, 3) uint8, true colour; or (n, rows, columns) float32, stored as 16 bits with `window`
-    (low, high) to look through. sources: the images it was made from, of one study; source_refs: the same, as `Source`
-    (the data-set hashes go into the UIDs). purpose: tells results of one model and input apart ("tumour overlay").
+    (low, high) to look through. sources: the images that are shown, of one study. source_refs: all that it was made from, as
+    `Source` (the data-set hashes go into the UIDs, the synthetic flag is inherited). purpose: tells results of one model and input apart ("tumour overlay").
     parameters: what changes pixels. units: UCUM, of float32 frames.
     zoom: None, or how many pixels of frame i show one pixel of source i along a side, from the top left corner; then
     there are as many frames as sources, captions lie below, and the frames' places in the patient are written.
-    further_sources, further_refs: images of other series that the model looked at, too; they are no frame's plane.
+    further_sources: images of other series that the model looked at, too; referenced, but no frame's plane.
 
     Raises:
         Rejected: several studies or patients; non-finite pixels; with `zoom`: sources without plane, or not parallel.
@@ -182,10 +181,9 @@ def of_prediction(
     colour = frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == np.uint8
     if not colour and not (frames.ndim == 3 and np.issubdtype(frames.dtype, np.floating)):
         raise ValueError(f"frames are (n, rows, columns, 3) uint8 or (n, rows, columns) float, not {frames.shape}")
-    all_sources, refs = [*sources, *further_sources], [*source_refs, *further_refs]
+    all_sources = [*sources, *further_sources]
     source_uids = tuple(str(source.SOPInstanceUID) for source in all_sources)
-    if len(set(source_uids)) < len(source_uids) or {ref.sop_instance_uid for ref in refs} != set(source_uids):
-        raise ValueError(f"{len(refs)} source references do not match the {len(source_uids)} source datasets")
+    labels.require_named(source_uids, source_refs)
     if zoom is not None:
         _require_pixels_of(frames, sources, zoom)
     sop_class = MULTI_FRAME_TRUE_COLOUR if colour else MULTI_FRAME_GRAYSCALE_WORD
@@ -204,12 +202,12 @@ def of_prediction(
         model=model,
         sop_class_uid=sop_class,
         sop_instance_uid="",
-        series_instance_uid=result_uid("series", model, refs, naming, sop_class),
+        series_instance_uid=result_uid("series", model, source_refs, naming, sop_class),
         study_instance_uid=str(sources[0].StudyInstanceUID),
         patient_id=str(sources[0].get("PatientID") or ""),
         frame_of_reference_uid="" if zoom is None else _common_frame_of_reference(sources),
         source_uids=source_uids,
-        synthetic_input=any(map(labels.is_synthetic, all_sources)) or any(ref.synthetic for ref in refs),
+        synthetic_input=any(map(labels.is_synthetic, all_sources)) or any(ref.synthetic for ref in source_refs),
         out_of_domain=out_of_domain,
         audit_id=audit_id,
         parameters=canonical_json(parameters),
@@ -221,7 +219,7 @@ def of_prediction(
         parts = _marked_parts(quantised.stored, record, _stored(window, quantised))
     made = []
     for number, (part, mark_rows) in enumerate(parts, start=1):
-        instance = result_uid(f"instance {number}", model, refs, naming, sop_class)
+        instance = result_uid(f"instance {number}", model, source_refs, naming, sop_class)
         dataset = _capture(part, record.series_instance_uid, instance, number, made_at)
         filing.under_sources(dataset, all_sources)
         dataset.Laterality = sources[0].get("Laterality")

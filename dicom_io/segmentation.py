@@ -86,16 +86,17 @@ def segmentation(
     made_at: datetime,
     out_of_domain: bool = False,
     audit_id: str = "",
+    source_refs: Sequence[Source] = (),
     further_sources: Sequence[Dataset] = (),
-    further_refs: Sequence[Source] = (),
 ) -> tuple[Dataset, LabelRecord]:
     """A mask as SEG on the planes of its source images, in their study, and the record that the gate needs.
 
-    mask: (slices, rows, columns) of whole numbers, 0 background; `mask.sources` names the sources, one per slice.
-    sources: the datasets of those slices, in slice order. segments: what each number means.
+    mask: (slices, rows, columns) of whole numbers, 0 background.
+    sources: the datasets of its slices, in slice order. segments: what each number means.
     parameters: what changes pixels (threshold, ...), JSON-serialisable. made_at: wall clock time of the plan step.
-    further_sources, further_refs: images of other series that the model looked at, too (other channels), as datasets
-    and as `Source`: they count for UIDs, references and the inherited flag.
+    source_refs: all images that it was made from, other channels too, as `Source`; `mask.sources` where none are given.
+    Their data-set hashes go into the UIDs, their synthetic flag is inherited. further_sources: datasets of the other
+    channels; referenced, but no frame's plane.
 
     One segment has a frame for each slice from its first to its last, so that readers that take frames for a regular
     stack (GDCM, ITK) find the right geometry; of several, frames without a labelled pixel are left out. A mask without
@@ -107,12 +108,10 @@ def segmentation(
     """
     values = _label_map(mask, segments)
     _require_planes(mask, sources)
-    refs = (*mask.sources, *further_refs)
-    if tuple(str(source.SOPInstanceUID) for source in further_sources) != tuple(
-        r.sop_instance_uid for r in further_refs
-    ):
-        raise ValueError("further_sources and further_refs do not name the same images in the same order")
+    refs = tuple(source_refs) or mask.sources
     all_sources = [*sources, *further_sources]
+    source_uids = tuple(str(source.SOPInstanceUID) for source in all_sources)
+    labels.require_named(source_uids, refs)
     naming = {
         "parameters": dict(parameters),
         "segments": [[segment.number, segment.label] for segment in segments],
@@ -128,7 +127,7 @@ def segmentation(
         study_instance_uid=str(sources[0].StudyInstanceUID),
         patient_id=str(sources[0].get("PatientID") or ""),
         frame_of_reference_uid=mask.frame_of_reference_uid,
-        source_uids=tuple(str(source.SOPInstanceUID) for source in all_sources),
+        source_uids=source_uids,
         synthetic_input=any(ref.synthetic for ref in refs) or any(map(labels.is_synthetic, all_sources)),
         out_of_domain=out_of_domain,
         audit_id=audit_id,
@@ -187,24 +186,20 @@ def _frames_to_write(values: npt.NDArray[np.uint8], segments: int) -> slice:
 
 def _require_planes(mask: Volume, sources: Sequence[Dataset]) -> None:
     """Slice i of the mask is the plane of source i: same image, same place."""
-    named = [source.sop_instance_uid for source in mask.sources]
-    if [str(source.SOPInstanceUID) for source in sources] != named or not named:
-        raise Rejected(
-            f"the mask's {len(named)} slices and the {len(sources)} source datasets differ or are in another "
-            "order; give each slice's own dataset"
-        )
+    if len(sources) != mask.spatial_shape[0]:
+        raise ValueError(f"{len(sources)} source datasets for {mask.spatial_shape[0]} slices")
     for index, source in enumerate(sources):
         for keyword in ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
             if not source.get(keyword):
-                raise MissingAttribute(f"source {named[index]} has no {keyword}, so a mask has no place on it")
+                raise MissingAttribute(f"source {source.SOPInstanceUID} has no {keyword}, so a mask has no place on it")
         if str(source.FrameOfReferenceUID) != mask.frame_of_reference_uid:
             raise Rejected(
-                f"source {named[index]} lies in frame of reference {source.FrameOfReferenceUID}, the mask in "
+                f"source {source.SOPInstanceUID} lies in frame of reference {source.FrameOfReferenceUID}, the mask in "
                 f"{mask.frame_of_reference_uid}; register them first"
             )
         if (int(source.Rows), int(source.Columns)) != mask.spatial_shape[1:]:
             raise Rejected(
-                f"source {named[index]} has {source.Rows} x {source.Columns} pixels, the mask "
+                f"source {source.SOPInstanceUID} has {source.Rows} x {source.Columns} pixels, the mask "
                 f"{mask.spatial_shape[1:]}; bring the mask back to the grid of its source"
             )
         # A regular grid is laid through slices whose steps may be uneven by a few percent; a quarter of a step off is
@@ -214,7 +209,7 @@ def _require_planes(mask: Volume, sources: Sequence[Dataset]) -> None:
             off_mm = np.linalg.norm(_pixel_position(source, *corner) - mask.position_mm((index, *corner)))
             if off_mm > 0.25 * min(mask.spacing_mm):
                 raise Rejected(
-                    f"slice {index} of the mask lies {off_mm:.2f} mm beside its source {named[index]}; "
+                    f"slice {index} of the mask lies {off_mm:.2f} mm beside its source {source.SOPInstanceUID}; "
                     "bring the mask back to the grid of its source"
                 )
 
