@@ -2,8 +2,8 @@
 native library takes down one job and not the worker.
 
 Reads one JSON object per line on stdin, `{"kind": "predict" | "generate", ...}`, and answers with lines on what was its
-stdout: any number of `{"progress": {...}}`, then one `{"result": [{"path", "record"}, ...]}` or
-`{"error": {"kind", "sentence"}}`. It stays alive between jobs, because `import monai` and a model's first load cost
+stdout: any number of `{"progress": {...}}`, then one `{"result": [{"path", "record", "finding"}, ...]}`
+or `{"error": {"kind", "sentence"}}`. It stays alive between jobs, because `import monai` and a model's first load cost
 seconds. What libraries print goes to stderr, the worker's log.
 """
 
@@ -32,13 +32,16 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 
 class Made(Protocol):
-    """A file that a pipeline made, and what its job says of it."""
+    """A file that a pipeline made, what its job says of it, and a few words for people on what was found."""
 
     @property
     def path(self) -> Path: ...
 
     @property
     def record(self) -> LabelRecord: ...
+
+    @property
+    def finding(self) -> str: ...
 
 
 class Pipeline(Protocol):
@@ -80,13 +83,17 @@ def answer(pipeline: Pipeline, request: Mapping[str, Any], progress: Progress) -
     """Do one job. The one place where whatever a job raises becomes a sentence."""
     try:
         made = _perform(pipeline, request, progress)
-        return {"result": [{"path": str(each.path), "record": each.record.to_json()} for each in made]}
+        return {"result": [_told(each) for each in made]}
     except ImagingError as error:
         return {"error": {"kind": _kind(error), "sentence": str(error)}}
     except Exception as error:
         traceback.print_exc()
         kind = "memory" if is_out_of_memory(error) else "failed"
         return {"error": {"kind": kind, "sentence": f"{type(error).__name__}: {error}"}}
+
+
+def _told(made: Made) -> dict[str, str]:
+    return {"path": str(made.path), "record": made.record.to_json(), "finding": made.finding}
 
 
 def _perform(pipeline: Pipeline, request: Mapping[str, Any], progress: Progress) -> Iterable[Made]:

@@ -23,11 +23,19 @@ STATES = (WAITING, RUNNING, DONE, FAILED, CANCELLED)
 
 
 @dataclass(frozen=True)
+class JobResult:
+    """An object that a job made, and a few words on what was found."""
+
+    sop_instance_uid: str
+    finding: str
+
+
+@dataclass(frozen=True)
 class JobView:
     """A job as people see it. Times are seconds since 1970 (UTC).
 
     error: a sentence, also while it waits for another attempt. incomplete: the study still grew when it was planned.
-    superseded_by: id of the job on a later state of the study. results: SOP Instance UIDs of what it made.
+    superseded_by: id of the job on a later state of the study. results: what it made.
     deliveries: number of results times destinations by state of delivery; empty where nothing is to be sent.
     """
 
@@ -42,7 +50,7 @@ class JobView:
     error: str
     incomplete: bool
     superseded_by: str | None
-    results: tuple[str, ...]
+    results: tuple[JobResult, ...]
     deliveries: Mapping[str, int]
     created_at: float
     started_at: float | None
@@ -126,7 +134,9 @@ class Jobs:
             rows = list(connection.execute(query))
             ids = [row.id for row in rows]
             results = list(
-                connection.execute(select(Result.job_id, Result.sop_instance_uid).where(Result.job_id.in_(ids)))
+                connection.execute(
+                    select(Result.__table__).where(Result.job_id.in_(ids)).order_by(Result.sop_instance_uid)
+                )
             )
             # Over the results, not over outbox.job_id: an object that two jobs made is owed once, and to both.
             deliveries = list(
@@ -140,7 +150,7 @@ class Jobs:
         return [
             _view(
                 row,
-                tuple(sorted(uid for job, uid in results if job == row.id)),
+                tuple(JobResult(each.sop_instance_uid, each.finding) for each in results if each.job_id == row.id),
                 {state: count for job, state, count in deliveries if job == row.id},
             )
             for row in rows
@@ -242,7 +252,7 @@ def next_run(**columns: Any) -> dict[str, Any]:
     return {"state": WAITING, "run": Job.run + 1, "handed_over": False, "progress": null()} | columns
 
 
-def _view(row: Row[Any], results: tuple[str, ...], deliveries: Mapping[str, int]) -> JobView:
+def _view(row: Row[Any], results: tuple[JobResult, ...], deliveries: Mapping[str, int]) -> JobView:
     fields = {name: row._mapping[name] for name in JobView.__dataclass_fields__ if name in row._mapping}
     return JobView(**fields | {"progress": row.progress or {}, "results": results, "deliveries": deliveries})
 

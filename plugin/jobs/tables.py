@@ -56,12 +56,16 @@ class Job(Base):
 
 
 class Result(Base):
-    """An instance that a job made. Two jobs may make the same one: its UID is a function of what it was made from."""
+    """An instance that a job made. Two jobs may make the same one: its UID is a function of what it was made from.
+
+    finding: a few words on what was found, for people, such as "3.1 ml of tumour".
+    """
 
     __tablename__ = "result"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+    finding: Mapped[str] = mapped_column(Text)
 
 
 class Delivery(Base):

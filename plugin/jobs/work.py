@@ -92,7 +92,10 @@ class JobWork:
         self._in_child: tuple[str, int] | None = None  # the engine runs one job at a time (worker_concurrency)
 
     async def make(self, job_id: str, run: int) -> dict[str, Any]:
-        """Gives {"made": [{"path", "record"}, ...]} or {"error": {"kind", "sentence"}}; a cancel kills the child."""
+        """Gives {"made": [{"path", "record", "finding"}, ...]} or {"error": {"kind", "sentence"}}.
+
+        Cancelling it kills the child.
+        """
         row = await asyncio.to_thread(self._begin, job_id, run)
         if row is None:
             return GONE
@@ -118,17 +121,17 @@ class JobWork:
         """Store what was made. Gives {"kept": n} or {"error": ...}; then nothing is owed to anybody."""
         if self._current(job_id, run) is None:
             return GONE
-        records = []
+        results = []
         try:
             for each in made["made"]:
                 record = LabelRecord.from_json(each["record"])
                 self._store(Path(each["path"]), record)
-                records.append(record)
+                results.append((record, str(each["finding"])))
         except NoSpace as error:
             return {"error": {"kind": "again", "sentence": str(error)}}
         except (ImagingError, OSError) as error:
             return {"error": {"kind": "rejected", "sentence": str(error)}}
-        return self._finish(job_id, run, records)
+        return self._finish(job_id, run, results)
 
     def settle(self, job_id: str, run: int, kept: Mapping[str, Any]) -> None:
         """Enter how the run ended, and remove its scratch folder."""
@@ -238,10 +241,10 @@ class JobWork:
         if not outcome.accepted:
             raise Rejected(f"the result {record.sop_instance_uid} was not stored: {outcome.reason}")
 
-    def _finish(self, job_id: str, run: int, records: Sequence[LabelRecord]) -> dict[str, Any]:
+    def _finish(self, job_id: str, run: int, made: Sequence[tuple[LabelRecord, str]]) -> dict[str, Any]:
         """Results, what is owed, and the state, in one commit."""
         now = self._clock()
-        studies = sorted({record.study_instance_uid for record in records})
+        studies = sorted({record.study_instance_uid for record, _ in made})
         with self._index.write() as connection:
             row = connection.execute(
                 update(Job)
@@ -258,18 +261,19 @@ class JobWork:
             if row is None:
                 return GONE
             known = set(connection.scalars(select(Result.sop_instance_uid).where(Result.job_id == job_id)))
-            new = [record for record in records if record.sop_instance_uid not in known]
+            new = [
+                {"job_id": job_id, "sop_instance_uid": record.sop_instance_uid, "finding": finding}
+                for record, finding in made
+                if record.sop_instance_uid not in known
+            ]
             if new:
-                connection.execute(
-                    insert(Result),
-                    [{"job_id": job_id, "sop_instance_uid": record.sop_instance_uid} for record in new],
-                )
+                connection.execute(insert(Result), new)
             for study in studies:
-                uids = [record.sop_instance_uid for record in records if record.study_instance_uid == study]
+                uids = [record.sop_instance_uid for record, _ in made if record.study_instance_uid == study]
                 add_to_outbox(connection, study, uids, row.spec["send_to"], now, job_id)
                 plan_again_for_results(connection, self._settings, study)
-        log.info("job %s: done, %d results", job_id, len(records))
-        return {"kept": len(records)}
+        log.info("job %s: done, %d results", job_id, len(made))
+        return {"kept": len(made)}
 
     def _fail(self, job_id: str, run: int, kind: str, sentence: str) -> None:
         now = self._clock()

@@ -48,6 +48,7 @@ def upgrade() -> None:
         "result",
         sa.Column("job_id", sa.String(32), sa.ForeignKey("job.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
+        sa.Column("finding", sa.Text(), nullable=False),
     )
     op.create_index("ix_result_sop_instance_uid", "result", ["sop_instance_uid"])
     op.create_table(
