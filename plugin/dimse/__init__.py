@@ -1,0 +1,1 @@
+"""The DICOM network: our node (C-ECHO, C-STORE) and our client."""

@@ -1,0 +1,44 @@
+"""Who may open an association with us (promise 8)."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from plugin.settings import KnownPeer, Node
+
+
+def refusal(node: Node, calling_aet: str, called_aet: str, address: str) -> tuple[int, int, int] | None:
+    """(result, source, diagnostic) of an A-ASSOCIATE-RJ (PS3.8 9.3.4), or None where the peer may come in.
+
+    address: the peer's IP address.
+    """
+    if called_aet != node.aet:
+        return 1, 1, 7  # called AE title not recognised
+    if node.open or _is_known(node, calling_aet, address):
+        return None
+    return 1, 1, 3  # calling AE title not recognised
+
+
+def _is_known(node: Node, calling_aet: str, address: str) -> bool:
+    if not node.known_peers:
+        return ipaddress.ip_address(address).is_loopback
+    return any(peer.aet == calling_aet and _is_at(peer, address) for peer in node.known_peers)
+
+
+def _is_at(peer: KnownPeer, address: str) -> bool:
+    here = ipaddress.ip_address(address)
+    if isinstance(here, ipaddress.IPv6Address) and here.ipv4_mapped:
+        here = here.ipv4_mapped
+    try:
+        return here in ipaddress.ip_network(peer.address, strict=False)
+    except ValueError:
+        return str(here) in _addresses(peer.address)
+
+
+def _addresses(host: str) -> set[str]:
+    """All addresses of a host name; none where it is not known now."""
+    try:
+        return {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    except socket.gaierror:
+        return set()

@@ -1,0 +1,52 @@
+"""C-STORE as a service (PS3.4 B): received file -> ingest -> status."""
+
+from __future__ import annotations
+
+import logging
+
+from pydicom import Dataset
+from pynetdicom.events import Event
+
+from plugin.archive.arrival import Arrival
+from plugin.archive.ingest import OUT_OF_RESOURCES, Ingest
+from plugin.archive.storage import NoSpace
+from plugin.dimse.reception import reception_of
+
+LOGGER = logging.getLogger(__name__)
+
+
+def handle(event: Event, ingest: Ingest) -> int | Dataset:
+    """Answer one C-STORE request; 0x0000 only after the object is on disk and indexed.
+
+    Where it is refused, Error Comment (0000,0902) begins with the reason; the whole sentence stands in the quarantine.
+    """
+    request = event.request
+    requestor = event.assoc.requestor
+    arrival = Arrival(
+        "dimse",
+        calling_aet=requestor.ae_title.strip(),
+        called_aet=requestor.primitive.called_ae_title.strip(),
+        address=requestor.address,
+    )
+    announced = (str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
+    try:
+        outcome = ingest.accept(reception_of(request).finish(), arrival, expected=announced)
+    except NoSpace as error:
+        LOGGER.error("no space: %s", error)
+        return _status(OUT_OF_RESOURCES, str(error))
+    return outcome.status if outcome.accepted else _status(outcome.status, outcome.reason)
+
+
+def _status(status: int, reason: str) -> Dataset:
+    answer = Dataset()
+    answer.Status = status
+    # LO: at most 64 characters, no backslash (PS3.5 6.2), ASCII because a command set names no character set.
+    answer.ErrorComment = reason.encode("ascii", "replace").decode()[:64].replace("\\", "/")
+    return answer
+
+
+def discard_unfinished(event: Event) -> None:
+    """An association that ends inside a C-STORE leaves a part of a file; nothing of it was acknowledged."""
+    message = event.assoc.dimse.message
+    if message is not None and message._data_set_file is not None:
+        message._data_set_file.abandon()
