@@ -7,31 +7,34 @@ object already is a success: it is the same object under the same UID (promise 2
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 import httpx
 from pydicom import Dataset
-from pydicom.uid import ImplicitVRLittleEndian
-from pynetdicom import AE, _config
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE
 from pynetdicom.association import Association
 
 from dicom_io.errors import TryAgain
+from dicom_io.labels import MULTI_FRAME_GRAYSCALE_WORD, MULTI_FRAME_TRUE_COLOUR, SEGMENTATION_STORAGE
+from plugin.dimse import client
 from plugin.settings import Destination as Address
 
-# C-STORE of a path then sends the file's bytes as they are, and does not read and encode them anew.
-_config.STORE_SEND_CHUNKED_DATASET = True
-
 CONNECT_TIMEOUT_S = 10.0
-ANSWER_TIMEOUT_S = 120.0  # a PACS may write to slow disks before it answers
+ANSWER_TIMEOUT_S = 60.0  # a PACS may write to slow disks before it answers
 SUCCESS = 0x0000
 PENDING = (0xFF00, 0xFF01)
-VERIFICATION = "1.2.840.10008.1.1"
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 DUPLICATE = 0x0111  # PS3.7 C.5.4, Duplicate SOP Instance; the peer has it
+_PROBED = {
+    "takes Segmentation": (SEGMENTATION_STORAGE, ExplicitVRLittleEndian),
+    "takes Secondary Capture, grayscale word": (MULTI_FRAME_GRAYSCALE_WORD, ExplicitVRLittleEndian),
+    "takes Secondary Capture, true colour": (MULTI_FRAME_TRUE_COLOUR, ExplicitVRLittleEndian),
+    "can be asked": (STUDY_ROOT_FIND, ImplicitVRLittleEndian),
+}
 
 Outcome = Literal["confirmed", "sent", "again", "unknown", "refused"]
 
@@ -83,6 +86,14 @@ class Destination(Protocol):
         """
         ...
 
+    def probe(self) -> Mapping[str, str]:
+        """What the peer would do with our objects: question -> answer, in words. Nothing is sent.
+
+        Raises:
+            TryAgain: it does not answer.
+        """
+        ...
+
 
 @dataclass
 class InMemoryDestination:
@@ -118,6 +129,9 @@ class InMemoryDestination:
             raise TryAgain("the destination does not answer: connection refused")
         return "the destination answers"
 
+    def probe(self) -> Mapping[str, str]:
+        return {"answers": self.echo(), "can be asked": "yes" if self.can_be_asked else "no"}
+
 
 class StowDestination:
     """A DICOMweb peer: STOW-RS (PS3.18 10.5) to send, QIDO-RS (10.6) to ask.
@@ -135,45 +149,49 @@ class StowDestination:
         self._transport = transport
 
     def send(self, parcels: Sequence[Parcel]) -> list[Receipt]:
-        with self._client() as client:
-            return [self._post(client, parcel) for parcel in parcels]
+        with self._client() as http:
+            return [self._post(http, parcel) for parcel in parcels]
 
     def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
-        with self._client() as client:
-            return [self._ask(client, parcel) for parcel in parcels]
+        with self._client() as http:
+            return [self._ask(http, parcel) for parcel in parcels]
 
     def echo(self) -> str:
         try:
-            with self._client() as client:
-                response = client.get(f"{self._url}/studies", params={"limit": "1"})
+            with self._client() as http:
+                response = http.get(f"{self._url}/studies", params={"limit": "1"})
         except httpx.HTTPError as error:
             raise TryAgain(f"{self._url} does not answer: {_why(error)}") from error
         if response.status_code not in (200, 204):
             raise TryAgain(f"{self._url} answers a search with HTTP {response.status_code}; check url and token")
         return f"{self._url} answers a search with HTTP {response.status_code}"
 
+    def probe(self) -> Mapping[str, str]:
+        # STOW-RS has no question before the deed (PS3.18 10.5): that a search is answered is all that can be known.
+        return {"answers": self.echo(), "can be asked": "yes"}
+
     def _client(self) -> httpx.Client:
         return httpx.Client(
             timeout=self._timeout, headers=self._headers, transport=self._transport, follow_redirects=False
         )
 
-    def _post(self, client: httpx.Client, parcel: Parcel) -> Receipt:
+    def _post(self, http: httpx.Client, parcel: Parcel) -> Receipt:
         boundary = uuid.uuid4().hex
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         body = head + parcel.path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
         content_type = f'multipart/related; type="application/dicom"; boundary={boundary}'
         try:
-            response = client.post(f"{self._url}/studies", content=body, headers={"Content-Type": content_type})
+            response = http.post(f"{self._url}/studies", content=body, headers={"Content-Type": content_type})
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             return Receipt("again", f"{self._url} does not answer: {_why(error)}")
         except httpx.HTTPError as error:
             return Receipt("unknown", f"{self._url} took the object but did not answer: {_why(error)}")
         return _stow_receipt(self._url, parcel, response)
 
-    def _ask(self, client: httpx.Client, parcel: Parcel) -> bool | None:
+    def _ask(self, http: httpx.Client, parcel: Parcel) -> bool | None:
         url = f"{self._url}/studies/{parcel.study_instance_uid}/series/{parcel.series_instance_uid}/instances"
         try:
-            response = client.get(url, params={"SOPInstanceUID": parcel.sop_instance_uid})
+            response = http.get(url, params={"SOPInstanceUID": parcel.sop_instance_uid})
             if response.status_code == 204:
                 return False
             listed = response.json() if response.status_code == 200 else None
@@ -188,91 +206,52 @@ class StowDestination:
         return any(parcel.sop_instance_uid in each.get("00080018", {}).get("Value", []) for each in listed)
 
 
-@dataclass(frozen=True)
 class DimseDestination:
     """A DICOM peer: C-STORE (PS3.4 B) to send, C-FIND at image level (PS3.4 C, study root) to ask."""
 
-    aet: str
-    host: str
-    port: int
-    calling_aet: str
+    def __init__(self, peer: client.Peer) -> None:
+        self._peer = peer
 
     def send(self, parcels: Sequence[Parcel]) -> list[Receipt]:
-        wanted = sorted({(parcel.sop_class_uid, parcel.transfer_syntax_uid) for parcel in parcels})
+        answers: dict[Path, Receipt] = {}
         try:
-            with self._association(wanted[:128]) as association:
-                return [self._store(association, parcel) for parcel in parcels]
+            for sent in client.send(self._peer, [parcel.path for parcel in parcels], ANSWER_TIMEOUT_S):
+                answers[sent.path] = _dimse_receipt(sent)
         except TryAgain as error:
-            return [Receipt("again", str(error)) for _ in parcels]
+            # No association, perhaps only the second one: the others have their answers.
+            return [answers.get(parcel.path, Receipt("again", str(error))) for parcel in parcels]
+        return [answers[parcel.path] for parcel in parcels]
 
     def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
-        with self._association([(STUDY_ROOT_FIND, ImplicitVRLittleEndian)]) as association:
-            if not association.accepted_contexts:
-                return [None for _ in parcels]
-            return [self._find(association, parcel) for parcel in parcels]
-
-    def echo(self) -> str:
-        with self._association([(VERIFICATION, ImplicitVRLittleEndian)]) as association:
-            status = association.send_c_echo() if association.accepted_contexts else None
-        if status is None or status.get("Status") != SUCCESS:
-            raise TryAgain(f"{self} takes the association but does not answer C-ECHO with success")
-        return f"{self} answers C-ECHO"
-
-    def __str__(self) -> str:
-        return f"{self.aet}@{self.host}:{self.port}"
-
-    @contextmanager
-    def _association(self, contexts: Iterable[tuple[str, str]]) -> Iterator[Association]:
-        """An association with one presentation context per (abstract syntax, transfer syntax).
-
-        Raises:
-            TryAgain: it cannot be had.
-        """
-        entity = AE(self.calling_aet)
+        entity = AE(self._peer.calling_aet)
         entity.connection_timeout = entity.acse_timeout = CONNECT_TIMEOUT_S
         entity.dimse_timeout = entity.network_timeout = ANSWER_TIMEOUT_S
-        for abstract, transfer in contexts:
-            entity.add_requested_context(abstract, transfer)
-        association = entity.associate(self.host, self.port, ae_title=self.aet)
-        if not association.is_established:
-            # An association that is refused because no context was accepted is aborted by pynetdicom.
-            if association.rejected_contexts and not association.is_rejected:
-                yield association
-                return
-            how = "rejects the association" if association.is_rejected else "does not answer"
-            raise TryAgain(f"{self} {how}; check host, port and AE titles (we are {self.calling_aet})")
+        entity.add_requested_context(STUDY_ROOT_FIND, ImplicitVRLittleEndian)
+        association = entity.associate(self._peer.host, self._peer.port, ae_title=self._peer.aet)
         try:
-            yield association
+            # pynetdicom aborts an association in which no context was accepted: the peer answers no C-FIND.
+            if association.rejected_contexts or _is_rejected_for_good(association):
+                return [None for _ in parcels]
+            return [self._find(association, parcel) for parcel in parcels]
         finally:
-            association.release()
+            if association.is_established:
+                association.release()
 
-    def _store(self, association: Association, parcel: Parcel) -> Receipt:
-        accepted = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
-        if (parcel.sop_class_uid, parcel.transfer_syntax_uid) not in accepted:
-            sentence = (
-                f"{self} does not take SOP class {parcel.sop_class_uid} in transfer syntax "
-                f"{parcel.transfer_syntax_uid}; have it accept both"
-            )
-            return Receipt("refused", sentence)
-        if not association.is_established:
-            return Receipt("again", f"{self} ended the association before this object's turn")
-        try:
-            status = association.send_c_store(parcel.path)
-        except (OSError, RuntimeError) as error:
-            return Receipt("unknown", f"{self} broke the association while the object was on its way: {error}")
-        return self._receipt(status.get("Status"), str(status.get("ErrorComment", "")))
+    def echo(self) -> str:
+        client.echo(self._peer, CONNECT_TIMEOUT_S)
+        return f"{self._peer} answers C-ECHO"
 
-    def _receipt(self, status: int | None, comment: str) -> Receipt:
-        if status is None:
-            return Receipt("unknown", f"{self} took the object but did not answer")
-        # 0xBxxx are warnings: stored, with elements coerced or left out (PS3.4 B.2.3).
-        if status in (SUCCESS, DUPLICATE) or status & 0xF000 == 0xB000:
-            return Receipt("sent")
-        words = f" ({comment})" if comment else ""
-        return Receipt(
-            "again" if is_temporary(status) else "refused",
-            f"{self} did not store the object: status 0x{status:04X}{words}",
-        )
+    def probe(self) -> Mapping[str, str]:
+        answers = {"answers": self.echo()}
+        for name, (abstract, syntax) in _PROBED.items():
+            entity = AE(self._peer.calling_aet)
+            entity.connection_timeout = entity.acse_timeout = CONNECT_TIMEOUT_S
+            entity.add_requested_context(abstract, syntax)
+            association = entity.associate(self._peer.host, self._peer.port, ae_title=self._peer.aet)
+            answers[name] = "yes" if association.is_established else "no"
+            if association.is_established:
+                association.release()
+        return answers
 
     def _find(self, association: Association, parcel: Parcel) -> bool | None:
         query = Dataset()
@@ -281,12 +260,12 @@ class DimseDestination:
         query.SeriesInstanceUID = parcel.series_instance_uid
         query.SOPInstanceUID = parcel.sop_instance_uid
         if not association.is_established:
-            raise TryAgain(f"{self} ended the association while it was asked")
+            raise TryAgain(f"{self._peer} does not answer, or ended the association while it was asked")
         listed = False
         for status, found in association.send_c_find(query, STUDY_ROOT_FIND):
             code = status.get("Status")
             if code is None or is_temporary(code):
-                raise TryAgain(f"{self} does not answer C-FIND")
+                raise TryAgain(f"{self._peer} does not answer C-FIND")
             if code in PENDING and found is not None:
                 listed = listed or found.get("SOPInstanceUID") == parcel.sop_instance_uid
             elif code != SUCCESS:
@@ -294,11 +273,24 @@ class DimseDestination:
         return listed
 
 
+def _is_rejected_for_good(association: Association) -> bool:
+    """Result 1 of A-ASSOCIATE-RJ is permanent, 2 is transient (PS3.8 9.3.4)."""
+    return bool(association.is_rejected and association.acceptor.primitive.result == 1)
+
+
+def _dimse_receipt(sent: client.Sent) -> Receipt:
+    if sent.status is None:
+        return Receipt("unknown", sent.reason)
+    if sent.accepted or sent.status == DUPLICATE:
+        return Receipt("sent")
+    return Receipt("again" if sent.can_retry or is_temporary(sent.status) else "refused", sent.reason)
+
+
 def opened(address: Address, calling_aet: str) -> Destination:
     """The peer that a section [destinations.NAME] describes."""
     if address.kind == "stow":
         return StowDestination(str(address.url), address.token)
-    return DimseDestination(str(address.aet), str(address.host), int(address.port or 0), calling_aet)
+    return DimseDestination(client.Peer(str(address.aet), str(address.host), int(address.port or 0), calling_aet))
 
 
 def _stow_receipt(url: str, parcel: Parcel, response: httpx.Response) -> Receipt:

@@ -75,6 +75,17 @@ class Registry:
         return tuple(sorted(found, key=lambda each: (each.parent.name, _released_at(each), each.name)))
 
 
+def folder_of(models: Path, model: str) -> Path:
+    """Folder of a model that is given as NAME, NAME:VERSION or as a folder itself (a version or a finished run).
+
+    Raises:
+        UnknownModel: neither in the registry `models` nor a folder with configs/metadata.json.
+    """
+    if (Path(model) / "configs" / "metadata.json").is_file():
+        return Path(model)
+    return Registry(models).resolve(model).folder
+
+
 def _released_at(folder: Path) -> float:
     return (folder / "configs" / "metadata.json").stat().st_mtime
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, insert, null, select, update
@@ -22,7 +22,7 @@ from sqlalchemy import Connection, insert, null, select, update
 from plugin.archive.index import NO_INPUT, Index, InstanceRow, StudyRow, hash_of_input
 from plugin.archive.tables import Study
 from plugin.jobs.tables import Delivery, Job, Result, study_is_due
-from plugin.routes import Candidate, Verdict, judge
+from plugin.routes import Candidate, judge
 from plugin.settings import Route, Settings
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
@@ -84,10 +84,30 @@ def plan(index: Index, settings: Settings, study_instance_uid: str, now: float) 
     return created
 
 
-def explain(index: Index, settings: Settings, study_instance_uid: str) -> list[tuple[Route, Verdict]]:
+@dataclass(frozen=True)
+class RouteAnswer:
+    """What one route makes of a study. why: a sentence; series: those that it picks; run, send_to: what it would do."""
+
+    route: str
+    matches: bool
+    why: str
+    series: tuple[str, ...]
+    run: tuple[str, ...]
+    send_to: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def explain(index: Index, settings: Settings, study_instance_uid: str) -> list[RouteAnswer]:
     """What each route makes of a study as it is now; nothing is planned."""
     candidates = study_candidates(index, study_instance_uid)
-    return [(route, judge(route, _visible(route, candidates, settings.routes))) for route in settings.routes]
+    answers = []
+    for route in settings.routes:
+        verdict = judge(route, _visible(route, candidates, settings.routes))
+        series = tuple(sorted({each.series_instance_uid for each in verdict.picked}))
+        answers.append(RouteAnswer(route.name, verdict.matches, verdict.why, series, route.run, route.send_to))
+    return answers
 
 
 def study_candidates(index: Index, study_instance_uid: str, connection: Connection | None = None) -> list[Candidate]:

@@ -246,6 +246,25 @@ class Jobs:
             )
         return self.delivery(delivery_id)
 
+    def cancel_delivery(self, delivery_id: int) -> DeliveryView:
+        """Do not send what is still to be sent; it counts as failed and can be sent with a retry.
+
+        Raises:
+            Rejected: it has been sent already.
+        """
+        with self._index.write() as connection:
+            changed = connection.execute(
+                update(Delivery)
+                .where(Delivery.id == delivery_id, Delivery.state.in_(("queued", "held", "unknown")))
+                .values(
+                    state="failed", last_error="cancelled on request", next_attempt_at=null(), updated_at=self._clock()
+                )
+            )
+        row = self.delivery(delivery_id)
+        if not changed.rowcount:
+            raise Rejected(f"row {delivery_id} of the outbox is {row.state}; there is nothing left to cancel")
+        return row
+
 
 def next_run(**columns: Any) -> dict[str, Any]:
     """The columns that make a job wait for a run that the engine has not seen."""

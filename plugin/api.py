@@ -1,0 +1,112 @@
+"""/api: jobs, the outbox, and what a study waits for. Everything that it answers is a row that people may see.
+
+The application keeps in `app.state` what the data folder is (`archive`: Ingest) and what is configured (`settings`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Query, Request
+
+from dicom_io.errors import Rejected
+from plugin.archive.index import Index
+from plugin.archive.ingest import Ingest
+from plugin.jobs.planning import explain
+from plugin.jobs.port import DeliveryView, Jobs, JobView, NoSuchJob
+from plugin.settings import Settings
+
+router = APIRouter(prefix="/api", tags=["jobs"])
+
+Limit = Query(100, ge=1, le=1000)
+
+
+@router.get("/jobs")
+def list_jobs(
+    request: Request, state: str | None = None, study: str | None = None, limit: int = Limit
+) -> list[dict[str, Any]]:
+    """Jobs, the newest first."""
+    return [job.to_json() for job in _jobs(request).list(state=state, study_instance_uid=study, limit=limit)]
+
+
+@router.get("/jobs/{job_id}")
+def show_job(request: Request, job_id: str) -> dict[str, Any]:
+    """One job with its results and where they went."""
+    return _answer(lambda: _jobs(request).get(job_id))
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel_job(request: Request, job_id: str) -> dict[str, Any]:
+    """Stop a job that waits or runs. 409 where it has ended."""
+    return _answer(lambda: _jobs(request).cancel(job_id))
+
+
+@router.post("/jobs/{job_id}/retry")
+def retry_job(request: Request, job_id: str) -> dict[str, Any]:
+    """Run a failed or cancelled job again. 409 where it is neither."""
+    return _answer(lambda: _jobs(request).retry(job_id))
+
+
+@router.post("/studies/{study}/complete", status_code=202)
+def study_complete(request: Request, study: str) -> dict[str, Any]:
+    """All of the study has come; the routes look at it now instead of after the quiet time."""
+    try:
+        _jobs(request).study_complete(study)
+    except NoSuchJob as error:
+        raise HTTPException(404, str(error)) from error
+    return {"study": study, "complete": True}
+
+
+@router.get("/outbox")
+def list_deliveries(
+    request: Request, state: str | None = None, destination: str | None = None, limit: int = Limit
+) -> list[dict[str, Any]]:
+    """What is owed or was delivered, the newest first."""
+    return [row.to_json() for row in _jobs(request).deliveries(state=state, destination=destination, limit=limit)]
+
+
+@router.get("/outbox/{number}")
+def show_delivery(request: Request, number: int) -> dict[str, Any]:
+    """One row of the outbox."""
+    return _answer(lambda: _jobs(request).delivery(number))
+
+
+@router.post("/outbox/{number}/retry")
+def retry_delivery(request: Request, number: int) -> dict[str, Any]:
+    """Send again, now."""
+    return _answer(lambda: _jobs(request).retry_delivery(number))
+
+
+@router.post("/outbox/{number}/cancel")
+def cancel_delivery(request: Request, number: int) -> dict[str, Any]:
+    """Do not send what is still to be sent. 409 where it has been sent."""
+    return _answer(lambda: _jobs(request).cancel_delivery(number))
+
+
+@router.get("/routes/test/{study}")
+def test_routes(request: Request, study: str) -> list[dict[str, Any]]:
+    """Which routes pick a study, and why the others do not. Nothing is run."""
+    if _index(request).study(study) is None:
+        raise HTTPException(404, f"study {study} is not in the archive; send it first")
+    settings: Settings = request.app.state.settings
+    return [answer.to_json() for answer in explain(_index(request), settings, study)]
+
+
+def _index(request: Request) -> Index:
+    archive: Ingest = request.app.state.archive
+    return archive.index
+
+
+def _jobs(request: Request) -> Jobs:
+    return Jobs(_index(request))
+
+
+def _answer(act: Callable[[], JobView | DeliveryView]) -> dict[str, Any]:
+    """404 for what is not there, 409 for what cannot be done in this state."""
+    try:
+        return act().to_json()
+    except NoSuchJob as error:
+        raise HTTPException(404, str(error)) from error
+    except Rejected as error:
+        raise HTTPException(409, str(error)) from error

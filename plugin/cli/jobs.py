@@ -1,0 +1,288 @@
+"""`mirall jobs`, `outbox`, `routes` and `destinations`: what is done, what is owed, and why.
+
+They read and write the data folder of a service that runs or not; a running worker sees a change within a second.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dicom_io.errors import Rejected
+
+if TYPE_CHECKING:
+    from plugin.archive.index import Index
+    from plugin.jobs.port import DeliveryView, Jobs, JobView
+    from plugin.settings import Settings
+
+Config = Annotated[Path | None, typer.Option("--config", help="mirall.toml; else the one in this folder.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Data folder, in place of the configured one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest first.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="Id of a job, or its beginning.")]
+RowNumber = Annotated[int, typer.Argument(metavar="NUMBER", help="Number of a row of the outbox.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a configured destination.")]
+
+jobs = typer.Typer(no_args_is_help=True, help="Jobs: what the routes asked for.\n\nExample: mirall jobs list")
+outbox = typer.Typer(
+    no_args_is_help=True, help="The outbox: what is owed to destinations.\n\nExample: mirall outbox list --state failed"
+)
+routes = typer.Typer(
+    no_args_is_help=True, help="Routes: which studies they pick.\n\nExample: mirall routes test 1.2.840.1"
+)
+destinations = typer.Typer(
+    no_args_is_help=True, help="Destinations: peers that results go to.\n\nExample: mirall destinations echo pacs"
+)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(jobs, name="jobs")
+    app.add_typer(outbox, name="outbox")
+    app.add_typer(routes, name="routes")
+    app.add_typer(destinations, name="destinations")
+
+
+@jobs.command("list")
+def list_jobs(
+    state: Annotated[str | None, typer.Option("--state", help="waiting, running, done, failed or cancelled.")] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Study Instance UID.")] = None,
+    limit: Limit = 50,
+    config: Config = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Jobs, the newest first.
+
+    Example: mirall jobs list --state failed
+    """
+    from plugin.jobs.port import STATES
+
+    _one_of("--state", state, STATES)
+    found = _jobs(config, data).list(state=state, study_instance_uid=study, limit=limit)
+    rows = [
+        (job.id, _state(job), job.model, job.route, job.study_instance_uid or "", _when(job), _words(job))
+        for job in found
+    ]
+    _table(("id", "state", "model", "route", "study", "when", ""), rows, [job.to_json() for job in found], as_json)
+
+
+@jobs.command("show")
+def show_job(job_id: JobId, config: Config = None, data: Data = None, as_json: AsJson = False) -> None:
+    """One job with its results and where they went.
+
+    Example: mirall jobs show 3f2a
+    """
+    _print(_jobs(config, data).get(job_id).to_json(), as_json)
+
+
+@jobs.command("cancel")
+def cancel_job(job_id: JobId, config: Config = None, data: Data = None, as_json: AsJson = False) -> None:
+    """Stop a job that waits or runs.
+
+    Example: mirall jobs cancel 3f2a
+    """
+    _print(_jobs(config, data).cancel(job_id).to_json(), as_json)
+
+
+@jobs.command("retry")
+def retry_job(job_id: JobId, config: Config = None, data: Data = None, as_json: AsJson = False) -> None:
+    """Run a failed or cancelled job again, on the same input.
+
+    Example: mirall jobs retry 3f2a
+    """
+    _print(_jobs(config, data).retry(job_id).to_json(), as_json)
+
+
+@outbox.command("list")
+def list_deliveries(
+    state: Annotated[
+        str | None, typer.Option("--state", help="queued, held, sent, delivered, unknown or failed.")
+    ] = None,
+    destination: Annotated[str | None, typer.Option("--to", help="Name of a destination.")] = None,
+    limit: Limit = 50,
+    config: Config = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is owed or was delivered, the newest first.
+
+    Example: mirall outbox list --to pacs --state failed
+    """
+    from plugin.jobs.delivery import STATES
+
+    _one_of("--state", state, STATES)
+    found = _jobs(config, data).deliveries(state=state, destination=destination, limit=limit)
+    rows = [
+        (str(row.id), row.state, row.destination, row.sop_instance_uid, str(row.attempts), _next(row), row.last_error)
+        for row in found
+    ]
+    titles = ("number", "state", "destination", "instance", "attempts", "next", "")
+    _table(titles, rows, [row.to_json() for row in found], as_json)
+
+
+@outbox.command("show")
+def show_delivery(number: RowNumber, config: Config = None, data: Data = None, as_json: AsJson = False) -> None:
+    """One row of the outbox.
+
+    Example: mirall outbox show 12
+    """
+    _print(_jobs(config, data).delivery(number).to_json(), as_json)
+
+
+@outbox.command("retry")
+def retry_delivery(number: RowNumber, config: Config = None, data: Data = None, as_json: AsJson = False) -> None:
+    """Send again, now.
+
+    Example: mirall outbox retry 12
+    """
+    _print(_jobs(config, data).retry_delivery(number).to_json(), as_json)
+
+
+@outbox.command("cancel")
+def cancel_delivery(number: RowNumber, config: Config = None, data: Data = None, as_json: AsJson = False) -> None:
+    """Do not send what is still to be sent.
+
+    Example: mirall outbox cancel 12
+    """
+    _print(_jobs(config, data).cancel_delivery(number).to_json(), as_json)
+
+
+@routes.command("test")
+def test_routes(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID of a study in the archive.")],
+    config: Config = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which routes pick a study, and why the others do not. Nothing is run.
+
+    Example: mirall routes test 1.2.840.113619.2.1
+    """
+    from plugin.jobs.planning import explain
+
+    configuration, index = _opened(config, data)
+    if index.study(study) is None:
+        raise Rejected(f"study {study} is not in the archive; send it first")
+    found = explain(index, configuration, study)
+    rows = [(each.route, "yes" if each.matches else "no", each.why, " ".join(each.run)) for each in found]
+    _table(("route", "picks", "why", "runs"), rows, [each.to_json() for each in found], as_json)
+
+
+@destinations.command("echo")
+def echo(name: Name, config: Config = None, data: Data = None) -> None:
+    """Ask whether a destination answers: C-ECHO, or a search for STOW.
+
+    Example: mirall destinations echo pacs
+    """
+    from plugin.destinations import opened
+
+    configuration = _settings(config, data)
+    typer.echo(opened(_destination(configuration, name), configuration.node.aet).echo())
+
+
+@destinations.command("probe")
+def probe(name: Name, config: Config = None, data: Data = None, as_json: AsJson = False) -> None:
+    """Whether a destination answers, takes our SOP classes and can be asked for what it has. Nothing is sent.
+
+    Example: mirall destinations probe pacs
+    """
+    from plugin.destinations import opened
+
+    configuration = _settings(config, data)
+    answers = opened(_destination(configuration, name), configuration.node.aet).probe()
+    _table(("question", "answer"), list(answers.items()), [dict(answers)], as_json)
+
+
+def _settings(config: Path | None, data: Path | None) -> Settings:
+    from plugin import settings
+
+    return settings.load(config, data=data)
+
+
+def _opened(config: Path | None, data: Path | None) -> tuple[Settings, Index]:
+    from plugin.archive.index import Index
+
+    configuration = _settings(config, data)
+    if not (configuration.data / "index.sqlite").is_file():
+        raise Rejected(f"{configuration.data} is no data folder: it has no index.sqlite; give --data or --config")
+    index = Index(configuration.data)
+    index.upgrade()
+    return configuration, index
+
+
+def _jobs(config: Path | None, data: Path | None) -> Jobs:
+    from plugin.jobs.port import Jobs
+
+    return Jobs(_opened(config, data)[1])
+
+
+def _destination(configuration: Settings, name: str) -> Any:
+    if name not in configuration.destinations:
+        known = ", ".join(sorted(configuration.destinations)) or "none"
+        raise Rejected(f"there is no destination {name!r}; configured are: {known}")
+    return configuration.destinations[name]
+
+
+def _one_of(option: str, value: str | None, allowed: Sequence[str]) -> None:
+    if value is not None and value not in allowed:
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(allowed)}", param_hint=option)
+
+
+def _state(job: JobView) -> str:
+    marks = (" incomplete" if job.incomplete else "") + (" superseded" if job.superseded_by else "")
+    return job.state + marks
+
+
+def _when(job: JobView) -> str:
+    return datetime.fromtimestamp(job.ended_at or job.started_at or job.created_at).strftime("%m-%d %H:%M:%S")
+
+
+def _words(job: JobView) -> str:
+    """What to say of a job in a few words: its error, its progress, or what came of it."""
+    if job.error:
+        return job.error
+    if job.state == "running" and job.progress:
+        return f"{job.progress.get('stage', '')} {job.progress.get('done', '')}/{job.progress.get('total', '')}"
+    made = "; ".join(dict.fromkeys(result.finding for result in job.results if result.finding))
+    sent = ", ".join(f"{count} {state}" for state, count in sorted(job.deliveries.items()))
+    return "; ".join(part for part in (made, sent) if part)
+
+
+def _next(row: DeliveryView) -> str:
+    return "" if row.next_attempt_at is None else f"in {max(0.0, row.next_attempt_at - time.time()):.0f} s"
+
+
+def _print(fields: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(fields, indent=1))
+        return
+    for name, value in fields.items():
+        if name.endswith(("_at", "_before")) and value is not None:
+            shown = datetime.fromtimestamp(value).isoformat(sep=" ", timespec="seconds")
+        else:
+            shown = value if isinstance(value, str) else json.dumps(value)
+        typer.echo(f"{name:18} {shown}")
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], records: Sequence[Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(list(records), indent=1))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    # Off a terminal nothing is folded, so that other programs may read the lines.
+    console = Console()
+    (console if console.is_terminal else Console(width=400)).print(table)
