@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pydicom
+from pydicom.datadict import dictionary_VR
+from pydicom.multival import MultiValue
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
-from dicom_io.errors import NotDicom
+from dicom_io.errors import NotDicom, Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pydicom.dataset import Dataset
 
@@ -33,6 +35,20 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXEL_DATA = 0x7FE00010
 # VRs with two reserved bytes and a 32-bit length in explicit encodings (PS3.5 7.1.2).
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+
+# What pydicom raises on bytes that do not follow the value representation they claim.
+_UNPARSABLE = (
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    OSError,
+    struct.error,
+    pydicom.errors.BytesLengthException,
+)
 
 
 def read(source: Path | str | bytes, *, stop_before_pixels: bool = False) -> Dataset:
@@ -49,7 +65,6 @@ def read(source: Path | str | bytes, *, stop_before_pixels: bool = False) -> Dat
         else:
             with Path(source).open("rb") as file:
                 dataset = _parse(file, name, stop_before_pixels)
-    _check_identity(dataset, name)
     return dataset
 
 
@@ -58,9 +73,7 @@ def read_with_hash(source: Path | str | bytes) -> tuple[Dataset, str]:
     raw = source if isinstance(source, bytes) else Path(source).read_bytes()
     name = "the object" if isinstance(source, bytes) else Path(source).name
     check_whole(raw, name)
-    dataset = _parse(io.BytesIO(raw), name, stop_before_pixels=False)
-    _check_identity(dataset, name)
-    return dataset, dataset_hash(raw)
+    return _parse(io.BytesIO(raw), name, stop_before_pixels=False), dataset_hash(raw)
 
 
 def dataset_hash(raw: Bytes) -> str:
@@ -104,22 +117,38 @@ def _opened(source: Path | str | bytes) -> Iterator[tuple[Bytes, str]]:
 
 def _parse(file: io.BufferedIOBase | io.BytesIO, name: str, stop_before_pixels: bool) -> Dataset:
     try:
-        return pydicom.dcmread(file, stop_before_pixels=stop_before_pixels)
-    except (
-        pydicom.errors.InvalidDicomError,
-        EOFError,
-        ValueError,
-        KeyError,
-        NotImplementedError,
-        struct.error,
-    ) as error:
+        dataset = pydicom.dcmread(file, stop_before_pixels=stop_before_pixels)
+        identity = {keyword: dataset.get(keyword) for keyword in ("SOPClassUID", "SOPInstanceUID")}
+    except (pydicom.errors.InvalidDicomError, *_UNPARSABLE) as error:
         raise NotDicom(f"{name} cannot be parsed as DICOM ({error}); write it again with a conformant tool") from error
+    for keyword, uid in identity.items():
+        if not uid or not isinstance(uid, str):
+            raise NotDicom(f"{name} has no single {keyword}, so it cannot be told from other objects; add it")
+    return dataset
 
 
-def _check_identity(dataset: Dataset, name: str) -> None:
-    for keyword, tag in (("SOPClassUID", "(0008,0016)"), ("SOPInstanceUID", "(0008,0018)")):
-        if not dataset.get(keyword):
-            raise NotDicom(f"{name} has no {keyword} {tag}, so it cannot be told from other objects; add it")
+def check_values(dataset: Dataset, keywords: Iterable[str]) -> None:
+    """Parse these values now; pydicom parses a value when it is first asked for, which may be deep in a calculation.
+
+    Raises:
+        Rejected: a value does not follow its value representation (PS3.5 6.2), e.g. letters in a decimal string.
+    """
+    for keyword in keywords:
+        try:
+            value = dataset.get(keyword)
+        except _UNPARSABLE as error:
+            raise _unreadable(dataset, keyword, str(error)) from error
+        if value is None or dictionary_VR(keyword) not in ("DS", "IS"):
+            continue
+        for component in value if isinstance(value, MultiValue) else [value]:
+            if isinstance(component, str) and component:  # one wrong number of several is left as text
+                raise _unreadable(dataset, keyword, f"{component!r} is no number")
+
+
+def _unreadable(dataset: Dataset, keyword: str, why: str) -> Rejected:
+    return Rejected(
+        f"instance {dataset.get('SOPInstanceUID')}: {keyword} cannot be read ({why.strip().rstrip('.')}); correct it"
+    )
 
 
 def _file_meta(raw: Bytes, name: str) -> tuple[str, int]:

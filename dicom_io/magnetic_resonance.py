@@ -17,6 +17,26 @@ if TYPE_CHECKING:
 
 Contrast = Literal["T1", "T2", "FLAIR", ""]
 
+# Later values of Image Type (0008,0008) of what is computed from images and shows no contrast of its own.
+_MAPS = frozenset(
+    (
+        "ADC",
+        "FA",
+        "TRACEW",
+        "DIFFUSION",
+        "PERFUSION",
+        "DCE",
+        "PE1",
+        "SER",
+        "CBF",
+        "CBV",
+        "MTT",
+        "TTP",
+        "T1_MAP",
+        "T2_MAP",
+    )
+)
+
 
 class Evidence(NamedTuple):
     """A contrast, and the attributes and values that speak for it."""
@@ -37,7 +57,7 @@ def evidence(ds: Dataset) -> Evidence:
     exception: a FLAIR whose Inversion Time (0018,0082) is missing looks like a T2 by its other times.
     """
     kinds = [str(kind) for kind in ds.get("ImageType") or ()]
-    if kinds[:2] == ["DERIVED", "PRIMARY"]:  # ADC, perfusion and enhancement maps; reformats are DERIVED\\SECONDARY
+    if kinds[:1] == ["DERIVED"] and _MAPS.intersection(kinds):
         return Evidence("", f"Image Type (0008,0008) {'/'.join(kinds)}: a map computed from images")
     by_times, by_words = _from_times(ds), _from_words(ds)
     if not by_times.contrast or not by_words.contrast or by_times.contrast == by_words.contrast:

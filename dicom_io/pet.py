@@ -9,9 +9,9 @@ FDG-PET profile's vendor-neutral scheme. Symbols: T frame duration, lambda = ln 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydicom.valuerep import DA, DT, TM
 
@@ -19,6 +19,8 @@ from dicom_io.errors import MissingAttribute, UnknownUnits
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+T = TypeVar("T")
 
 SUVBW = "g/ml{SUVbw}"
 # After ten half-lives a thousandth is left: nobody images that, so a date is wrong.
@@ -146,22 +148,22 @@ def injection(ds: Dataset, start: datetime) -> datetime:
     A start time later than the scan's was the day before: the scan crossed midnight.
     """
     isotope = _isotope(ds)
-    stated = isotope.get("RadiopharmaceuticalStartDateTime")
+    stated = _value(isotope, "RadiopharmaceuticalStartDateTime", ds)
     if stated:
-        return _local(DT(str(stated)))
-    clock = isotope.get("RadiopharmaceuticalStartTime")
+        return _parsed(ds, "RadiopharmaceuticalStartDateTime", stated, _local)
+    clock = _value(isotope, "RadiopharmaceuticalStartTime", ds)
     if not clock:
         raise MissingAttribute(
             f"{_named(ds)} has neither RadiopharmaceuticalStartDateTime (0018,1078) nor RadiopharmaceuticalStartTime "
             "(0018,1072), so the dose at the scan is unknown; add one"
         )
-    same_day = datetime.combine(start.date(), _clock(clock))
+    same_day = datetime.combine(start.date(), _parsed(ds, "RadiopharmaceuticalStartTime", clock, _clock))
     return same_day if same_day <= start else same_day - timedelta(days=1)
 
 
 def acquisition(ds: Dataset) -> datetime:
     """Acquisition Date (0008,0022), or Series Date where that is empty, and Acquisition Time (0008,0032)."""
-    day = "AcquisitionDate" if ds.get("AcquisitionDate") else "SeriesDate"
+    day = "AcquisitionDate" if _value(ds, "AcquisitionDate", ds) else "SeriesDate"
     return _moment(ds, day, "AcquisitionTime", "(0008,0022) and (0008,0032)")
 
 
@@ -172,7 +174,7 @@ def _ge_scan_time(ds: Dataset) -> datetime | None:
     except KeyError:
         return None
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-    return _local(DT(text.strip("\0 "))) if text.strip("\0 ") else None
+    return _parsed(ds, "GE's scan time (0009,100D)", text.strip("\0 "), _local) if text.strip("\0 ") else None
 
 
 def _isotope(ds: Dataset) -> Dataset:
@@ -187,10 +189,25 @@ def _isotope(ds: Dataset) -> Dataset:
 
 
 def _number(ds: Dataset, keyword: str, tag: str, owner: Dataset | None = None) -> float:
-    value: Any = ds.get(keyword)
+    value = _value(ds, keyword, owner or ds)
     if value is None or value == "":
         raise MissingAttribute(f"{_named(owner or ds)} has no {keyword} {tag}, without which there is no SUV; add it")
-    return float(value)
+    return _parsed(owner or ds, keyword, value, float)
+
+
+def _value(ds: Dataset, keyword: str, owner: Dataset) -> Any:
+    """pydicom parses a value when it is asked for; one that it cannot parse is worth no more than a missing one."""
+    try:
+        return ds.get(keyword)
+    except (ValueError, NotImplementedError, OverflowError) as error:
+        raise MissingAttribute(f"{_named(owner)}: {keyword} cannot be read ({error}); correct it") from error
+
+
+def _parsed(ds: Dataset, name: str, value: Any, parse: Callable[[Any], T]) -> T:
+    try:
+        return parse(value)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise MissingAttribute(f"{_named(ds)}: {name} is {str(value)!r}, which cannot be read; correct it") from error
 
 
 def _positive(ds: Dataset, keyword: str, tag: str, owner: Dataset | None = None) -> float:
@@ -201,12 +218,16 @@ def _positive(ds: Dataset, keyword: str, tag: str, owner: Dataset | None = None)
 
 
 def _moment(ds: Dataset, day: str, clock: str, tags: str) -> datetime:
-    if not ds.get(day) or not ds.get(clock):
+    if not _value(ds, day, ds) or not _value(ds, clock, ds):
         raise MissingAttribute(
             f"{_named(ds)} has no {day} or no {clock} {tags}, so the dose at the scan is unknown; add it"
         )
-    whole_day = DA(str(ds.get(day)))
-    return datetime.combine(date(whole_day.year, whole_day.month, whole_day.day), _clock(ds.get(clock)))
+    return datetime.combine(_parsed(ds, day, ds.get(day), _day), _parsed(ds, clock, ds.get(clock), _clock))
+
+
+def _day(value: Any) -> date:
+    parsed = DA(str(value))
+    return date(parsed.year, parsed.month, parsed.day)
 
 
 def _clock(value: Any) -> time:
@@ -214,8 +235,9 @@ def _clock(value: Any) -> time:
     return time(parsed.hour, parsed.minute, parsed.second, parsed.microsecond)
 
 
-def _local(value: DT) -> datetime:
+def _local(text: Any) -> datetime:
     """On the wall clock of the scanner: the other attributes have no time zone, so an offset is dropped."""
+    value = DT(str(text))
     return datetime(value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond)
 
 

@@ -211,6 +211,10 @@ def _syntax(dataset: Dataset) -> UID:
     syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
     if syntax is None:
         raise UndecodablePixels(f"{_named(dataset)} has no TransferSyntaxUID (0002,0010); read it from a DICOM file")
+    if not UID(syntax).is_transfer_syntax:
+        raise UndecodablePixels(
+            f"{_named(dataset)}: {syntax} is no transfer syntax that is known here; send another one"
+        )
     return UID(syntax)
 
 

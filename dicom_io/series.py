@@ -56,6 +56,32 @@ _SEPARATORS = (
     ("AcquisitionTime", "time"),  # (0008,0032)
     ("ContentTime", "time"),  # (0008,0033)
 )
+# Values that this module computes with; one that cannot be parsed refuses its series with a sentence.
+_NEEDED = (
+    *("Modality", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "SeriesDescription", "SyntheticData"),
+    *(
+        "Rows",
+        "Columns",
+        "NumberOfFrames",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "ImageType",
+        "InstanceNumber",
+    ),
+    *(
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+        "PlanarConfiguration",
+        "NumberOfTemporalPositions",
+    ),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "ProtocolName", "ScanningSequence"),
+    *("RepetitionTime", "ImagerPixelSpacing", "PatientOrientation", "ImageLaterality", "Laterality", "ViewPosition"),
+    *("ViewCodeSequence", "AnatomicRegionSequence", "SharedFunctionalGroupsSequence"),
+    *(keyword for keyword, _ in _SEPARATORS),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +182,12 @@ def volumes(paths: Iterable[Path]) -> Readout:
     images, projected, refused = defaultdict[str, list[Slice]](list), [], list[tuple[str, str]]()
     doubtful = dict.fromkeys(_with_two_contents(slices), "")
     for item in _once(slices):
-        reason = _why_left_aside(item.dataset)
+        try:
+            dataset.check_values(item.dataset, _NEEDED)
+            reason = _why_left_aside(item.dataset)
+        except Rejected as error:
+            left_aside.append(str(error))
+            continue
         series_uid = str(item.dataset.get("SeriesInstanceUID", ""))
         if reason:
             left_aside.append(reason)
@@ -292,6 +323,7 @@ def _why_left_aside(ds: Dataset) -> str:
 
 
 def _refuse_unstackable(ds: Dataset) -> None:
+    dataset.check_values(ds, _NEEDED)
     named = f"series {ds.get('SeriesInstanceUID', 'without a UID')}"
     if not ds.get("SeriesInstanceUID"):
         raise MissingAttribute(f"instance {ds.SOPInstanceUID} has no SeriesInstanceUID (0020,000E); add it")
@@ -377,7 +409,7 @@ def _planes(slices: Sequence[Slice]) -> list[list[Slice]]:
     for item in slices:
         ds = item.dataset
         spacing = _vector(ds, "PixelSpacing", "(0028,0030)", 2)
-        key = (str(ds.SeriesInstanceUID), str(ds.get("FrameOfReferenceUID", "")), int(ds.Rows), int(ds.Columns))
+        key = (str(ds.SeriesInstanceUID), str(ds.get("FrameOfReferenceUID", "")), ds.get("Rows"), ds.get("Columns"))
         shape = np.concatenate([*_orientation(ds), spacing / 10])
         for known, of_first, members in planes:
             if known == key and np.abs(of_first - shape).max() < _SAME_ORIENTATION:
