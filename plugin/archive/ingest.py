@@ -30,6 +30,7 @@ from plugin.archive.quarantine import QuarantineList
 from plugin.archive.received import DOES_NOT_MATCH, Received, Refused, inspect
 from plugin.archive.storage import Storage, mapped, sync_file
 from plugin.archive.tables import Instance
+from plugin.registry import Registry
 from plugin.settings import Correction, Settings
 
 LOGGER = logging.getLogger(__name__)
@@ -64,6 +65,15 @@ class Outcome:
         return self.status == SUCCESS
 
 
+@dataclass(frozen=True)
+class Announced:
+    """What a sender says of an object outside of it, in the C-STORE command or the STOW-RS path; "" where nothing."""
+
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    study_instance_uid: str = ""
+
+
 class Ingest:
     """Ingest into one data folder; safe from several threads and processes.
 
@@ -91,13 +101,13 @@ class Ingest:
         arrival: Arrival,
         record: LabelRecord | None = None,
         *,
-        expected: tuple[str, str] | None = None,
+        announced: Announced | None = None,
         on_correction: Correction | None = None,
     ) -> Outcome:
         """Take over a file that lies in incoming/; it is gone from there afterwards.
 
         record: what the job says of an object that we made; it must carry the labels that follow from it.
-        expected: (SOP Class UID, SOP Instance UID) that the sender announced outside the object.
+        announced: what the sender said outside the object; it must agree.
         on_correction: a person's decision for this object, in place of the setting; with it, "replace" also takes
             other pixels.
 
@@ -107,7 +117,7 @@ class Ingest:
         """
         try:
             try:
-                return self._accept(received, arrival, record, expected, on_correction)
+                return self._accept(received, arrival, record, announced, on_correction)
             except Refused as why:
                 if record is not None:
                     raise Unlabelled(f"a result of ours cannot be stored: {why}") from why
@@ -157,12 +167,12 @@ class Ingest:
         path: Path,
         arrival: Arrival,
         record: LabelRecord | None,
-        expected: tuple[str, str] | None,
+        announced: Announced | None,
         on_correction: Correction | None,
     ) -> Outcome:
         received = inspect(path)
-        if expected is not None:
-            _check_announced(received, expected)
+        if announced is not None:
+            _check_announced(received, announced)
         if record is not None:
             with mapped(path) as raw:
                 labels.check(bytes(raw), record)
@@ -324,13 +334,14 @@ def _refused(received: Received, status: int, sentence: str) -> Refused:
     )
 
 
-def _check_announced(received: Received, expected: tuple[str, str]) -> None:
+def _check_announced(received: Received, announced: Announced) -> None:
     """Raises Refused where the object is another than the command around it says (PS3.4 B.2.3, A900)."""
     for title, said, found in (
-        ("SOP Class UID (0008,0016)", expected[0], received.sop_class_uid),
-        ("SOP Instance UID (0008,0018)", expected[1], received.sop_instance_uid),
+        ("SOP Class UID (0008,0016)", announced.sop_class_uid, received.sop_class_uid),
+        ("SOP Instance UID (0008,0018)", announced.sop_instance_uid, received.sop_instance_uid),
+        ("Study Instance UID (0020,000D)", announced.study_instance_uid, received.study_instance_uid),
     ):
-        if said != found:
+        if said and said != found:
             raise _refused(
                 received,
                 DOES_NOT_MATCH,
@@ -368,9 +379,9 @@ def _header_values(path: Path) -> dict[str, Any]:
     return {tag: element for tag, element in values.items() if tag not in _OF_ENCODING and not tag.endswith("0000")}
 
 
-def open_archive(settings: Settings, device_uids: Callable[[], frozenset[str]] = frozenset) -> Ingest:
+def open_archive(settings: Settings) -> Ingest:
     """Ingest, index (brought up to date) and storage of the data folder that the settings name."""
     index = Index(settings.data)
     index.upgrade()
     storage = Storage(settings.data, settings.archive.minimum_free_mb)
-    return Ingest(index, storage, settings.archive.on_correction, device_uids)
+    return Ingest(index, storage, settings.archive.on_correction, Registry(settings.models).known_device_uids)

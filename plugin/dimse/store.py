@@ -8,7 +8,7 @@ from pydicom import Dataset
 from pynetdicom.events import Event
 
 from plugin.archive.arrival import Arrival
-from plugin.archive.ingest import OUT_OF_RESOURCES, Ingest
+from plugin.archive.ingest import OUT_OF_RESOURCES, Announced, Ingest
 from plugin.archive.storage import NoSpace
 from plugin.dimse.reception import reception_of
 
@@ -28,9 +28,9 @@ def handle(event: Event, ingest: Ingest) -> int | Dataset:
         called_aet=requestor.primitive.called_ae_title.strip(),
         address=requestor.address,
     )
-    announced = (str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
+    announced = Announced(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
     try:
-        outcome = ingest.accept(reception_of(request).finish(), arrival, expected=announced)
+        outcome = ingest.accept(reception_of(request).finish(), arrival, announced=announced)
     except NoSpace as error:
         LOGGER.error("no space: %s", error)
         return _status(OUT_OF_RESOURCES, str(error))
