@@ -57,8 +57,6 @@ class Quantised:
 def quantise(frames: npt.ArrayLike, value_range: tuple[float, float] | None = None) -> Quantised:
     """Floats -> 16-bit integers that span `value_range`, or the values' own range, half a step off at most.
 
-    Values 0 to 1 span 0 to 1, so that their steps do not depend on what else is in the same series.
-
     Raises:
         Rejected: a value is not finite, or outside `value_range`.
     """
@@ -66,7 +64,7 @@ def quantise(frames: npt.ArrayLike, value_range: tuple[float, float] | None = No
     if not np.isfinite(values).all():
         raise Rejected(f"{np.count_nonzero(~np.isfinite(values))} pixels are not finite and cannot be stored")
     smallest, largest = float(values.min()), float(values.max())
-    low, high = value_range or ((0.0, 1.0) if smallest >= 0 and largest <= 1 else (smallest, largest))
+    low, high = value_range or (smallest, largest)
     if smallest < low or largest > high:
         raise Rejected(f"pixels from {smallest:g} to {largest:g} do not fit the range {low:g} to {high:g}; widen it")
     # Decimal Strings have 16 characters: the numbers that are written, not those that were meant, do the scaling.
@@ -99,7 +97,8 @@ def generated(
 
     spacing_mm: (down, across) between pixels, or None. units: UCUM, of the values. label: what was asked for, "" for
     nothing. study: the one that the series joins; None makes the study of this model, seed and label.
-    value_range: what the 16 bits span (`quantise`), and the window.
+    value_range: what the 16 bits span (`quantise`), and the window; None is 0 to 1 for values of unit "1" in there, else
+    the range of these frames.
 
     Raises:
         Rejected: a pixel is not finite or outside `value_range`.
@@ -108,6 +107,9 @@ def generated(
     if frames.ndim != 3:
         raise ValueError(f"generated frames have the axes (frame, row, column), not the shape {frames.shape}")
     study = study or FictitiousStudy.named(model, seed, label, made_at)
+    if value_range is None and units == "1" and np.all((frames >= 0) & (frames <= 1)):
+        # One range for all series of such a model: what else is drawn with a picture does not change its pixels.
+        value_range = (0.0, 1.0)
     quantised = quantise(frames, value_range)
     naming = {
         "seed": seed,
@@ -167,9 +169,10 @@ def of_prediction(
     """What a model saw in real images, as one new series of their study.
 
     frames: (n, rows, columns, 3) uint8, true colour; or (n, rows, columns) float32, stored as 16 bits with `window`
-    (low, high) to look through. sources: the images that are shown, of one study. source_refs: all that it was made from, as
-    `Source` (the data-set hashes go into the UIDs, the synthetic flag is inherited). purpose: tells results of one model and input apart ("tumour overlay").
-    parameters: what changes pixels. units: UCUM, of float32 frames.
+    (low, high) to look through. sources: the images that are shown, of one study. source_refs: all that it was made
+    from, as `Source` (the data-set hashes go into the UIDs, the synthetic flag is inherited).
+    purpose: tells results of one model and input apart ("tumour overlay"). parameters: what changes pixels.
+    units: UCUM, of float32 frames.
     zoom: None, or how many pixels of frame i show one pixel of source i along a side, from the top left corner; then
     there are as many frames as sources, captions lie below, and the frames' places in the patient are written.
     further_sources: images of other series that the model looked at, too; referenced, but no frame's plane.
