@@ -53,7 +53,7 @@ class Worker:
     ) -> None:
         self._settings = configuration
         self._registry = Registry(configuration.models)
-        ingest = open_archive(configuration, self._registry.known_device_uids)
+        ingest = open_archive(configuration)
         self._index = ingest.index
         self._child = WarmChild(configuration.data / "scratch", pipeline)
         self._work = JobWork(configuration, ingest, self._registry, self._child, persistence=persistence)

@@ -22,7 +22,6 @@ from plugin.archive.arrival import Arrival
 from plugin.archive.ingest import Outcome, open_archive
 from plugin.archive.index import InstanceRow
 from plugin.jobs.port import Jobs, JobView
-from plugin.registry import Registry
 
 Seen = TypeVar("Seen")
 MODEL = "fake:1"
@@ -88,8 +87,7 @@ class SmallService:
         self.config = self.folder / "mirall.toml"
         self.config.write_text(text)
         self.settings = settings.load(self.config)
-        self.registry = Registry(self.settings.models)
-        self.ingest = open_archive(self.settings, self.registry.known_device_uids)
+        self.ingest = open_archive(self.settings)
         self.index = self.ingest.index
         self.jobs = Jobs(self.index)
 
