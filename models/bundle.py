@@ -1,0 +1,110 @@
+"""Release: from a finished run to a model version with its evidence and its card (promise 6).
+
+The registry is a folder: MODELS/NAME/VERSION/, a MONAI bundle each (`models.version` has the form).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dicom_io.cohort import Cohort
+from dicom_io.errors import Rejected
+from models import card, recipe
+from models.evaluate import evaluate, verdict
+from models.version import Description, ModelVersion, load, write
+
+__all__ = ["ModelVersion", "find", "listed", "load", "release"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def release(
+    run: Path, cohort: Cohort, name: str, version: str | None = None, models_dir: Path = Path("mirall-data/models")
+) -> ModelVersion:
+    """Evaluate a finished run on the cohort's test patients and put it on the shelf as NAME:VERSION.
+
+    cohort: the one it was trained on; its hash is compared. version: the next whole number where not given.
+
+    Raises:
+        Rejected: the run is not finished, was trained on other data, or the version exists.
+    """
+    trained = load(run)
+    version = _next(models_dir / name) if version is None else version
+    for word in (name, version):
+        if not _NAME.fullmatch(word):
+            raise Rejected(f"{word!r} is no name for a model or version; use a to z, 0 to 9, dot, dash, underscore")
+    shelf = models_dir / name / version
+    if shelf.exists():
+        raise Rejected(f"{name}:{version} exists already; versions do not change, release the next one")
+    if cohort.data_hash != trained.description.saw.data_hash:
+        raise Rejected(
+            f"{run} was trained on cohort {trained.description.saw.cohort!r} with data hash "
+            f"{trained.description.saw.data_hash[:12]}, not on {cohort.name!r} as it is now ({cohort.data_hash[:12]}); "
+            "its test patients might have been trained on"
+        )
+    settings = recipe.load(run / "recipe.yaml")
+    report = evaluate(run, cohort, draws=settings.evaluation.bootstrap_draws)
+    state, report["reason"] = verdict(report)
+    report["state"] = state
+    audit_id = hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()[:16]
+    named = {"name": name, "version": version, "state": state, "audit_id": audit_id}
+    description = Description.model_validate(trained.description.model_dump() | named)
+    models_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=models_dir, prefix=".release-") as scratch:
+        # Born beside its place, so that a version is there whole or not at all.
+        folder = Path(scratch) / "bundle"
+        _fill(folder, trained, description, report)
+        (folder / "recipe.yaml").write_text((run / "recipe.yaml").read_text())
+        shelf.parent.mkdir(exist_ok=True)
+        folder.rename(shelf)
+    return load(shelf)
+
+
+def _fill(folder: Path, trained: ModelVersion, description: Description, report: dict[str, Any]) -> None:
+    window_px = trained.inferer.get("roi_size", [None])[0]
+    overlap = trained.inferer.get("overlap", 0.0)
+    write(folder, description, trained.network_definition, trained.model_input, window_px, overlap, None)
+    (folder / "models").mkdir()
+    shutil.copyfile(trained.folder / "models" / "model.pt", folder / "models" / "model.pt")
+    for part, text in (
+        ("evaluation/evaluation.json", json.dumps({"audit_id": description.audit_id} | report, indent=1) + "\n"),
+        ("evaluation/report.md", card.report(description, report)),
+        ("docs/README.md", card.card(description, report)),
+    ):
+        (folder / part).parent.mkdir(exist_ok=True)
+        (folder / part).write_text(text)
+
+
+def _next(shelf: Path) -> str:
+    numbers = [int(folder.name) for folder in shelf.glob("*") if folder.name.isdigit()]
+    return str(max(numbers, default=0) + 1)
+
+
+def listed(models_dir: Path) -> list[ModelVersion]:
+    """All versions in the registry, by name and version."""
+    folders = sorted(path.parent.parent for path in models_dir.glob("*/*/configs/metadata.json"))
+    return [load(folder) for folder in folders]
+
+
+def find(models_dir: Path, address: str) -> Path:
+    """The folder of "NAME:VERSION", or of the newest whole number of "NAME".
+
+    Raises:
+        Rejected: no such version; says which there are.
+    """
+    name, _, number = address.partition(":")
+    if not number:
+        number = str(int(_next(models_dir / name)) - 1)
+    folder = models_dir / name / number
+    if not _NAME.fullmatch(name) or not _NAME.fullmatch(number) or not folder.is_dir():
+        known = (
+            ", ".join(sorted(f"{path.parent.name}:{path.name}" for path in models_dir.glob("[!.]*/[!.]*"))) or "none"
+        )
+        raise Rejected(f"there is no model {address!r} in {models_dir}; there are: {known}")
+    return folder

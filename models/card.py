@@ -1,0 +1,186 @@
+"""The card of a model version and the report of its evaluation, as Markdown that a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.domain import Domain
+from models.version import Description
+
+_AXES = {"volume": ("between slices", "down", "across"), "projection": ("down", "across")}
+
+
+def card(description: Description, report: Mapping[str, Any]) -> str:
+    """docs/README.md: what for, what it saw, where it holds, how well, its limits."""
+    saw = description.saw
+    channels = "; ".join(
+        " ".join(part for part in (channel.name, channel.modality, channel.contrast, f"in {channel.units}") if part)
+        for channel in description.channels
+    )
+    synthetic = f", {saw.synthetic_images} of them synthetic" if saw.synthetic_images else ""
+    lines = [
+        f"# {description.name}:{description.version}",
+        "",
+        f"State: **{description.state}**. {_sentence(report['reason'])}",
+        "",
+        "Research use only. Not for diagnosis or treatment.",
+        "",
+        "## What it is for",
+        "",
+        f"{description.task.capitalize()} of {channels}. Labels: {', '.join(description.labels) or 'none'}.",
+        *(
+            [f"Threshold {description.threshold:.3g}, fixed on validation."]
+            if description.threshold is not None
+            else []
+        ),
+        *(
+            [
+                (
+                    f"Samples are in {description.units or 'no unit'}, {description.pixel_range[0]:g} to "
+                    f"{description.pixel_range[1]:g}, every one synthetic."
+                )
+            ]
+            if description.pixel_range
+            else []
+        ),
+        "",
+        "## What it saw",
+        "",
+        (
+            f"Cohort {saw.cohort}: {saw.patients} training and {saw.validation_patients} validation patients, "
+            f"{saw.images} training slices{synthetic}; {saw.images_seen} drawn. Split by {saw.split_unit}. "
+            f"Recipe {saw.recipe}, seed {saw.seed}. Data hash `{saw.data_hash}`."
+        ),
+        "",
+        "## Where it holds",
+        "",
+        *_domain(description.domain, description),
+        "",
+        "## How well",
+        "",
+        *_figures(report),
+        "",
+        "## Limits",
+        "",
+        *_limits(description, report),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def report(description: Description, report: Mapping[str, Any]) -> str:
+    """evaluation/report.md."""
+    lines = [
+        f"# Evaluation of {description.name}:{description.version}",
+        "",
+        (
+            f"Audit {description.audit_id}. Cohort {report['cohort']}, split `{report['split']}`, split by "
+            f"{report['split_unit']}, {report['bootstrap_draws']} bootstrap draws of whole patients. Data hash "
+            f"`{report['data_hash']}`."
+        ),
+        "",
+        f"State: **{description.state}**. {_sentence(report['reason'])}",
+        "",
+        *_figures(report),
+        "",
+        "Every figure with its controls and every patient is in `evaluation.json`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _sentence(reason: str) -> str:
+    return reason[:1].upper() + reason[1:] + "."
+
+
+def _domain(domain: Domain, description: Description) -> list[str]:
+    axes = _AXES[domain.kind]
+    lines = [f"- a {domain.kind} with {len(description.channels)} channel(s)"]
+    for name, (low, high) in zip(axes, domain.spacing_mm, strict=False):
+        lines.append(f"- spacing {name}: {low:.2f} to {high:.2f} mm")
+    for name, (low, high) in zip(axes, domain.extent_mm, strict=False):
+        lines.append(f"- extent {name}: {low:.0f} to {high:.0f} mm")
+    for channel, (low, high) in zip(description.channels, domain.top_value, strict=False):
+        lines.append(f"- 99.5th percentile of {channel.name}: {low:.3g} to {high:.3g} {channel.units}")
+    return [*lines, "", "Anything else is refused, or marked out-of-domain where it is forced."]
+
+
+def _interval(value: Mapping[str, float | None]) -> str:
+    if value["value"] is None:
+        return "undefined"
+    if value["low"] is None:
+        return f"{value['value']:.3f}"
+    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+
+
+def _figures(report: Mapping[str, Any]) -> list[str]:
+    if report["task"] == "generation":
+        return _generator_figures(report)
+    if report["task"] == "classification":
+        beside = {report["baseline"]["name"]: report["baseline"]["metrics"]}
+        size = f"{report['images']} images of {report['patients']} test patients, prevalence {report['prevalence']:.3f}"
+    else:
+        beside = report["baselines"]
+        size = f"{report['cases']} cases of {report['patients']} test patients"
+    return [
+        f"{size}, threshold {report['threshold']:.3g}. 95 % intervals in brackets.",
+        "",
+        "| | model | " + " | ".join(beside) + " |",
+        "| --- " * (len(beside) + 2) + "|",
+        *(
+            f"| {name} | {_interval(value)} | "
+            + " | ".join(_interval(metrics[name]) for metrics in beside.values())
+            + " |"
+            for name, value in report["metrics"].items()
+        ),
+    ]
+
+
+def _generator_figures(report: Mapping[str, Any]) -> list[str]:
+    lines = [
+        (
+            f"{report['samples']} samples (seed {report['seed']}) beside "
+            f"{report['fidelity']['held_out_patients']} held-out "
+            "patients. Distances are in our own feature spaces and compare with no published figure."
+        ),
+        "",
+        "| feature space | KID to held-out | real-vs-real floor | ratio | blurred | noisy | tells these apart |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, space in report["fidelity"]["spaces"].items():
+        ratio = "undefined" if space["ratio"] is None else f"{space['ratio']:.1f}"
+        lines.append(
+            f"| {name} | {_interval(space['kid_to_held_out'])} | {_interval(space['floor'])} | {ratio} | "
+            f"{space['controls']['blurred']:.3f} | {space['controls']['noisy']:.3f} | "
+            f"{'yes' if space['usable'] else 'no'} |"
+        )
+    lines += [
+        "",
+        "| feature space | copy rate | planted copies found | held-out flagged | passed |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, space in report["privacy"]["spaces"].items():
+        flagged = "undefined" if space["held_out_flagged"] is None else f"{space['held_out_flagged']:.3f}"
+        lines.append(
+            f"| {name.replace('_', ' ')} | {_interval(space['copy_rate'])} | {space['planted_recall']:.3f} | "
+            f"{flagged} | {'yes' if space['passed'] else 'no'} |"
+        )
+    return lines
+
+
+def _limits(description: Description, report: Mapping[str, Any]) -> list[str]:
+    saw = description.saw
+    lines = []
+    if saw.split_unit != "patient":
+        lines.append(f"- Split by {saw.split_unit}: training and test may share patients. Teaching only.")
+    if description.task == "generation" and saw.patients < 20:
+        lines.append(f"- {saw.patients} training patients are few: expect near copies and little variety.")
+    if report["synthetic_test_images"]:
+        lines.append(f"- {report['synthetic_test_images']} of {report['test_items']} test items are synthetic.")
+    if saw.synthetic_images:
+        lines.append("- Trained on synthetic images too.")
+    if description.task != "generation" and report["patients"] < 20:
+        lines.append(f"- {report['patients']} test patients are few: intervals are wide and may be too narrow still.")
+    lines.append("- One cohort, one way of acquisition: expect less elsewhere.")
+    return lines

@@ -1,0 +1,139 @@
+"""A cohort's images in memory, as the network will see them: read once, by the one way to a tensor, then the chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dicom_io import cohort as cohorts
+from dicom_io.cohort import Cohort, Item
+from dicom_io.errors import Rejected
+from dicom_io.volume import Projection, Volume
+from models import preprocessing
+from models.tensors import to_metatensor
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One item. image: (C, slices, rows, columns) after the chain; a projection is one slice.
+
+    labels: (slices,) class numbers, mask: (slices, rows, columns) class numbers, each where the task has it.
+    spacing_mm: (slice, row, column) after the chain; (row, column) of a projection.
+    """
+
+    item: Item
+    source: Volume | Projection
+    image: Tensor
+    labels: Tensor | None
+    mask: Tensor | None
+    spacing_mm: tuple[float, ...]
+
+    @property
+    def patient(self) -> str:
+        return self.item.patient
+
+
+def load(cohort: Cohort, items: Sequence[Item], steps: Sequence[Mapping[str, Any]]) -> list[Case]:
+    """Read, make tensors, run the chain. Order follows `items`.
+
+    Raises:
+        Rejected: an item lacks what the cohort's task needs, or its labels or mask do not fit the image.
+    """
+    chain = preprocessing.chain(steps)
+    return [_case(cohort, item, chain) for item in items]
+
+
+def _case(cohort: Cohort, item: Item, chain: Any) -> Case:
+    source = cohorts.load_image(cohort, item)
+    prepared = preprocessing.prepare(chain, to_metatensor(source))
+    image = torch.as_tensor(prepared).as_subclass(Tensor).float().contiguous()
+    volumetric = isinstance(source, Volume)
+    image = image if volumetric else image[:, None]
+    affine = prepared.affine.numpy()
+    axes = 3 if volumetric else 2
+    return Case(
+        item=item,
+        source=source,
+        image=image,
+        labels=_labels(cohort, item, image.shape[1]) if cohort.task == "classification" else None,
+        mask=_mask(cohort, item, image) if cohort.task == "segmentation" else None,
+        spacing_mm=tuple(np.linalg.norm(affine[:3, :axes], axis=0).tolist()),
+    )
+
+
+def _labels(cohort: Cohort, item: Item, slices: int) -> Tensor:
+    labels = item.slice_labels or (() if item.label is None else (item.label,) * slices)
+    if len(labels) != slices:
+        raise Rejected(f"cohort {cohort.name!r}: {item.images[0]} has {slices} slices and {len(labels)} labels")
+    if max(labels) >= len(cohort.labels) or min(labels) < 0:
+        raise Rejected(
+            f"cohort {cohort.name!r}: {item.images[0]} has label {max(labels)} of {len(cohort.labels)} classes"
+        )
+    return torch.tensor(labels)
+
+
+def _mask(cohort: Cohort, item: Item, image: Tensor) -> Tensor:
+    if item.mask is None:
+        raise Rejected(f"cohort {cohort.name!r}: {item.images[0]} has no mask; a segmenter learns from masks")
+    mask = cohorts.load_mask(cohort, item).voxels
+    if mask.shape != tuple(image.shape[1:]):
+        raise Rejected(f"cohort {cohort.name!r}: mask {item.mask} is {mask.shape}, its image {tuple(image.shape[1:])}")
+    numbers = np.rint(mask).astype(np.uint8)
+    if numbers.max(initial=0) >= len(cohort.labels):
+        raise Rejected(f"cohort {cohort.name!r}: mask {item.mask} has class {numbers.max()} of {len(cohort.labels)}")
+    return torch.from_numpy(numbers)
+
+
+def one_size(cases: Sequence[Case]) -> tuple[Tensor, Tensor | None, list[str]]:
+    """All slices as one batch: images (N, C, rows, columns), labels (N,), patient of each slice.
+
+    Raises:
+        Rejected: the chain left images of different sizes.
+    """
+    sizes = {tuple(case.image.shape[2:]) for case in cases}
+    if len(sizes) > 1:
+        raise Rejected(
+            f"images come out of the chain in sizes {sorted(sizes)}; end `preprocessing` with Resized or "
+            "ResizeWithPadOrCropd so that all have one size"
+        )
+    images = torch.cat([case.image.transpose(0, 1) for case in cases]).contiguous()
+    labels = None if cases[0].labels is None else torch.cat([case.labels for case in cases if case.labels is not None])
+    return images, labels, [case.patient for case in cases for _ in range(case.image.shape[1])]
+
+
+def squares(cases: Sequence[Case], size_px: int, minimum_signal: float, *, may_be_empty: bool = False) -> Tensor:
+    """Slices of the first channel, in [-1, 1], as squares of one size (N, 1, px, px): padded with -1, scaled, no air.
+
+    minimum_signal: slices whose 99th percentile lies below this share of the range are left out.
+
+    Raises:
+        Rejected: nothing is left, unless it may be.
+    """
+    slices = torch.cat([_square(case.image[:1].transpose(0, 1), size_px) for case in cases])
+    flat = slices.flatten(1)
+    tops = flat.kthvalue(max(1, round(0.99 * flat.shape[1])), dim=1).values
+    kept = slices[tops > -1 + 2 * minimum_signal]
+    if not len(kept) and not may_be_empty:
+        raise Rejected(f"no slice reaches minimum_signal {minimum_signal} of pixel_range; lower one of the two")
+    return kept.contiguous()
+
+
+def _square(slices: Tensor, size_px: int) -> Tensor:
+    rows, columns = slices.shape[-2:]
+    side = max(rows, columns)
+    above, left = (side - rows) // 2, (side - columns) // 2
+    padded = F.pad(slices, [left, side - columns - left, above, side - rows - above], value=-1.0)
+    return F.interpolate(padded, (size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
+
+
+def square_spacing_mm(cases: Sequence[Case], size_px: int) -> tuple[float, float]:
+    """Median (row, column) spacing after `squares`."""
+    spacing = [np.array(case.spacing_mm[-2:]) * max(case.image.shape[-2:]) / size_px for case in cases]
+    down, across = np.median(spacing, axis=0).tolist()
+    return round(down, 4), round(across, 4)

@@ -1,0 +1,120 @@
+"""What a model was made for: ranges over its training images, and a sentence for what lies outside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dicom_io.cohort import Channel
+from dicom_io.errors import OutOfDomain
+from dicom_io.volume import Projection, Volume
+from models.recipe import Settings
+
+Range = tuple[float, float]
+# How far beyond the training images an image may lie. Steps between slices matter less to a network of one slice.
+_IN_PLANE_SPACING = 1.15
+_BETWEEN_SLICES = 1.5
+_EXTENT = (0.5, 1.25)
+_TOP_VALUE = (1 / 3, 3.0)
+_AXES = {"volume": ("between slices", "down a slice", "across a slice"), "projection": ("down", "across")}
+
+
+class Domain(Settings):
+    """Allowed ranges, tolerance included.
+
+    spacing_mm, extent_mm: per axis, (slice, row, column) or (row, column); empty where training images named none.
+    top_value: per channel, of the 99.5th percentile in the channel's units; empty where units are arbitrary (MR).
+    """
+
+    kind: Literal["volume", "projection"]
+    spacing_mm: tuple[Range, ...]
+    extent_mm: tuple[Range, ...]
+    top_value: tuple[Range, ...]
+
+    def check(self, image: Volume | Projection, channels: Sequence[Channel], address: str) -> None:
+        """Pass, or say what is outside.
+
+        Raises:
+            OutOfDomain: one sentence with the image's value, the card's range and the way out.
+        """
+        way_out = "choose another model, or force the run and have its results marked out-of-domain"
+        kind = "projection" if isinstance(image, Projection) else "volume"
+        if kind != self.kind:
+            raise OutOfDomain(f"the image is a {kind}; the card of {address} says {self.kind}; {way_out}")
+        values = channels_of(image)
+        if len(values) != len(channels):
+            names = ", ".join(channel.name for channel in channels)
+            raise OutOfDomain(
+                f"the {kind} has {len(values)} channels; {address} needs {len(channels)} ({names}); {way_out}"
+            )
+        units = {channel.units for channel in channels}
+        if len(units) == 1 and image.units not in units:
+            raise OutOfDomain(
+                f"the {kind} is in {image.units!r}; the card of {address} says {units.pop()!r}; {way_out}"
+            )
+        spacing = spacing_of(image)
+        for axis, (name, step, count) in enumerate(zip(_AXES[kind], spacing, values.shape[1:], strict=False)):
+            extent, (least, most) = step * count, self.extent_mm[axis] if self.extent_mm else (0.0, np.inf)
+            if not least <= extent <= most:
+                what = "slices" if kind == "volume" and axis == 0 else "pixels"
+                bound = f"at most {most:.0f} mm" if extent > most else f"at least {least:.0f} mm"
+                raise OutOfDomain(
+                    f"the {kind} has {count} {what} of {step:.2f} mm {name} covering {count * step:.0f} mm; "
+                    f"the card of {address} says {bound}; {way_out}"
+                )
+            finest, coarsest = self.spacing_mm[axis] if self.spacing_mm else (0.0, np.inf)
+            if not finest <= step <= coarsest:
+                raise OutOfDomain(
+                    f"the {kind} has a spacing of {step:.2f} mm {name}; the card of {address} says {finest:.2f} to "
+                    f"{coarsest:.2f} mm; {way_out}"
+                )
+        for channel, top, (low, high) in zip(channels, top_values(values), self.top_value, strict=False):
+            if not low <= top <= high:
+                raise OutOfDomain(
+                    f"the 99.5th percentile of {channel.name} is {top:.3g} {channel.units}; the card of {address} says "
+                    f"{low:.3g} to {high:.3g}; {way_out}"
+                )
+
+
+def observed(images: Sequence[Volume | Projection], channels: Sequence[Channel]) -> Domain:
+    """The domain that the training images span, with tolerance."""
+    kind: Literal["volume", "projection"] = "projection" if isinstance(images[0], Projection) else "volume"
+    spacings = [spacing_of(image) for image in images]
+    spacing_mm: tuple[Range, ...] = ()
+    extent_mm: tuple[Range, ...] = ()
+    if all(spacings):
+        steps = np.array(spacings)
+        extents = steps * np.array([channels_of(image).shape[1:] for image in images])
+        tolerance = np.array([_IN_PLANE_SPACING] * steps.shape[1])
+        if kind == "volume":
+            tolerance[0] = _BETWEEN_SLICES
+        spacing_mm = _ranges(steps.min(0) / tolerance, steps.max(0) * tolerance)
+        extent_mm = _ranges(extents.min(0) * _EXTENT[0], extents.max(0) * _EXTENT[1])
+    top_value: tuple[Range, ...] = ()
+    if all(channel.units not in ("", "1") for channel in channels):
+        tops = np.array([top_values(channels_of(image)) for image in images])
+        top_value = _ranges(tops.min(0) * _TOP_VALUE[0], tops.max(0) * _TOP_VALUE[1])
+    return Domain(kind=kind, spacing_mm=spacing_mm, extent_mm=extent_mm, top_value=top_value)
+
+
+def _ranges(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> tuple[Range, ...]:
+    return tuple((round(float(a), 4), round(float(b), 4)) for a, b in zip(low, high, strict=True))
+
+
+def channels_of(image: Volume | Projection) -> npt.NDArray[np.float32]:
+    """(channels, [slices,] rows, columns)."""
+    values = image.pixels if isinstance(image, Projection) else image.voxels
+    return values if values.ndim == (3 if isinstance(image, Projection) else 4) else values[None]
+
+
+def spacing_of(image: Volume | Projection) -> tuple[float, ...]:
+    """Step per spatial axis in mm, empty where the image does not say."""
+    return image.spacing_mm or ()
+
+
+def top_values(values: npt.NDArray[np.float32]) -> list[float]:
+    """99.5th percentile per channel."""
+    return np.percentile(values.reshape(len(values), -1), 99.5, axis=1).tolist()

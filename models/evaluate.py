@@ -1,0 +1,146 @@
+"""A model (a finished run or a released version) on the test patients of a cohort, as plain JSON-ready figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dicom_io.cohort import Cohort, Item
+from dicom_io.errors import Rejected
+from dicom_io.volume import Volume
+from models import cases, generator, predictor, version
+from models.evaluation import classification, fidelity, privacy, segmentation
+from models.evaluation.features import EncodedFeatures, RandomFeatures
+from models.evaluation.segmentation import Pair
+
+AUDIT_SEED = 20261120
+# Below this many test patients a bootstrap interval cannot carry a claim: with n patients the chance that all draws are
+# the best n - 1 or fewer is no longer negligible, and with one patient every interval has width 0.
+FEWEST_PATIENTS = 5
+
+
+def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, Any]:
+    """Measure on the cohort's test split; see the modules under `models.evaluation` for the figures.
+
+    Raises:
+        Rejected: the cohort has another task or channels, or no test images.
+    """
+    model = version.load(folder)
+    task = model.description.task
+    if cohort.task != task:
+        raise Rejected(f"{model.identity.address} is for {task}, cohort {cohort.name!r} for {cohort.task}")
+    if cohort.channels[: len(model.description.channels)] != model.description.channels:
+        names = ", ".join(channel.name for channel in model.description.channels)
+        raise Rejected(f"{model.identity.address} needs channels {names}, which cohort {cohort.name!r} does not give")
+    if not cohort.test:
+        raise Rejected(f"cohort {cohort.name!r} has no test images; import it with a share for the test split")
+    measure = {"classification": _classifier, "segmentation": _segmenter, "generation": _generator}[task]
+    report: dict[str, Any] = {
+        "task": task,
+        "cohort": cohort.name,
+        "data_hash": cohort.data_hash,
+        "split_unit": cohort.split_unit,
+        "split": "test",
+        "synthetic_test_images": sum(item.synthetic for item in cohort.test),
+        "test_items": len(cohort.test),
+        "bootstrap_draws": draws,
+    }
+    return report | measure(folder, cohort, draws)
+
+
+def _classifier(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
+    model = predictor.load(folder)
+    assert isinstance(model, predictor.Classifier)
+    rows, labels, patients = [], [], []
+    for case in cases.load(cohort, cohort.test, ()):
+        probabilities = model.predict(case.source).probabilities
+        assert case.labels is not None
+        rows.append(probabilities)
+        labels += case.labels.tolist()
+        patients += [case.patient] * len(probabilities)
+    return classification.evaluate(
+        np.concatenate(rows),
+        np.array(labels),
+        patients,
+        threshold=model.threshold,
+        prevalence=_prevalence(cohort.training),
+        draws=draws,
+    )
+
+
+def _prevalence(items: Sequence[Item]) -> float:
+    """Share of positives in training, from the data list alone."""
+    labels = [label for item in items for label in (item.slice_labels or ((item.label or 0),))]
+    return float(np.mean(np.array(labels) > 0))
+
+
+def _segmenter(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
+    model = predictor.load(folder)
+    assert isinstance(model, predictor.Segmenter)
+    steps = model.model.model_input
+    training = cases.load(cohort, cohort.training, steps)
+    rule = segmentation.brightness_rule(
+        [case.image.numpy() for case in training], [case.mask.numpy() > 0 for case in training if case.mask is not None]
+    )
+    name = cohort.channels[rule.channel].name
+    by_brightness = f"{name} {'above' if rule.above else 'below'} {rule.cut:.3g} (chosen on training)"
+    ours: list[Pair] = []
+    baselines: dict[str, list[Pair]] = {"everything is foreground": [], by_brightness: []}
+    for case in cases.load(cohort, cohort.test, steps):
+        assert isinstance(case.source, Volume) and case.mask is not None
+        truth, spacing = case.mask.numpy() > 0, case.source.spacing_mm
+        ours.append(Pair(case.patient, model.predict(case.source).mask.voxels > 0, truth, spacing))
+        guesses = (np.ones_like(truth), rule.mask(case.image.numpy()))
+        for masks, guess in zip(baselines.values(), guesses, strict=True):
+            masks.append(Pair(case.patient, guess, truth, spacing))
+    return segmentation.evaluate(ours, baselines, threshold=model.threshold, draws=draws)
+
+
+def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
+    model = generator.load(folder)
+    description = model.model.description
+    px = int(model.model.network_definition["image_px"])
+
+    def real(items: Sequence[Item]) -> tuple[torch.Tensor, list[str]]:
+        images, patients = [], []
+        for case in cases.load(cohort, items, model.model.model_input):
+            kept = cases.squares([case], px, description.minimum_signal, may_be_empty=True)
+            images.append(kept)
+            patients += [case.patient] * len(kept)
+        return torch.cat(images), patients
+
+    low, high = model.pixel_range
+    values = model.sample(description.audit_samples, AUDIT_SEED)
+    synthetic = torch.from_numpy((values - low) / (high - low) * 2 - 1)[:, None]
+    training, held_out = real(cohort.training), real(cohort.test)
+    if min(len(training[0]), len(held_out[0])) < 2:
+        raise Rejected(f"cohort {cohort.name!r} has too few slices above minimum_signal for an evaluation")
+    encoded = EncodedFeatures(training[0])
+    return {
+        "seed": AUDIT_SEED,
+        "samples": description.audit_samples,
+        "fidelity": fidelity.evaluate(synthetic, training, held_out, [RandomFeatures(), encoded], draws=draws),
+        "privacy": privacy.evaluate(synthetic, training[0], held_out, [privacy.small_pixels, encoded], draws=draws),
+    }
+
+
+def verdict(report: dict[str, Any]) -> tuple[str, str]:
+    """(state, reason) of a version with this evaluation (promise 6).
+
+    proven: a predictor whose lower 95 % bound beats every trivial baseline on enough real test patients.
+    """
+    if report["split_unit"] != "patient":
+        return "teaching", f"the split is by {report['split_unit']}, not by patient, so figures may be inflated"
+    if report["task"] == "generation":
+        return "unproven", "fidelity and a copy test do not yet show that synthetic images help or leak nobody"
+    if report["synthetic_test_images"]:
+        return "unproven", "test images are synthetic, which proves nothing about patients"
+    if report["patients"] < FEWEST_PATIENTS:
+        return "unproven", f"{report['patients']} test patients are fewer than {FEWEST_PATIENTS}"
+    if not report["beats_baseline"]:
+        return "unproven", "the lower 95 % bound does not beat the trivial baselines"
+    return "proven", f"the lower 95 % bound beats the trivial baselines on {report['patients']} test patients"

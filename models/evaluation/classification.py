@@ -1,0 +1,157 @@
+"""Classification: ranking, calibration, and everything that follows from one confusion matrix at one threshold.
+
+Symbols: p (n,) probability of being positive (any class but the first), y (n,) truth, w (draws, n) weights. Each
+function gives one value per draw, nan where it is undefined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.evaluation import bootstrap
+from models.evaluation.bootstrap import Array
+
+Truth = npt.NDArray[np.bool_]
+BINS = 10
+
+
+def auroc(p: Array, y: Truth) -> float:
+    """Area under the ROC curve of unweighted data, ties counted half; nan where one kind is absent."""
+    return float(_auroc(p, y, np.ones((1, len(p))))[0])
+
+
+def _auroc(p: Array, y: Truth, w: Array) -> Array:
+    order, starts = _tied(p)
+    positive = np.add.reduceat((w * y)[:, order], starts, axis=1)
+    negative = np.add.reduceat((w * ~y)[:, order], starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative
+    pairs = positive.sum(1) * negative.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(pairs > 0, (positive * (below + negative / 2)).sum(1) / pairs, np.nan)
+
+
+def _average_precision(p: Array, y: Truth, w: Array) -> Array:
+    """Sum over thresholds of (recall step) * precision."""
+    order, starts = _tied(-p)
+    positive = np.add.reduceat((w * y)[:, order], starts, axis=1)
+    called = np.cumsum(np.add.reduceat(w[:, order], starts, axis=1), axis=1)
+    total = positive.sum(1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(called > 0, np.cumsum(positive, axis=1) / called, 0.0)
+        return np.where(total[:, 0] > 0, (positive / total * precision).sum(1), np.nan)
+
+
+def _tied(p: Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Ascending order, and where each group of equal values starts in it."""
+    order = np.argsort(p, kind="stable")
+    return order, np.flatnonzero(np.concatenate([[True], np.diff(p[order]) != 0]))
+
+
+def _brier(p: Array, y: Truth, w: Array) -> Array:
+    return w @ (p - y) ** 2 / w.sum(1)
+
+
+def expected_calibration_error(p: Array, y: Truth, w: Array) -> Array:
+    """Ten bins of equal width: mean distance between confidence and frequency, weighted by the bins' sizes."""
+    in_bin = np.eye(BINS)[np.minimum((p * BINS).astype(int), BINS - 1)]
+    return np.abs((w * (p - y)) @ in_bin).sum(1) / w.sum(1)
+
+
+def confusion(p: Array, y: Truth, threshold: float, w: Array) -> dict[str, Array]:
+    """The four (weighted) counts at one threshold, from which every other figure below follows."""
+    called = p >= threshold
+    cells = {"tp": called & y, "fp": called & ~y, "fn": ~called & y, "tn": ~called & ~y}
+    return {name: w @ cell.astype(np.float64) for name, cell in cells.items()}
+
+
+def from_confusion(tp: Array, fp: Array, fn: Array, tn: Array) -> dict[str, Array]:
+    """Sensitivity, specificity, precision, F1, accuracy and balanced accuracy of one matrix."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
+        return {
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            "precision": tp / (tp + fp),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "accuracy": (tp + tn) / (tp + fp + fn + tn),
+            "balanced_accuracy": (sensitivity + specificity) / 2,
+        }
+
+
+def metrics(p: Array, y: Truth, threshold: float, w: Array) -> dict[str, Array]:
+    """All figures, (draws,) each."""
+    ranking = {"auroc": _auroc(p, y, w), "average_precision": _average_precision(p, y, w)}
+    calibration = {"brier": _brier(p, y, w), "ece": expected_calibration_error(p, y, w)}
+    return ranking | calibration | from_confusion(**confusion(p, y, threshold, w))
+
+
+def evaluate(
+    probabilities: Array,
+    labels: npt.NDArray[np.int64],
+    patients: Sequence[str],
+    *,
+    threshold: float,
+    prevalence: float,
+    draws: int,
+) -> dict[str, Any]:
+    """The report of a classifier on images that it has not seen.
+
+    probabilities: (n, classes). labels: (n,). prevalence: share of positives in training; the trivial baseline says it
+    for every image. `difference` is ours minus the baseline's, with the same draws.
+    """
+    p, y = 1 - probabilities[:, 0].astype(np.float64), labels > 0
+    constant = np.full(len(p), prevalence)
+
+    def both(w: Array) -> dict[str, Array]:
+        ours, theirs = metrics(p, y, threshold, w), metrics(constant, y, 0.5, w)
+        apart = {f"difference.{name}": ours[name] - theirs[name] for name in ("auroc", "average_precision", "brier")}
+        return (
+            {f"model.{name}": ours[name] for name in ours}
+            | {f"baseline.{name}": theirs[name] for name in theirs}
+            | apart
+        )
+
+    found = bootstrap.intervals(both, patients, draws)
+    matrix = confusion(p, y, threshold, np.ones((1, len(p))))
+
+    def part(prefix: str) -> dict[str, Any]:
+        return {name.split(".")[1]: value.as_json() for name, value in found.items() if name.startswith(prefix)}
+
+    report: dict[str, Any] = {
+        "images": len(p),
+        "patients": len(set(patients)),
+        "prevalence": round(float(y.mean()), 4),
+        "threshold": threshold,
+        "confusion": {name: int(value[0]) for name, value in matrix.items()},
+        "metrics": part("model."),
+        "baseline": {
+            "name": f"the training prevalence, {prevalence:.3f}, for every image",
+            "metrics": part("baseline."),
+        },
+        "difference": part("difference."),
+        "per_patient": _per_patient(p, y, patients, threshold),
+        "primary": {"metric": "auroc", "baseline": 0.5} | dict(found["model.auroc"].as_json()),
+        "beats_baseline": bool(found["difference.auroc"].low > 0),
+    }
+    if probabilities.shape[1] > 2:
+        called = probabilities.argmax(1)
+        table = np.zeros((probabilities.shape[1],) * 2, int)
+        np.add.at(table, (labels, called), 1)
+        report["confusion_by_class"] = table.tolist()
+    return report
+
+
+def _per_patient(p: Array, y: Truth, patients: Sequence[str], threshold: float) -> list[Mapping[str, Any]]:
+    whose = np.asarray(patients)
+    lines: list[Mapping[str, Any]] = []
+    for patient in sorted(set(patients)):
+        mine = whose == patient
+        matrix = confusion(p[mine], y[mine], threshold, np.ones((1, int(mine.sum()))))
+        area = auroc(p[mine], y[mine])
+        cells = {name: int(value[0]) for name, value in matrix.items()}
+        lines.append({"patient": patient, "images": int(mine.sum()), "auroc": None if np.isnan(area) else area} | cells)
+    return lines

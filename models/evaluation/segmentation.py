@@ -1,0 +1,142 @@
+"""Segmentation: overlap, volume and surface per patient, beside masks that anyone could draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from models.evaluation import bootstrap
+
+Mask = npt.NDArray[np.bool_]
+FIGURES = ("dice", "sensitivity", "precision", "volume_error", "h95_mm")
+
+
+def dice(ours: Mask, truth: Mask) -> float:
+    """2 |A and B| / (|A| + |B|); 1 where both are empty."""
+    total = int(ours.sum()) + int(truth.sum())
+    return 2 * int((ours & truth).sum()) / total if total else 1.0
+
+
+def hausdorff95_mm(ours: Mask, truth: Mask, spacing_mm: Sequence[float]) -> float:
+    """95th percentile of surface distances, the larger of both directions; nan where a mask is empty.
+
+    Own code: MONAI 1.6's metric passes itself an argument that it deprecates, and warns at every call.
+    """
+    if not ours.any() or not truth.any():
+        return float("nan")
+    surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (ours, truth)]
+    to_surface = [ndimage.distance_transform_edt(~surface, sampling=spacing_mm) for surface in surfaces]
+    there, back = to_surface[1][surfaces[0]], to_surface[0][surfaces[1]]
+    return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Our mask and the truth of one case, (slices, rows, columns); spacing_mm (slice, row, column)."""
+
+    patient: str
+    ours: Mask
+    truth: Mask
+    spacing_mm: tuple[float, float, float]
+
+
+def figures(pair: Pair) -> dict[str, float]:
+    """dice, sensitivity, precision, volume_error (signed share of the true volume), h95_mm, volumes in ml."""
+    ours, truth = int(pair.ours.sum()), int(pair.truth.sum())
+    both = int((pair.ours & pair.truth).sum())
+    voxel_ml = float(np.prod(pair.spacing_mm)) / 1000
+    return {
+        "dice": dice(pair.ours, pair.truth),
+        "sensitivity": both / truth if truth else float("nan"),
+        "precision": both / ours if ours else float("nan"),
+        "volume_error": (ours - truth) / truth if truth else float("nan"),
+        "h95_mm": hausdorff95_mm(pair.ours, pair.truth, pair.spacing_mm),
+        "volume_ml": ours * voxel_ml,
+        "true_volume_ml": truth * voxel_ml,
+    }
+
+
+def per_patient(pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
+    """Mean over a patient's cases, by patient in sorted order."""
+    by_patient: dict[str, list[dict[str, float]]] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.patient):
+        by_patient.setdefault(pair.patient, []).append(figures(pair))
+    return {
+        patient: {name: float(np.mean([line[name] for line in lines])) for name in lines[0]}
+        for patient, lines in by_patient.items()
+    }
+
+
+def evaluate(
+    pairs: Sequence[Pair], baselines: Mapping[str, Sequence[Pair]], *, threshold: float, draws: int
+) -> dict[str, Any]:
+    """The report of a segmenter on patients that it has not seen, beside the baselines' masks of the same cases.
+
+    `difference` per baseline: ours minus theirs in Dice, paired by patient.
+    """
+    ours = per_patient(pairs)
+    dices = [line["dice"] for line in ours.values()]
+    report: dict[str, Any] = {
+        "patients": len(ours),
+        "cases": len(pairs),
+        "threshold": threshold,
+        "metrics": _intervals(ours, draws),
+        "per_patient": [{"patient": name} | _jsonable(line) for name, line in ours.items()],
+        "baselines": {},
+        "difference": {},
+    }
+    beaten = []
+    for name, masks in baselines.items():
+        theirs = per_patient(masks)
+        apart = bootstrap.difference(dices, [line["dice"] for line in theirs.values()], draws)
+        report["baselines"][name] = _intervals(theirs, draws)
+        report["difference"][name] = apart.as_json()
+        beaten.append(apart.low > 0)
+    report["primary"] = {"metric": "dice"} | dict(report["metrics"]["dice"])
+    report["beats_baseline"] = bool(beaten) and all(beaten)
+    return report
+
+
+def _intervals(lines: Mapping[str, Mapping[str, float]], draws: int) -> dict[str, Any]:
+    values = {name: [line[name] for line in lines.values()] for name in FIGURES}
+    return {name: bootstrap.mean_interval(column, draws).as_json() for name, column in values.items()}
+
+
+def _jsonable(line: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else round(value, 5) for name, value in line.items()}
+
+
+@dataclass(frozen=True)
+class BrightnessRule:
+    """The strongest rule without a network: one channel (after the chain) above (or below) one value."""
+
+    channel: int
+    cut: float
+    above: bool
+
+    def mask(self, image: npt.NDArray[np.float32]) -> Mask:
+        """image: (C, slices, rows, columns)."""
+        values = image[self.channel]
+        return values >= self.cut if self.above else values <= self.cut
+
+
+def brightness_rule(images: Sequence[npt.NDArray[np.float32]], truths: Sequence[Mask]) -> BrightnessRule:
+    """The channel, side and value with the best mean Dice on the training cases (a supervised Otsu)."""
+    best, best_score = BrightnessRule(0, float("inf"), True), -1.0
+    for channel in range(len(images[0])):
+        values = np.concatenate([image[channel].ravel()[::7] for image in images])
+        for above in (True, False):
+            shares = np.linspace(50, 99.9, 40) if above else np.linspace(0.1, 50, 40)
+            for cut in np.unique(np.percentile(values, shares)).tolist():
+                rule = BrightnessRule(channel, cut, above)
+                score = float(
+                    np.mean([dice(rule.mask(image), truth) for image, truth in zip(images, truths, strict=True)])
+                )
+                if score > best_score:
+                    best, best_score = rule, score
+    return best

@@ -1,0 +1,36 @@
+"""Networks, named in data and built from a closed list: no class is imported because a file says so (promise 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from monai.networks import nets
+from torch import nn
+
+from dicom_io.errors import Rejected
+from models.networks.generator import Generator
+from models.preprocessing import check_plain
+
+_KNOWN: Mapping[str, Callable[..., nn.Module]] = {
+    "UNet": nets.UNet,
+    "ResNet": nets.ResNet,
+    "models.networks.generator.Generator": Generator,
+}
+
+
+def build(definition: Mapping[str, Any]) -> nn.Module:
+    """The network that `{"_target_": NAME, argument: value, ...}` names, with fresh weights.
+
+    Raises:
+        Rejected: the name is not on the list, or an argument is unknown or no plain value.
+    """
+    target = definition.get("_target_")
+    if not isinstance(target, str) or target not in _KNOWN:
+        raise Rejected(f"network_def._target_: {target!r} is not one of {', '.join(sorted(_KNOWN))}; it is not loaded")
+    arguments = {key: value for key, value in definition.items() if key != "_target_"}
+    try:
+        check_plain(arguments, "network_def")
+        return _KNOWN[target](**arguments)
+    except (TypeError, ValueError) as error:
+        raise Rejected(f"network_def of {target}: {error}") from error

@@ -1,0 +1,23 @@
+"""The segmenter's network: MONAI's two-dimensional UNet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.networks import norm
+from models.recipe import UNet
+
+
+def definition(settings: UNet, in_channels: int, classes: int) -> dict[str, Any]:
+    """`network_def` of the bundle: (B, in_channels, rows, columns) -> logits (B, classes, rows, columns)."""
+    return {
+        "_target_": "UNet",
+        "spatial_dims": 2,
+        "in_channels": in_channels,
+        "out_channels": classes,
+        "channels": list(settings.channels),
+        "strides": [2] * (len(settings.channels) - 1),
+        "num_res_units": settings.residual_units,
+        "norm": norm.definition(settings.norm, min(settings.channels)),
+        "dropout": settings.dropout,
+    }

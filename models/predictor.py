@@ -1,0 +1,133 @@
+"""Serving: a volume or projection in, a prediction on the source grid out. The tensor is made as in training."""
+
+# torch leaves Tensor.backward and Tensor.split without types.
+# mypy: disallow-untyped-calls=False
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dicom_io.cohort import Channel
+from dicom_io.errors import Rejected
+from dicom_io.provenance import ModelIdentity
+from dicom_io.volume import Float32, Projection, Volume
+from models import preprocessing, runner, version
+from models.tensors import from_metatensor, to_metatensor
+from models.version import Description, ModelVersion
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """mask: class numbers (0 background); probability: of any foreground class; (S, R, C) on the source grid."""
+
+    mask: Volume
+    probability: Volume
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class Classified:
+    """probabilities: (slices or 1, classes), calibrated. positive where 1 - probabilities[:, 0] >= threshold."""
+
+    labels: tuple[str, ...]
+    probabilities: Float32
+    threshold: float
+
+    @property
+    def positive(self) -> np.ndarray:
+        """(slices or 1,) bool: any class but the first."""
+        return 1 - self.probabilities[:, 0] >= self.threshold
+
+
+class _Predictor:
+    """A version with its network and input chain, on the CPU."""
+
+    def __init__(self, model: ModelVersion) -> None:
+        self.model = model
+        self.network = model.network()
+        self._chain = preprocessing.chain(model.model_input)
+        self._inferer = runner.build_inferer(model.inferer)
+        if self.description.threshold is None:
+            raise Rejected(f"{model.identity.address} has no threshold fixed on validation; train it again")
+        self.threshold = self.description.threshold
+
+    @property
+    def description(self) -> Description:
+        return self.model.description
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self.model.identity
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """What the model needs, in channel order."""
+        return self.description.channels
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.description.labels
+
+    def check_domain(self, image: Volume | Projection) -> None:
+        """Pass, or raise.
+
+        Raises:
+            OutOfDomain: one sentence: what the image is, what the card says, the way out.
+        """
+        self.description.domain.check(image, self.channels, self.identity.address)
+
+    def input_tensor(self, image: Volume | Projection) -> Tensor:
+        """What the network sees: (C, slices, rows, columns) or (C, rows, columns), after the chain."""
+        return preprocessing.prepare(self._chain, to_metatensor(image))
+
+
+class Segmenter(_Predictor):
+    """Slices of a volume -> mask."""
+
+    def predict(self, volume: Volume) -> Segmented:
+        """Windows over each slice, blended; the result lies on the volume's own grid."""
+        probabilities = self.probabilities(self.input_tensor(volume))
+        foreground = 1 - probabilities[:1]
+        mask = (foreground >= self.threshold) * (1 + probabilities[1:].argmax(0, keepdim=True))
+        return Segmented(
+            mask=from_metatensor(mask.float(), volume, units="1"),
+            probability=from_metatensor(foreground, volume, units="1"),
+            threshold=self.threshold,
+        )
+
+    @torch.inference_mode()
+    def probabilities(self, image: Tensor) -> Tensor:
+        """(C, S, R, K) input -> (classes, S, R, K)."""
+        logits = self._inferer(torch.as_tensor(image).as_subclass(Tensor)[None], self.network)
+        return torch.softmax(logits[0], 0)
+
+
+class Classifier(_Predictor):
+    """Slice or projection -> calibrated class probabilities."""
+
+    @torch.inference_mode()
+    def predict(self, image: Volume | Projection) -> Classified:
+        """One row of probabilities per slice of a volume, one row for a projection."""
+        tensor = torch.as_tensor(self.input_tensor(image)).as_subclass(Tensor)
+        slices = tensor.transpose(0, 1) if tensor.ndim == 4 else tensor[None]
+        logits = torch.cat([self.network(batch) for batch in slices.split(32)])
+        return Classified(self.labels, torch.softmax(logits, 1).numpy(), self.threshold)
+
+
+def load(folder: Path) -> Classifier | Segmenter:
+    """A predictor from a version's (or a finished run's) folder.
+
+    Raises:
+        Rejected: the folder is no model, or holds a generator.
+    """
+    model = version.load(folder)
+    if model.description.task == "segmentation":
+        return Segmenter(model)
+    if model.description.task == "classification":
+        return Classifier(model)
+    raise Rejected(f"{model.identity.address} is a generator; use `mirall generate`, or models.generator.load")

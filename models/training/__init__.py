@@ -1,0 +1,42 @@
+"""One readable loop per family; `train` picks it by the recipe's task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dicom_io.cohort import Cohort
+from dicom_io.errors import Rejected
+from models.recipe import ClassificationRecipe, Recipe, SegmentationRecipe
+from models.training import adversarial, classification, segmentation
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def train(
+    recipe: Recipe,
+    cohort: Cohort,
+    run: Path,
+    *,
+    resume: bool = False,
+    minutes: float | None = None,
+    progress: Progress | None = None,
+    device: str = "auto",
+) -> None:
+    """Train and leave a finished run: recipe, metrics.csv, checkpoints, and what serving needs in bundle form.
+
+    minutes: a budget for this call; the schedule is squeezed into it. progress: called with events as plain dicts, see
+    `models.training.journal`. device: "cpu", "cuda" or "auto".
+
+    Raises:
+        Rejected: recipe and cohort do not fit, or the run folder holds another training.
+    """
+    if recipe.task != cohort.task:
+        raise Rejected(f"recipe {recipe.name!r} is for {recipe.task}, cohort {cohort.name!r} for {cohort.task}")
+    if isinstance(recipe, ClassificationRecipe):
+        classification.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
+    elif isinstance(recipe, SegmentationRecipe):
+        segmentation.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
+    else:
+        adversarial.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)

@@ -1,0 +1,101 @@
+"""Random changes of a whole batch at once, image by image different.
+
+Own code: MONAI's random transforms work on one image at a time and draw from NumPy's state, which a killed run would
+have to restore. Every draw here comes from the generator that is handed in.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.recipe import Augmentation
+
+
+def augment(
+    images: Tensor, masks: Tensor | None, settings: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """images: (B, C, rows, columns) float; masks: (B, rows, columns) class numbers, moved with the images (nearest)."""
+    images, masks = _flipped(images, masks, settings, generator)
+    if settings.rotation_degrees or settings.translation or settings.scale:
+        images, masks = _moved(images, masks, settings, generator)
+    batch = len(images)
+    if settings.gain:
+        images = images * (1 + settings.gain * _signed((batch, 1, 1, 1), generator, images.device))
+    if settings.offset:
+        images = images + settings.offset * _signed((batch, 1, 1, 1), generator, images.device)
+    if settings.noise:
+        amount = settings.noise * torch.rand((batch, 1, 1, 1), generator=generator).to(images.device)
+        images = images + amount * torch.randn(images.shape, generator=generator).to(images.device)
+    return images, masks
+
+
+def _signed(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Uniform in [-1, 1)."""
+    return (torch.rand(shape, generator=generator) * 2 - 1).to(device)
+
+
+def _flipped(
+    images: Tensor, masks: Tensor | None, settings: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    for wanted, axis in ((settings.flip_rows, -2), (settings.flip_columns, -1)):
+        if wanted:
+            chosen = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+            images = torch.where(chosen[:, None, None, None], images.flip(axis), images)
+            masks = None if masks is None else torch.where(chosen[:, None, None], masks.flip(axis), masks)
+    return images, masks
+
+
+def _moved(
+    images: Tensor, masks: Tensor | None, settings: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Rotate, scale and shift about the centre; what comes from outside is 0."""
+    batch, device = len(images), images.device
+    angle = _signed((batch,), generator, device) * math.radians(settings.rotation_degrees)
+    size = 1 + settings.scale * _signed((batch,), generator, device)
+    shift = 2 * settings.translation * _signed((batch, 2), generator, device)
+    rows, columns = images.shape[-2:]
+    # affine_grid counts each axis from -1 to 1, so a rotation of unequal sides needs the ratio of the sides.
+    cosine, sine = torch.cos(angle) / size, torch.sin(angle) / size
+    across = torch.stack([cosine, -sine * rows / columns, shift[:, 0]], 1)
+    down = torch.stack([sine * columns / rows, cosine, shift[:, 1]], 1)
+    grid = F.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, align_corners=False)
+    if masks is not None:
+        numbers = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
+        masks = numbers[:, 0].to(masks.dtype)
+    return images, masks
+
+
+def translate_and_cut(images: Tensor, translation: float, cutout: float, generator: torch.Generator) -> Tensor:
+    """DiffAugment's "translation,cutout" (Zhao 2020), differentiable: shifts by whole pixels, blanks a square in each.
+
+    translation, cutout: shares of the image size (1/8 and 1/2 in the paper). Blank is 0, mid-range of [-1, 1].
+    """
+    batch, _, rows, columns = images.shape
+    device = images.device
+    below, right = torch.arange(rows, device=device), torch.arange(columns, device=device)
+    if translation:
+        reach = torch.tensor([round(rows * translation), round(columns * translation)])
+        shift = torch.floor(torch.rand((batch, 2), generator=generator) * (2 * reach + 1)).long() - reach
+        down, across = shift[:, 0, None].to(device) + below, shift[:, 1, None].to(device) + right
+        inside = ((down >= 0) & (down < rows))[:, None, :, None] & ((across >= 0) & (across < columns))[
+            :, None, None, :
+        ]
+        picked = images[
+            torch.arange(batch, device=device)[:, None, None],
+            :,
+            down.clamp(0, rows - 1)[:, :, None],
+            across.clamp(0, columns - 1)[:, None, :],
+        ].permute(0, 3, 1, 2)
+        images = picked * inside
+    if cutout:
+        half = torch.tensor([rows * cutout / 2, columns * cutout / 2])
+        centre = torch.rand((batch, 2), generator=generator) * torch.tensor([rows, columns])
+        in_rows = (below - centre[:, 0, None].to(device)).abs() < half[0]
+        in_columns = (right - centre[:, 1, None].to(device)).abs() < half[1]
+        images = images * ~(in_rows[:, None, :, None] & in_columns[:, None, None, :])
+    return images

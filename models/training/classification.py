@@ -1,0 +1,174 @@
+"""Classification: a slice or a projection -> calibrated class probabilities, by a two-dimensional ResNet."""
+
+# torch leaves Tensor.backward and Tensor.split without types.
+# mypy: disallow-untyped-calls=False
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from torch import Tensor, nn
+
+from dicom_io.cohort import Cohort
+from dicom_io.errors import Rejected
+from models import cases, domain, networks, version
+from models.evaluation.classification import auroc
+from models.networks import classifier
+from models.recipe import ClassificationRecipe
+from models.training import average, summary
+from models.training.augmentation import augment
+from models.training.journal import Journal
+from models.training.randomness import seed_of, start_step
+from models.training.schedule import Clock
+
+
+def train(
+    recipe: ClassificationRecipe,
+    cohort: Cohort,
+    run: Path,
+    *,
+    resume: bool = False,
+    minutes: float | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    device: str = "auto",
+) -> None:
+    """One training, from cohort to a run that serves. See `models.training.train`."""
+    # Patients are split already; read them once, through the chain that serving will use.
+    summary.require_splits(cohort)
+    on = summary.device_named(device)
+    training = cases.load(cohort, cohort.training, recipe.preprocessing)
+    validation = cases.load(cohort, cohort.validation, recipe.preprocessing)
+    images, labels, _ = cases.one_size(training)
+    seen_only_here, judged, _ = cases.one_size(validation)
+    assert labels is not None and judged is not None
+    if len(labels.unique()) < 2:
+        raise Rejected(
+            f"cohort {cohort.name!r}: all training images have label {int(labels[0])}; two classes are needed"
+        )
+
+    # Network, loss, optimiser and running average.
+    torch.manual_seed(seed_of(recipe.seed, "weights", 0))
+    definition = classifier.definition(recipe.network, images.shape[1], len(cohort.labels))
+    network = networks.build(definition).to(on)
+    kept = average.start(network)
+    rates = recipe.optimiser
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rates.learning_rate, weight_decay=rates.weight_decay)
+
+    # Resume from the newest checkpoint, if there is one.
+    clock = Clock(recipe.schedule, minutes)
+    journal = Journal(run, recipe, cohort, clock, progress, resume)
+    step, images_seen, best, reported = 0, 0, [-1.0, -float("inf")], 0
+    if journal.resumed:
+        network.load_state_dict(journal.resumed["network"])
+        kept.load_state_dict(journal.resumed["average"])
+        optimiser.load_state_dict(journal.resumed["optimiser"])
+        step, images_seen, best = (journal.resumed[key] for key in ("step", "images_seen", "best"))
+        reported = images_seen
+
+    network.train()
+    finished = images_seen >= recipe.schedule.total_images
+    while not finished:
+        # Draw a batch and take a step.
+        draw = start_step(recipe.seed, step)
+        chosen = torch.randint(len(images), (recipe.schedule.batch_size,), generator=draw)
+        batch, _ = augment(images[chosen].to(on), None, recipe.augmentation, draw)
+        for group in optimiser.param_groups:
+            group["lr"] = clock.learning_rate(images_seen, rates.learning_rate)
+        loss = F.cross_entropy(network(batch), labels[chosen].to(on), label_smoothing=recipe.loss.label_smoothing)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+
+        # Follow with the running average.
+        step, images_seen = step + 1, images_seen + len(batch)
+        average.follow(kept, network, images_seen, len(batch), recipe.schedule.ema_half_life_images)
+        journal.progress(images_seen, loss.item())
+        finished = clock.fraction(images_seen) >= 1
+
+        # Each `report_images`, and at the end: validate, keep the best, save a checkpoint.
+        if finished or images_seen - reported >= recipe.schedule.report_images:
+            reported = images_seen
+            logits = predict(kept, seen_only_here, on)
+            # Ranking first; between equal rankings (tiny validation sets) the likelier one.
+            score = [ranking(logits, judged), -float(F.cross_entropy(logits, judged))]
+            if score > best:
+                best = score
+                journal.keep_best({"state": kept.state_dict()})
+            line = {"images_seen": images_seen, "loss": round(loss.item(), 5)}
+            journal.report(line | {"validation_auroc": round(score[0], 5), "validation_loss": round(-score[1], 5)})
+            journal.save(
+                {
+                    "network": network.state_dict(),
+                    "average": kept.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "step": step,
+                    "images_seen": images_seen,
+                    "best": best,
+                }
+            )
+
+    # Temperature and threshold are fixed on validation; the temperature goes into the last layer's weights.
+    kept.load_state_dict(journal.best()["state"])
+    logits = predict(kept, seen_only_here, on)
+    temperature = fit_temperature(logits, judged)
+    threshold = youden_threshold((1 - torch.softmax(logits / temperature, 1)[:, 0]).numpy(), (judged > 0).numpy())
+    description = version.Description(
+        name=recipe.name,
+        task="classification",
+        labels=cohort.labels,
+        channels=cohort.channels,
+        domain=domain.observed([case.source for case in training], cohort.channels),
+        saw=summary.saw(recipe, cohort, journal.data_hash, training, images_seen),
+        threshold=threshold,
+        temperature=temperature,
+    )
+    state = classifier.calibrated(kept.state_dict(), temperature)
+    version.write(run, description, definition, recipe.preprocessing, None, 0.0, state)
+    journal.done(images_seen=images_seen, validation_auroc=best[0], threshold=threshold, temperature=temperature)
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, images: Tensor, on: torch.device) -> Tensor:
+    """Logits (N, classes) on the CPU."""
+    network.eval()
+    return torch.cat([network(batch.to(on)).cpu() for batch in images.split(64)])
+
+
+def ranking(logits: Tensor, labels: Tensor) -> float:
+    """AUROC of "any class but the first"; 0.5 where validation holds one kind only."""
+    value = auroc((1 - torch.softmax(logits, 1)[:, 0]).double().numpy(), (labels > 0).numpy())
+    return 0.5 if np.isnan(value) else value
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Temperature T of softmax(logits / T) by maximum a posteriori (Guo 2017, with ln T ~ N(0, 1)).
+
+    The prior weighs as much as one image: it keeps a handful of separable validation images from claiming certainty.
+    """
+
+    def cost(log_temperature: float) -> float:
+        scaled = logits.double() / np.exp(log_temperature)
+        return float(F.cross_entropy(scaled, labels, reduction="sum")) + log_temperature**2 / 2
+
+    return float(np.exp(minimize_scalar(cost, bounds=(-3.0, 3.0), method="bounded").x))
+
+
+def youden_threshold(probabilities: np.ndarray, positive: np.ndarray) -> float:
+    """The threshold of the best sensitivity + specificity (Youden 1950), midway to the next lower probability.
+
+    0.5 where only one kind is there.
+    """
+    if positive.all() or not positive.any():
+        return 0.5
+    values = np.unique(probabilities)
+    cuts = np.concatenate([[values[0]], (values[1:] + values[:-1]) / 2])
+    at_least = probabilities[None, :] >= cuts[:, None]
+    youden = at_least[:, positive].mean(1) - at_least[:, ~positive].mean(1)
+    return float(cuts[youden.argmax()])

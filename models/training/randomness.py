@@ -1,0 +1,18 @@
+"""Random numbers that are a function of (seed, purpose, step): nothing to store, nothing to lose when killed."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def seed_of(seed: int, purpose: str, step: int) -> int:
+    """A 63-bit seed; other steps and purposes give unrelated ones."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\0{purpose}\0{step}".encode()).digest()[:8], "big") >> 1
+
+
+def start_step(seed: int, step: int) -> torch.Generator:
+    """The generator for the draws of one step; torch's global one (dropout) starts anew with it, too."""
+    torch.manual_seed(seed_of(seed, "global", step))
+    return torch.Generator().manual_seed(seed_of(seed, "step", step))

@@ -1,0 +1,32 @@
+"""How far a training is, by images or by the clock, and the learning rate there."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from models.recipe import Schedule
+
+
+class Clock:
+    """Progress as the larger of images seen over all images and minutes spent over the budget of this call."""
+
+    def __init__(self, schedule: Schedule, minutes: float | None) -> None:
+        self.schedule = schedule
+        self._budget_s = None if minutes is None else max(minutes, 1e-3) * 60
+        self._started = time.monotonic()
+
+    @property
+    def spent_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def fraction(self, images_seen: int) -> float:
+        """0 at the start, 1 when training ends."""
+        by_images = images_seen / self.schedule.total_images
+        by_time = self.spent_s / self._budget_s if self._budget_s else 0.0
+        return min(max(by_images, by_time), 1.0)
+
+    def learning_rate(self, images_seen: int, peak: float) -> float:
+        """Linear warm-up, then a half cosine down to 1 % of the peak."""
+        warm_up = min((images_seen + 1) / (self.schedule.warm_up_images + 1), 1.0)
+        return peak * warm_up * (0.01 + 0.99 * (1 + math.cos(math.pi * self.fraction(images_seen))) / 2)

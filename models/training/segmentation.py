@@ -1,0 +1,240 @@
+"""Segmentation: windows of slices -> mask, by a two-dimensional U-Net."""
+
+# torch leaves Tensor.backward and Tensor.split without types.
+# mypy: disallow-untyped-calls=False
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.losses import DiceCELoss
+from torch import Tensor, nn
+
+from dicom_io.cohort import Cohort
+from models import cases, domain, networks, runner, version
+from models.cases import Case
+from models.evaluation.segmentation import dice
+from models.networks import unet
+from models.recipe import SegmentationRecipe, Windows
+from models.training import average, summary
+from models.training.augmentation import augment
+from models.training.journal import Journal
+from models.training.randomness import seed_of, start_step
+from models.training.schedule import Clock
+
+THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
+
+
+def train(
+    recipe: SegmentationRecipe,
+    cohort: Cohort,
+    run: Path,
+    *,
+    resume: bool = False,
+    minutes: float | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    device: str = "auto",
+) -> None:
+    """One training, from cohort to a run that serves. See `models.training.train`."""
+    # Patients are split already; read them once, through the chain that serving will use.
+    summary.require_splits(cohort)
+    on = summary.device_named(device)
+    training = cases.load(cohort, cohort.training, recipe.preprocessing)
+    validation = cases.load(cohort, cohort.validation, recipe.preprocessing)
+    slices = Slices(training)
+
+    # Network, loss, optimiser and running average.
+    torch.manual_seed(seed_of(recipe.seed, "weights", 0))
+    definition = unet.definition(recipe.network, len(cohort.channels), len(cohort.labels))
+    network = networks.build(definition).to(on)
+    kept = average.start(network)
+    rates = recipe.optimiser
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rates.learning_rate, weight_decay=rates.weight_decay)
+    loss_of = DiceCELoss(
+        to_onehot_y=True,
+        softmax=True,
+        include_background=False,
+        batch=True,
+        lambda_dice=recipe.loss.dice,
+        lambda_ce=recipe.loss.cross_entropy,
+    )
+    inference = runner.inference(
+        "segmentation", "volume", definition, (), recipe.windows.window_px, recipe.windows.overlap, 0.5
+    )
+
+    # Resume from the newest checkpoint, if there is one.
+    clock = Clock(recipe.schedule, minutes)
+    journal = Journal(run, recipe, cohort, clock, progress, resume)
+    step, images_seen, best, reported = 0, 0, -1.0, 0
+    if journal.resumed:
+        network.load_state_dict(journal.resumed["network"])
+        kept.load_state_dict(journal.resumed["average"])
+        optimiser.load_state_dict(journal.resumed["optimiser"])
+        step, images_seen, best = (journal.resumed[key] for key in ("step", "images_seen", "best"))
+        reported = images_seen
+
+    network.train()
+    finished = images_seen >= recipe.schedule.total_images
+    while not finished:
+        # Draw a batch of windows and take a step.
+        draw = start_step(recipe.seed, step)
+        images, masks = slices.windows(recipe.windows, recipe.schedule.batch_size, draw)
+        images, truth = augment(images.to(on), masks.to(on), recipe.augmentation, draw)
+        assert truth is not None
+        for group in optimiser.param_groups:
+            group["lr"] = clock.learning_rate(images_seen, rates.learning_rate)
+        loss = loss_of(network(images), truth[:, None])
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+
+        # Follow with the running average.
+        step, images_seen = step + 1, images_seen + len(images)
+        average.follow(kept, network, images_seen, len(images), recipe.schedule.ema_half_life_images)
+        journal.progress(images_seen, loss.item())
+        finished = clock.fraction(images_seen) >= 1
+
+        # Each `report_images`, and at the end: validate, keep the best, save a checkpoint.
+        if finished or images_seen - reported >= recipe.schedule.report_images:
+            reported = images_seen
+            scores = validation_dice(kept, inference["inferer"], validation, on)
+            score = float(scores.max())
+            if score > best:
+                best = score
+                journal.keep_best({"state": kept.state_dict(), "threshold": float(THRESHOLDS[scores.argmax()])})
+            journal.report(
+                {"images_seen": images_seen, "loss": round(loss.item(), 5), "validation_dice": round(score, 5)}
+            )
+            journal.save(
+                {
+                    "network": network.state_dict(),
+                    "average": kept.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "step": step,
+                    "images_seen": images_seen,
+                    "best": best,
+                }
+            )
+
+    # Leave what serving needs, with the threshold that validation chose.
+    chosen = journal.best()
+    description = version.Description(
+        name=recipe.name,
+        task="segmentation",
+        labels=cohort.labels,
+        channels=cohort.channels,
+        domain=domain.observed([case.source for case in training], cohort.channels),
+        saw=summary.saw(recipe, cohort, journal.data_hash, training, images_seen),
+        threshold=chosen["threshold"],
+    )
+    windows = recipe.windows
+    version.write(
+        run, description, definition, recipe.preprocessing, windows.window_px, windows.overlap, chosen["state"]
+    )
+    journal.done(images_seen=images_seen, validation_dice=best, threshold=chosen["threshold"])
+
+
+@dataclass(frozen=True)
+class _Place:
+    case: Case
+    slice: int
+
+
+class Slices:
+    """The training slices, and how windows are drawn from them: patient first, so that a long scan weighs no more."""
+
+    def __init__(self, training: Sequence[Case]) -> None:
+        self._all: dict[str, list[_Place]] = {}
+        self._with_foreground: dict[str, list[_Place]] = {}
+        for case in training:
+            assert case.mask is not None
+            for number, full in enumerate((case.mask > 0).flatten(1).any(1).tolist()):
+                self._all.setdefault(case.patient, []).append(_Place(case, number))
+                if full:
+                    self._with_foreground.setdefault(case.patient, []).append(_Place(case, number))
+
+    def windows(self, settings: Windows, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(count, C, window, window) images and (count, window, window) masks, as int64.
+
+        A window lies anywhere inside its slice, or the slice anywhere inside the window where it is the smaller;
+        outside is 0. Neither slice number nor place in the slice reaches the network.
+        """
+        images, masks = [], []
+        for _ in range(count):
+            wanted = bool(self._with_foreground) and _uniform(draw) < settings.foreground_share
+            patients = self._with_foreground if wanted else self._all
+            places = list(patients.values())[_below(len(patients), draw)]
+            place = places[_below(len(places), draw)]
+            assert place.case.mask is not None
+            image, mask = place.case.image[:, place.slice], place.case.mask[place.slice]
+            target = _pick(torch.nonzero(mask), draw).tolist() if wanted else (None, None)
+            corner = [
+                _corner(size, settings.window_px, held, draw) for size, held in zip(mask.shape, target, strict=True)
+            ]
+            image = window(image, corner, settings.window_px)
+            mask = window(mask[None], corner, settings.window_px)[0]
+            if settings.border_share and _uniform(draw) < settings.border_share:
+                shown = _strip(settings.window_px, draw)
+                image, mask = image * shown, mask * shown
+            images.append(image)
+            masks.append(mask.long())
+        return torch.stack(images), torch.stack(masks)
+
+
+def _uniform(draw: torch.Generator) -> float:
+    return float(torch.rand((), generator=draw))
+
+
+def _below(count: int, draw: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=draw))
+
+
+def _pick(rows: Tensor, draw: torch.Generator) -> Tensor:
+    return rows[_below(len(rows), draw)]
+
+
+def _corner(size: int, window_px: int, target: int | None, draw: torch.Generator) -> int:
+    """First index of the window along one axis (negative: the slice is smaller than the window); holds `target`."""
+    low, high = min(0, size - window_px), max(0, size - window_px)
+    if target is not None:
+        low, high = max(low, target - window_px + 1), min(high, target)
+    return low + _below(high - low + 1, draw)
+
+
+def window(image: Tensor, corner: Sequence[int], window_px: int) -> Tensor:
+    """(C, rows, columns) -> (C, window, window) from `corner`, 0 outside."""
+    cut = image
+    for axis, first in zip((-2, -1), corner, strict=True):
+        size = cut.shape[axis]
+        low, high = max(first, 0), min(first + window_px, size)
+        pads = [low - first, first + window_px - high]
+        cut = cut.narrow(axis, low, high - low)
+        cut = nn.functional.pad(cut, pads if axis == -1 else [0, 0, *pads])
+    return cut
+
+
+def _strip(window_px: int, draw: torch.Generator) -> Tensor:
+    """(window, window) of 1 with a strip of 0 at one side, up to half the window deep: an edge that means nothing."""
+    shown = torch.ones(window_px, window_px, dtype=torch.uint8)
+    shown[: _below(window_px // 2, draw) + 1] = 0
+    return torch.rot90(shown, _below(4, draw))
+
+
+@torch.inference_mode()
+def validation_dice(network: nn.Module, inferer: Any, validation: Sequence[Case], on: torch.device) -> np.ndarray:
+    """Mean Dice over patients, (thresholds,): windows and blending as in serving."""
+    slide = runner.build_inferer(inferer)
+    network.eval()
+    scores: dict[str, list[list[float]]] = {}
+    for case in validation:
+        assert case.mask is not None
+        probabilities = torch.softmax(slide(case.image[None].to(on), network)[0], 0).cpu()
+        foreground, truth = (1 - probabilities[0]).numpy(), (case.mask > 0).numpy()
+        scores.setdefault(case.patient, []).append([dice(foreground >= cut, truth) for cut in THRESHOLDS])
+    return np.mean([np.mean(values, axis=0) for values in scores.values()], axis=0)

@@ -1,0 +1,45 @@
+"""What every family records about a training before its model is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from dicom_io.cohort import Cohort
+from dicom_io.errors import Rejected
+from models.cases import Case
+from models.recipe import Recipe
+from models.version import Saw
+
+
+def device_named(name: str) -> torch.device:
+    """ "cpu", "cuda", or for "auto" the GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    # Denormal numbers slow a CPU tenfold and mean nothing here.
+    torch.set_flush_denormal(True)
+    return torch.device(name)
+
+
+def require_splits(cohort: Cohort) -> None:
+    """Raises Rejected where training or validation is empty."""
+    for split in ("training", "validation"):
+        if not cohort.splits.get(split):
+            raise Rejected(f"cohort {cohort.name!r} has no {split} images; import it with shares for all three splits")
+
+
+def saw(recipe: Recipe, cohort: Cohort, data_hash: str, training: Sequence[Case], images_seen: int) -> Saw:
+    """The record for card and metadata."""
+    return Saw(
+        cohort=cohort.name,
+        data_hash=data_hash,
+        split_unit=cohort.split_unit,
+        patients=len({case.patient for case in training}),
+        validation_patients=len({item.patient for item in cohort.validation}),
+        images=sum(case.image.shape[1] for case in training),
+        synthetic_images=sum(case.image.shape[1] for case in training if case.item.synthetic),
+        images_seen=images_seen,
+        seed=recipe.seed,
+        recipe=recipe.name,
+    )

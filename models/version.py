@@ -1,0 +1,279 @@
+"""A model version on disk: the MONAI bundle form, written and read by us (promise 7).
+
+    configs/metadata.json     MONAI's fields, and ours under "mirall" (`Description`)
+    configs/inference.json    "network_def", "model_input" (the chain), "inferer"; the rest is for `monai.bundle run`
+    models/model.pt           tensors only
+    docs/README.md            the card
+    evaluation/               evaluation.json, report.md
+
+A finished run folder has the first three already, so one loader serves runs and versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from dicom_io.cohort import Channel, SplitUnit, Task
+from dicom_io.errors import Rejected
+from dicom_io.provenance import ModelIdentity, State
+from models import networks, runner
+from models.domain import Domain
+from models.preprocessing import check_steps
+from models.recipe import Settings
+
+HASHED = ("configs", "models", "docs", "evaluation")
+# Where MONAI publishes the schema of metadata.json; verify_metadata reads it.
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+
+
+class Saw(Settings):
+    """What training saw. data_hash: of the cohort's list and files; patients, images: of the training split."""
+
+    cohort: str
+    data_hash: str
+    split_unit: SplitUnit
+    patients: int
+    validation_patients: int
+    images: int
+    synthetic_images: int
+    images_seen: int
+    seed: int
+    recipe: str
+
+
+class Description(Settings):
+    """What serving must know beside network, chain and inferer.
+
+    threshold: on the probability of any class but the first, fixed on validation; None for generators.
+    temperature: already divided into the weights; kept for the record.
+    pixel_range, units, spacing_mm (row, column): of a generator's samples; minimum_signal: slices it was shown reach
+    this share of the range; audit_samples: how many samples its evaluation draws.
+    """
+
+    name: str
+    version: str = "0"
+    state: State = "unproven"
+    task: Task
+    labels: tuple[str, ...]
+    channels: tuple[Channel, ...]
+    domain: Domain
+    saw: Saw
+    threshold: float | None = None
+    temperature: float | None = None
+    pixel_range: tuple[float, float] | None = None
+    units: str = ""
+    spacing_mm: tuple[float, float] | None = None
+    minimum_signal: float = 0.0
+    audit_samples: int = 0
+    audit_id: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelVersion:
+    """A version (or a finished run) that was read and found harmless; the network is built on demand."""
+
+    folder: Path
+    identity: ModelIdentity
+    metadata: Mapping[str, Any]
+    description: Description
+    network_definition: Mapping[str, Any]
+    model_input: tuple[Mapping[str, Any], ...]
+    inferer: Mapping[str, Any]
+
+    def network(self) -> nn.Module:
+        """The network with its weights, in evaluation mode.
+
+        Raises:
+            Rejected: the weights file holds anything but tensors, or other tensors than the network has.
+        """
+        network = networks.build(self.network_definition)
+        state = read_weights(self.folder / "models" / "model.pt")
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise Rejected(
+                f"{self.folder}: weights and network_def do not fit: {' '.join(str(error).split())}"
+            ) from error
+        return network.eval()
+
+    @property
+    def evaluation(self) -> Mapping[str, Any] | None:
+        """What `models release` measured; None for a run."""
+        path = self.folder / "evaluation" / "evaluation.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name; nothing else is ever unpickled.
+
+    Raises:
+        Rejected: the file is absent, damaged, or would run code.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise Rejected(f"{path} is missing; train or release the model again") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise Rejected(
+            f"{path} is damaged or holds more than tensors and was not loaded: {str(error)[:200]}"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise Rejected(f"{path} holds more than tensors and was not used; save a plain state dict")
+    return state
+
+
+def write(
+    folder: Path,
+    description: Description,
+    network_definition: Mapping[str, Any],
+    model_input: tuple[Mapping[str, Any], ...],
+    window_px: int | None,
+    overlap: float,
+    state: Mapping[str, torch.Tensor] | None,
+) -> None:
+    """Write configs (and weights, where given) into a folder. Same contents give the same bytes."""
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    inference = runner.inference(
+        description.task,
+        description.domain.kind,
+        network_definition,
+        model_input,
+        window_px,
+        overlap,
+        description.threshold,
+    )
+    _write_json(folder / "configs" / "inference.json", inference)
+    _write_json(folder / "configs" / "metadata.json", metadata(description, network_definition, window_px))
+    if state is not None:
+        (folder / "models").mkdir(exist_ok=True)
+        # Clones, so that a file never holds more of a storage than its tensor shows.
+        torch.save(
+            {name: value.detach().cpu().clone() for name, value in state.items()}, folder / "models" / "model.pt"
+        )
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def metadata(description: Description, network: Mapping[str, Any], window_px: int | None) -> dict[str, Any]:
+    """MONAI's metadata.json (schema of 2024-07-25), with ours under "mirall"."""
+    what = {
+        "classification": "class probabilities of a slice or a projection",
+        "segmentation": "mask of the slices of a volume",
+        "generation": "synthetic slices",
+    }[description.task]
+    seen = description.saw
+    return {
+        "schema": SCHEMA,
+        "version": description.version,
+        "changelog": {description.version: f"trained on cohort {seen.cohort}, data hash {seen.data_hash}"},
+        "name": description.name,
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.split("+")[0],
+        "numpy_version": np.__version__,
+        "required_packages_version": {"nibabel": "5.4.2"} if description.task != "generation" else {"mirall": "0.1.0"},
+        "task": f"{description.name}: {what}",
+        "description": f"{what}; labels {', '.join(description.labels) or 'none'}; docs/README.md is the card.",
+        "authors": "The users of Mirall who trained it",
+        "copyright": "Of those who trained it; the data's own terms hold",
+        "data_type": "nifti",
+        "intended_use": "Research only; not for diagnosis or treatment",
+        "network_data_format": _data_format(description, network, window_px),
+        "mirall": description.model_dump(mode="json"),
+    }
+
+
+def _data_format(description: Description, network: Mapping[str, Any], window_px: int | None) -> dict[str, Any]:
+    image = {"type": "image", "format": "magnitude", "dtype": "float32", "is_patch_data": window_px is not None}
+    names = {str(number): channel.name for number, channel in enumerate(description.channels)}
+    classes = {str(number): label for number, label in enumerate(description.labels)}
+    shape: list[int | str] = [window_px, window_px] if window_px else ["*", "*"]
+    if description.task == "generation":
+        noise = image | {
+            "type": "noise",
+            "num_channels": network["latent"],
+            "spatial_shape": [],
+            "value_range": [-9, 9],
+        }
+        size = [network["image_px"]] * 2
+        made = image | {
+            "num_channels": 1,
+            "spatial_shape": size,
+            "value_range": [-1, 1],
+            "channel_def": {"0": names["0"]},
+        }
+        return {
+            "inputs": {"latent": noise | {"is_patch_data": False}},
+            "outputs": {"pred": made | {"is_patch_data": False}},
+        }
+    taken = image | {
+        "num_channels": len(names),
+        "spatial_shape": shape,
+        "value_range": [],
+        "channel_def": names,
+    }
+    kind = "segmentation" if description.task == "segmentation" else "probabilities"
+    given = image | {
+        "type": "image" if kind == "segmentation" else "probabilities",
+        "format": kind,
+        "num_channels": len(classes),
+        "spatial_shape": shape if kind == "segmentation" else [],
+        "value_range": [0, 1],
+        "channel_def": classes,
+    }
+    return {"inputs": {"image": taken}, "outputs": {"pred": given}}
+
+
+def load(folder: Path) -> ModelVersion:
+    """Read a version or a finished run. Only plain data is read; MONAI's parser never sees the file.
+
+    Raises:
+        Rejected: a file is absent or no JSON, or names a network, a transform or a value that is not on our lists.
+    """
+    try:
+        meta = json.loads((folder / "configs" / "metadata.json").read_text())
+        inference = json.loads((folder / "configs" / "inference.json").read_text())
+        description = Description.model_validate(meta["mirall"])
+        model_input = tuple(inference["model_input"])
+        check_steps(model_input)
+        network_definition = inference["network_def"]
+        inferer = inference["inferer"]
+        runner.check_inferer(inferer)
+    except FileNotFoundError as error:
+        raise Rejected(
+            f"{folder} is no model: {error.filename} is missing; train a run or release a version first"
+        ) from error
+    except KeyError as error:
+        raise Rejected(f"{folder} is no model of ours: key {error} is missing in configs") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(key) for key in first["loc"])
+        raise Rejected(f"{folder}/configs/metadata.json: key 'mirall.{where}': {first['msg']}") from error
+    except ValueError as error:
+        raise Rejected(f"{folder}/configs: {error}") from error
+    identity = ModelIdentity(description.name, description.version, content_hash(folder), description.state)
+    return ModelVersion(folder, identity, meta, description, network_definition, model_input, inferer)
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over names and bytes of the bundle's files; the same wherever the folder lies."""
+    digest = hashlib.sha256()
+    files = (path for part in HASHED for path in (folder / part).rglob("*") if path.is_file())
+    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
+        digest.update(
+            f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+        )
+    return digest.hexdigest()
