@@ -140,9 +140,11 @@ def check_values(dataset: Dataset, keywords: Iterable[str]) -> None:
             raise _unreadable(dataset, keyword, str(error)) from error
         if value is None or dictionary_VR(keyword) not in ("DS", "IS"):
             continue
-        for component in value if isinstance(value, MultiValue) else [value]:
-            if isinstance(component, str) and component:  # one wrong number of several is left as text
-                raise _unreadable(dataset, keyword, f"{component!r} is no number")
+        components = list(value) if isinstance(value, MultiValue) else [value]
+        # Where one of several is no number, pydicom leaves them all as text, and says nothing.
+        if any(isinstance(component, str) and component for component in components):
+            text = "\\".join(map(str, components))
+            raise _unreadable(dataset, keyword, f"its value is {text}")
 
 
 def _unreadable(dataset: Dataset, keyword: str, why: str) -> Rejected:

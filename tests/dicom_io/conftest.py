@@ -88,20 +88,13 @@ class Maker:
         if modality == "CT":
             placed |= {"RescaleSlope": 2, "RescaleIntercept": -1024}
         return [
-            self.image(
-                pixels,
-                modality,
-                **placed,
-                **{"InstanceNumber": number + 1}
-                | {
-                    "ImagePositionPatient": [
-                        round(float(x), 9) for x in self.origin_mm + number * self.step_mm * normal
-                    ]
-                }
-                | attributes,
-            )
+            self.image(pixels, modality, **placed | self._numbered(number, normal) | attributes)
             for number, pixels in enumerate(self.voxels(seed))
         ]
+
+    def _numbered(self, number: int, normal: np.ndarray) -> dict[str, Any]:
+        place = self.origin_mm + number * self.step_mm * normal
+        return {"InstanceNumber": number + 1, "ImagePositionPatient": [round(float(x), 9) for x in place]}
 
     def bytes(self, ds: Dataset) -> bytes:
         buffer = io.BytesIO()
