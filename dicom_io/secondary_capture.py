@@ -97,7 +97,7 @@ def generated(
 
     spacing_mm: (down, across) between pixels, or None. units: UCUM, of the values. label: what was asked for, "" for
     nothing. study: the one that the series joins; None makes the study of this model, seed and label.
-    value_range: what the 16 bits span (`quantise`), and the window; None is 0 to 1 for values of unit "1" in there, else
+    value_range: what the 16 bits span (`quantise`), and the window; None is 0 to 1 for such values of unit "1", else
     the range of these frames.
 
     Raises:

@@ -314,6 +314,7 @@ def test_neither_frames_nor_sources_are_changed() -> None:
         lambda: predicted(np.random.default_rng(0).random((6, 11, 17), np.float32), made.sources())[0],
     ],
 )
+@pytest.mark.filterwarnings("ignore:The value length:UserWarning")
 def test_the_validator_finds_no_error(
     make: Callable[[], tuple[Dataset, LabelRecord]], tmp_path: Path, needs: Needs
 ) -> None:
@@ -340,6 +341,7 @@ def test_other_readers_see_the_same_pixels(tmp_path: Path, needs: Needs) -> None
 
 
 @pytest.mark.acceptance
+@pytest.mark.filterwarnings("ignore:The value length:UserWarning")
 def test_an_overlay_of_a_real_pet_lies_on_it(test_data: Path, tmp_path: Path, needs: Needs) -> None:
     readout = series.volumes(sorted((test_data / "pet-suv-sarcoma" / "STS_002" / "PET").iterdir()))
     [entry] = readout.volumes
