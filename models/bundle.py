@@ -19,7 +19,7 @@ from models import card, recipe
 from models.evaluate import evaluate, verdict
 from models.version import Description, ModelVersion, load, write
 
-__all__ = ["ModelVersion", "find", "listed", "load", "release"]
+__all__ = ["ModelVersion", "load", "release"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -57,8 +57,8 @@ def release(
     description = Description.model_validate(trained.description.model_dump() | named)
     models_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models_dir, prefix=".release-") as scratch:
-        # Born beside its place, so that a version is there whole or not at all.
-        folder = Path(scratch) / "bundle"
+        # Born beside its place: a version is there whole or not at all. A level deeper than where versions are listed.
+        folder = Path(scratch) / name / version
         _fill(folder, trained, description, report)
         (folder / "recipe.yaml").write_text((run / "recipe.yaml").read_text())
         shelf.parent.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ def _fill(folder: Path, trained: ModelVersion, description: Description, report:
     window_px = trained.inferer.get("roi_size", [None])[0]
     overlap = trained.inferer.get("overlap", 0.0)
     write(folder, description, trained.network_definition, trained.model_input, window_px, overlap, None)
-    (folder / "models").mkdir()
+    (folder / "models").mkdir(parents=True)
     shutil.copyfile(trained.folder / "models" / "model.pt", folder / "models" / "model.pt")
     for part, text in (
         ("evaluation/evaluation.json", json.dumps({"audit_id": description.audit_id} | report, indent=1) + "\n"),
@@ -84,27 +84,3 @@ def _fill(folder: Path, trained: ModelVersion, description: Description, report:
 def _next(shelf: Path) -> str:
     numbers = [int(folder.name) for folder in shelf.glob("*") if folder.name.isdigit()]
     return str(max(numbers, default=0) + 1)
-
-
-def listed(models_dir: Path) -> list[ModelVersion]:
-    """All versions in the registry, by name and version."""
-    folders = sorted(path.parent.parent for path in models_dir.glob("*/*/configs/metadata.json"))
-    return [load(folder) for folder in folders]
-
-
-def find(models_dir: Path, address: str) -> Path:
-    """The folder of "NAME:VERSION", or of the newest whole number of "NAME".
-
-    Raises:
-        Rejected: no such version; says which there are.
-    """
-    name, _, number = address.partition(":")
-    if not number:
-        number = str(int(_next(models_dir / name)) - 1)
-    folder = models_dir / name / number
-    if not _NAME.fullmatch(name) or not _NAME.fullmatch(number) or not folder.is_dir():
-        known = (
-            ", ".join(sorted(f"{path.parent.name}:{path.name}" for path in models_dir.glob("[!.]*/[!.]*"))) or "none"
-        )
-        raise Rejected(f"there is no model {address!r} in {models_dir}; there are: {known}")
-    return folder

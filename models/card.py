@@ -59,7 +59,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         "",
         "## How well",
         "",
-        *_figures(report),
+        *figures(report),
         "",
         "## Limits",
         "",
@@ -82,7 +82,7 @@ def report(description: Description, report: Mapping[str, Any]) -> str:
         "",
         f"State: **{description.state}**. {_sentence(report['reason'])}",
         "",
-        *_figures(report),
+        *figures(report),
         "",
         "Every figure with its controls and every patient is in `evaluation.json`.",
         "",
@@ -114,7 +114,7 @@ def _interval(value: Mapping[str, float | None]) -> str:
     return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
 
-def _figures(report: Mapping[str, Any]) -> list[str]:
+def figures(report: Mapping[str, Any]) -> list[str]:
     if report["task"] == "generation":
         return _generator_figures(report)
     if report["task"] == "classification":

@@ -48,6 +48,7 @@ class Schedule(Settings):
     """All counts are images, so that they mean the same at any batch size.
 
     report_images: between two validations with checkpoint. ema_half_life_images: of the running average that is kept.
+    precision: "auto" takes bfloat16 where the machine has it; weights stay float32, but differ between machines.
     """
 
     total_images: Positive
@@ -55,6 +56,7 @@ class Schedule(Settings):
     report_images: Positive = 2000
     warm_up_images: Annotated[int, Field(ge=0)] = 500
     ema_half_life_images: Positive = 1000
+    precision: Literal["float32", "auto"] = "float32"
 
 
 class Augmentation(Settings):

@@ -68,8 +68,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Per feature space: KID to training and to held-out patients, the real-vs-real floor, and the controls.
 
-    Intervals resample patients (real) and samples (synthetic). `ratio`: KID to held-out patients over the floor, null
-    where the floor is not above 0 (too few patients to measure it). `usable`: the controls are told apart from real.
+    Intervals resample patients (real) and samples (synthetic). `ratio`: KID to held-out patients over the
+    upper end of the floor (its mean is about 0 where patients are alike); at most 1 is as close as real is to real.
+    `usable`: the controls are told apart from real.
     """
     train_images, train_patients = thinned(*training)
     test_images, test_patients = thinned(*held_out)
@@ -97,17 +98,18 @@ def evaluate(
             "kid_to_held_out": to_held_out.as_json(),
             "kid_to_training": round(kid(made, seen), 6),
             "floor": floor.as_json(),
-            "ratio": round(to_held_out.value / floor.value, 3) if floor.value > 0 else None,
+            "ratio": round(to_held_out.value / floor.high, 3) if floor.high > 0 else None,
             "controls": {name: round(value, 6) for name, value in controls.items()},
-            "usable": all(value > max(floor.value, 0) for value in controls.values()),
+            "usable": all(value > floor.high for value in controls.values()),
         }
     return report
 
 
 def _scaled(space: Callable[[Tensor], Tensor], real: Tensor) -> Callable[[Tensor], Tensor]:
-    """The space with each feature centred and scaled by its mean and deviation over real images."""
-    centre, deviation = real.mean(0), real.std(0).clamp_min(1e-9)
-    return lambda images: (space(images) - centre) / deviation
+    """The space, centred on the real images and scaled so that their mean squared feature is 1: the kernel's own scale."""
+    centre = real.mean(0)
+    scale = (real - centre).square().mean().sqrt().clamp_min(1e-9)
+    return lambda images: (space(images) - centre) / scale
 
 
 def kid_interval(made: Tensor, real: Tensor, patients: Sequence[str], draws: int) -> bootstrap.Interval:

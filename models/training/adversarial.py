@@ -28,6 +28,7 @@ from models.recipe import GenerationRecipe
 from models.training import average, summary
 from models.training.augmentation import augment, translate_and_cut
 from models.training.journal import Journal
+from models.training.precision import autocast
 from models.training.randomness import seed_of, start_step
 from models.training.schedule import Clock
 
@@ -56,7 +57,8 @@ def train(
     unseen = cases.squares(validation, recipe.network.image_px, recipe.minimum_signal)
     features = RandomFeatures()
     unseen_features = features(unseen[:512])
-    centre, deviation = unseen_features.mean(0), unseen_features.std(0).clamp_min(1e-9)
+    centre = unseen_features.mean(0)
+    spread = (unseen_features - centre).square().mean().sqrt().clamp_min(1e-9)
 
     # Networks, optimisers and running average.
     torch.manual_seed(seed_of(recipe.seed, "weights", 0))
@@ -108,10 +110,11 @@ def train(
                 group["lr"] = clock.learning_rate(images_seen, rates.learning_rate)
 
         # Discriminator: reals up, fakes down; now and then the slope at reals (R1).
-        fake = generator(latent)
-        real_logits = discriminator(differ(real, recipe, draw))
-        fake_logits = discriminator(differ(fake.detach(), recipe, draw))
-        loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+        with autocast(on, recipe.schedule.precision):
+            fake = generator(latent).float()
+            real_logits = discriminator(differ(real, recipe, draw))
+            fake_logits = discriminator(differ(fake.detach(), recipe, draw))
+        loss = F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean()
         critic_loss = loss.item()
         if step % rates.r1_every_steps == 0:
             loss = loss + rates.r1_every_steps * gamma / 2 * slope(discriminator, differ(real, recipe, draw))
@@ -120,7 +123,9 @@ def train(
         for_discriminator.step()
 
         # Generator: fakes up.
-        generator_loss = F.softplus(-discriminator(differ(fake, recipe, draw))).mean()
+        with autocast(on, recipe.schedule.precision):
+            fake_logits = discriminator(differ(fake, recipe, draw))
+        generator_loss = F.softplus(-fake_logits.float()).mean()
         for_generator.zero_grad()
         generator_loss.backward()
         for_generator.step()
@@ -135,7 +140,7 @@ def train(
         if finished or images_seen - reported >= recipe.schedule.report_images:
             reported = images_seen
             samples = panel(kept, max(PANEL, min(len(unseen_features), 256)), shape.latent, on)
-            score = kid((features(samples) - centre) / deviation, (unseen_features - centre) / deviation)
+            score = kid((features(samples) - centre) / spread, (unseen_features - centre) / spread)
             if score < best:
                 best = score
                 journal.keep_best({"state": kept.state_dict()})

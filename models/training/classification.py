@@ -24,6 +24,7 @@ from models.recipe import ClassificationRecipe
 from models.training import average, summary
 from models.training.augmentation import augment
 from models.training.journal import Journal
+from models.training.precision import autocast
 from models.training.randomness import seed_of, start_step
 from models.training.schedule import Clock
 
@@ -80,7 +81,9 @@ def train(
         batch, _ = augment(images[chosen].to(on), None, recipe.augmentation, draw)
         for group in optimiser.param_groups:
             group["lr"] = clock.learning_rate(images_seen, rates.learning_rate)
-        loss = F.cross_entropy(network(batch), labels[chosen].to(on), label_smoothing=recipe.loss.label_smoothing)
+        with autocast(on, recipe.schedule.precision):
+            logits = network(batch)
+        loss = F.cross_entropy(logits.float(), labels[chosen].to(on), label_smoothing=recipe.loss.label_smoothing)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -24,6 +24,7 @@ from models.recipe import SegmentationRecipe, Windows
 from models.training import average, summary
 from models.training.augmentation import augment
 from models.training.journal import Journal
+from models.training.precision import autocast
 from models.training.randomness import seed_of, start_step
 from models.training.schedule import Clock
 
@@ -88,7 +89,9 @@ def train(
         assert truth is not None
         for group in optimiser.param_groups:
             group["lr"] = clock.learning_rate(images_seen, rates.learning_rate)
-        loss = loss_of(network(images), truth[:, None])
+        with autocast(on, recipe.schedule.precision):
+            logits = network(images)
+        loss = loss_of(logits.float(), truth[:, None])
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

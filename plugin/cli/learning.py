@@ -1,0 +1,188 @@
+"""`mirall train`, `evaluate` and `models`: from a cohort to a released model version, without the service."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import typer
+
+if TYPE_CHECKING:
+    from dicom_io.provenance import ModelIdentity
+
+Models = Annotated[Path, typer.Option("--models", help="Folder of released model versions.")]
+CohortFolder = Annotated[Path, typer.Option("--cohort", help="Cohort folder, with its datalist.json.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME or NAME:VERSION.")]
+DEFAULT_MODELS = Path("mirall-data/models")
+
+models = typer.Typer(no_args_is_help=True, help="Released model versions.\n\nExample: mirall models list")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("train")(train)
+    app.command("evaluate")(evaluate)
+    app.add_typer(models, name="models")
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="YAML file, or a shipped name: classifier, segmenter, generator.")],
+    cohort: CohortFolder,
+    run: Annotated[Path, typer.Option("--run", help="Folder for the run; new, or one to resume.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="Budget; the schedule fits in.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="In place of the recipe's seed.")] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
+) -> None:
+    """Train a model on a cohort; leaves metrics, checkpoints and a finished run.
+
+    Example: mirall train segmenter --cohort cohorts/brain --run runs/brain --minutes 5
+    """
+    import torch
+
+    from dicom_io import cohort as cohorts
+    from models import recipe as recipes
+    from models import training
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    chosen = recipes.load(recipe)
+    if seed is not None:
+        chosen = chosen.model_copy(update={"seed": seed})
+    with TrainingBar() as bar:
+        training.train(chosen, cohorts.load(cohort), run, resume=resume, minutes=minutes, progress=bar, device=device)
+    typer.echo(f"finished: {run}; next: mirall models release {run} --cohort {cohort} --name {chosen.name}")
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="Folder of a run, or NAME or NAME:VERSION.")],
+    cohort: CohortFolder,
+    models_dir: Models = DEFAULT_MODELS,
+    draws: Annotated[int, typer.Option("--draws", min=100, help="Bootstrap draws behind each interval.")] = 2000,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a run or a version on the test patients of a cohort, beside trivial baselines.
+
+    Example: mirall evaluate runs/brain --cohort cohorts/brain
+    """
+    from dicom_io import cohort as cohorts
+    from models import card
+    from models.evaluate import evaluate as measure
+    from plugin.registry import folder_of
+
+    report = measure(folder_of(models_dir, model), cohorts.load(cohort), draws=draws)
+    typer.echo(json.dumps(report, indent=1) if as_json else "\n".join(card.figures(report)))
+
+
+@models.command("release")
+def release(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    cohort: CohortFolder,
+    name: Annotated[str, typer.Option("--name", help="Name of the model.")],
+    version: Annotated[str | None, typer.Option("--version", help="Else the next whole number.")] = None,
+    models_dir: Models = DEFAULT_MODELS,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a finished run on the cohort's test patients and release it as a model version.
+
+    Example: mirall models release runs/brain --cohort cohorts/brain --name brain-lesions
+    """
+    from dicom_io import cohort as cohorts
+    from models import bundle
+
+    made = bundle.release(run, cohorts.load(cohort), name, version, models_dir)
+    evaluation = made.evaluation or {}
+    row = _row(made.identity, made.folder) | {"reason": evaluation.get("reason", "")}
+    if as_json:
+        typer.echo(json.dumps(row, indent=1))
+        return
+    typer.echo(
+        f"released {made.identity.address}, {row['state']}: {row['reason']}\n{made.folder / 'docs' / 'README.md'}"
+    )
+
+
+@models.command("list")
+def list_models(models_dir: Models = DEFAULT_MODELS, as_json: AsJson = False) -> None:
+    """Released versions with their state.
+
+    Example: mirall models list --json
+    """
+    from plugin.registry import Registry
+
+    rows = [_row(entry.identity, entry.folder) | {"task": entry.task} for entry in Registry(models_dir).list()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows or [{}]:
+        typer.echo(f"{row['model']}  {row['task']}  {row['state']}  {row['content_hash'][:12]}" if row else "no models")
+
+
+@models.command("show")
+def show(model: Model, models_dir: Models = DEFAULT_MODELS, as_json: AsJson = False) -> None:
+    """The card of a version; with --json its metadata and evaluation.
+
+    Example: mirall models show brain-lesions:1
+    """
+    from plugin.registry import Registry
+
+    found = Registry(models_dir).resolve(model)
+    if as_json:
+        files = {"metadata": "configs/metadata.json", "evaluation": "evaluation/evaluation.json"}
+        whole = {key: json.loads((found.folder / path).read_text()) for key, path in files.items()}
+        typer.echo(json.dumps(_row(found.identity, found.folder) | whole, indent=1))
+    else:
+        typer.echo((found.folder / "docs" / "README.md").read_text())
+
+
+def _row(identity: ModelIdentity, folder: Path) -> dict[str, Any]:
+    return {
+        "model": identity.address,
+        "state": identity.state,
+        "content_hash": identity.content_hash,
+        "device_uid": identity.device_uid,
+        "folder": str(folder),
+    }
+
+
+class TrainingBar:
+    """Takes the events of `models.training.journal`: a bar on a terminal, a line per report anywhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("reading", total=1.0)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "progress":
+            words = f"loss {event['loss']:.3f}, {event['images_per_s']:.0f} images/s"
+            self._bar.update(self._task, description=words, completed=event["fraction"])
+        elif event["kind"] == "warning":
+            self._console.print(f"warning: {event['message']}", style="yellow", highlight=False)
+        elif event["kind"] == "report":
+            figures = ", ".join(
+                f"{name} {value}" for name, value in event.items() if name not in ("kind", "images_seen")
+            )
+            self._console.print(f"{event['images_seen']} images: {figures}", highlight=False)
+        else:
+            self._bar.update(self._task, completed=1.0)
