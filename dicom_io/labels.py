@@ -77,6 +77,9 @@ SOURCE_IMAGE = ("121322", "DCM", "Source image for image processing operation")
 SEGMENTING = ("113076", "DCM", "Segmentation")
 ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")
 
+# Most characters of a Long Text (PS3.5 6.2); the whole of the parameters stands in the private block.
+_LONG_TEXT = 10240
+
 # A name of ours for this implementation, PS3.7 D.3.3.2; below 2.25, so that it needs no registered root.
 _IMPLEMENTATION_CLASS_UID = name_based_uid("implementation class")
 _IMPLEMENTATION_VERSION = "MIRALL"
@@ -422,7 +425,7 @@ def _algorithm(record: LabelRecord) -> Dataset:
     item.AlgorithmVersion = record.model.version
     item.AlgorithmSource = MANUFACTURER
     if record.parameters:
-        item.AlgorithmParameters = record.parameters
+        item.AlgorithmParameters = record.parameters[:_LONG_TEXT]
     return item
 
 
@@ -604,7 +607,7 @@ def _check_algorithm(dataset: Dataset, record: LabelRecord) -> None:
         for part, wanted in (
             ("AlgorithmName", record.model.name),
             ("AlgorithmVersion", record.model.version),
-            ("AlgorithmParameters", record.parameters or None),
+            ("AlgorithmParameters", record.parameters[:_LONG_TEXT] or None),
         ):
             if _value(algorithms[0], part) != wanted:
                 raise _refuse(uid, part, repr(_value(algorithms[0], part)), repr(wanted))

@@ -31,7 +31,7 @@ PALETTE: tuple[Colour, ...] = (
     (213, 94, 0),
     (204, 121, 167),
 )
-_SMALLEST_FONT_PX, _LARGEST_FONT_PX = 10, 28
+_SMALLEST_FONT_PX, _LARGEST_FONT_PX = 11, 28
 
 
 def window(values: npt.ArrayLike, low: float, high: float) -> Picture:
@@ -118,9 +118,9 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont:
 def text_strip(text: str, columns: int) -> Ink:
     """Text as ink in a strip: (rows, columns), as many rows as it needs; words wrap, and break where they are too long.
 
-    The size of the letters follows the width, from 10 to 28 pixels.
+    The size of the letters follows the width, from 11 to 28 pixels.
     """
-    font = _font(int(np.clip(columns // 18, _SMALLEST_FONT_PX, _LARGEST_FONT_PX)))
+    font = _font(int(np.clip(columns // 16, _SMALLEST_FONT_PX, _LARGEST_FONT_PX)))
     lines = _wrapped(text, font, columns - 4)
     ascent, descent = font.getmetrics()
     image = Image.new("L", (columns, len(lines) * (ascent + descent) + 4))

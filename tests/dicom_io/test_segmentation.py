@@ -227,6 +227,15 @@ def test_other_channels_count_as_sources() -> None:
     assert made_object[1].sop_instance_uid != written(made.mask(datasets), datasets)[1].sop_instance_uid
 
 
+def test_parameters_that_are_too_long_for_the_algorithm_item_stand_whole_in_the_private_block() -> None:
+    datasets = made.sources()
+    ds = decoded(written(made.mask(datasets), datasets, parameters={"points": list(range(4000))}))
+    whole = ds.private_block(labels.PRIVATE_GROUP, labels.PRIVATE_CREATOR)[9].value
+    assert whole.endswith("3999]}")
+    algorithm = ds.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0]
+    assert algorithm.AlgorithmParameters == whole[:10240]
+
+
 def test_lossy_sources_make_a_lossy_mask() -> None:
     datasets = made.sources()
     datasets[1].LossyImageCompression = "01"
