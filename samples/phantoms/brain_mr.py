@@ -341,8 +341,8 @@ def _lesions(rng: np.random.Generator, head: Head, position: Position) -> tuple[
         candidates = np.flatnonzero(room[where])
         for chosen in rng.choice(candidates, min(count, len(candidates)), replace=False):
             centre = [float(axis.flat[chosen]) for axis in position]
-            radius = rng.uniform(3.5, 8.0) if where == "periventricular" else 2.6 + 1.4 * rng.exponential()
-            semi_axes = np.clip(radius * rng.uniform(0.75, 1.25, 3), 2.4, 10)
+            radius = rng.uniform(4.0, 8.5) if where == "periventricular" else 3.0 + 1.4 * rng.exponential()
+            semi_axes = np.clip(radius * rng.uniform(0.75, 1.25, 3), 2.8, 11)
             distance = ellipsoid(position, centre, tuple(semi_axes)) + np.float32(0.22 * radius) * ragged
             fraction = inside(distance, 1.2) * head.white
             whole = np.maximum(whole, fraction)
@@ -423,7 +423,7 @@ def _instance(
         series_start=start,
     )
     stamp(ds, "Acquisition", start)
-    ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "NORM"]
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
     ds.AcquisitionNumber = 1
     ds.PatientPosition = "HFS"
     ds.FrameOfReferenceUID = acquisition.uid("frame of reference")

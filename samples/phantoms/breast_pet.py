@@ -7,8 +7,8 @@ reconstruction does, and stored as Bq/ml with a slope per slice that fills 16 bi
 
 truth.json: "lesions": [{"side": "L" | "R", "where": "breast" | "axilla", "centre_mm": patient LPS, "diameter_mm",
 "suv", "suv_max_seen", "voxels"}] where "suv" is what was put in and "suv_max_seen" the largest noise-free voxel after
-blurring (partial volume); "slices_with_lesion": indices along the normal, ascending; "mask"; "suv", the noise-free SUVbw
-as a scanner without counting noise would see it.
+blurring (partial volume); "slices_with_lesion": indices along the normal, ascending; "mask"; "suv", the noise-free
+SUVbw as a scanner without counting noise would see it.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ def study(
         ValueError: the seed is negative.
     """
     rng = stream("breast-pet", seed, 1)
-    ill = bool(rng.random() < 2 / 3) if lesions is None else lesions
+    drawn = bool(rng.random() < 2 / 3)  # drawn in any case, so that the choice changes nothing else
+    ill = drawn if lesions is None else lesions
     variant = f"{'with' if ill else 'without'} lesions, {'with' if noise else 'without'} noise, {decay_correction}"
     acquisition = Acquisition("breast-pet", seed, fictitious("breast-pet", seed), synthetic, variant)
     grid, body = _place(rng, acquisition.patient)
@@ -273,7 +274,9 @@ def _lesions(rng: np.random.Generator, body: Body, room: Field, position: Positi
     lesions: list[Lesion] = []
     for side in sides:
         radius = float(np.clip(np.exp(rng.normal(2.05, 0.35)), 4.5, 16))
-        own_room = np.where(x * side > 0, room, 0)
+        # Lesions never touch: each keeps its own SUV.
+        apart = [ellipsoid(position, other.centre_mm, other.semi_axes_mm) > 1.3 * radius + 12 for other in lesions]
+        own_room = np.where(np.logical_and.reduce([x * side > 0, *apart]), room, 0)
         candidates = np.flatnonzero(own_room > min(radius + 3, 0.8 * float(own_room.max())))
         chosen = int(rng.choice(candidates))
         centre = tuple(round(float(axis.flat[chosen]), 2) for axis in position)
@@ -305,7 +308,7 @@ def _seen(lesion: Lesion, fraction: Field, noise_free: Field) -> dict[str, Any]:
         "centre_mm": list(lesion.centre_mm),
         "diameter_mm": round(2 * float(np.prod(lesion.semi_axes_mm)) ** (1 / 3), 2),
         "suv": lesion.suv,
-        "suv_max_seen": round(float(noise_free[fraction > 0].max()), 4),
+        "suv_max_seen": round(float(noise_free[fraction >= 0.5].max()), 4),
         "voxels": int((fraction >= 0.5).sum()),
     }
 

@@ -107,7 +107,7 @@ def study(
         ValueError: the seed is negative.
     """
     rng = stream("mammography", seed, 1)
-    drawn = FINDINGS[int(rng.integers(3))]
+    drawn = FINDINGS[int(rng.integers(3))]  # drawn in any case, so that the choice changes nothing else
     wanted = drawn if finding is None else finding
     acquisition = Acquisition(
         "mammography", seed, fictitious("mammography", seed), synthetic, f"{wanted} {photometric}"
@@ -118,34 +118,22 @@ def study(
     files: dict[str, bytes] = {}
     images: list[dict[str, Any]] = []
     for order, (laterality, view_name) in enumerate(VIEWS):
+        breast = breasts[laterality]
         rng = stream("mammography", seed, 10 + order)
-        view = _view(rng, breasts[laterality], view_name, shape, spacing_mm)
-        brightness = _tissue(rng, breasts[laterality], view, view_name)
+        view = _view(rng, breast, view_name, shape, spacing_mm)
+        tissue = _tissue(rng, breast, view, view_name) + rng.normal(0, 0.012, shape)
         here = sought if sought is not None and sought.laterality == laterality else None
         centre = None
         if here is not None:
-            centre = _centre(here, view, breasts[laterality], view_name)
-            brightness = _with_finding(rng, here, centre, view, brightness)
-        brightness = brightness * inside(view.skin_mm, 1.2) + rng.normal(0, 0.012, shape).astype(np.float32)
-        ds = _instance(
-            acquisition,
-            order,
-            breasts[laterality],
-            _stored(brightness, laterality, photometric),
-            spacing_mm,
-            photometric,
-        )
+            # Random numbers of its own: without the finding, the rest of the picture stays the same to the last bit.
+            centre = _centre(here, view, breast, view_name)
+            tissue = tissue + _found(stream("mammography", seed, 20 + order), here, centre, view)
+        stored = _stored(tissue * inside(view.skin_mm, 1.2), laterality, photometric)
         name = f"{laterality.lower()}{view_name.lower()}.dcm"
-        files[name], source = encode(ds)
-        images.append(
-            {
-                "file": name,
-                "sop_instance_uid": source.sop_instance_uid,
-                "laterality": laterality,
-                "view": view_name,
-                **_told(here, centre, laterality, shape, spacing_mm),
-            }
-        )
+        files[name], source = encode(_instance(acquisition, order, breast, stored, spacing_mm, photometric))
+        told = _told(here, centre, laterality, shape, spacing_mm)
+        where = {"file": name, "sop_instance_uid": source.sop_instance_uid, "laterality": laterality, "view": view_name}
+        images.append(where | told)
     truth = {"finding": wanted, "density": round(breasts["R"].density, 3), "images": images}
     return write(acquisition, folder, files, truth, {})
 
@@ -323,13 +311,10 @@ def _centre(sought: Sought, view: View, breast: Breast, view_name: str) -> tuple
     return view.nipple[0] - sought.above[view_name] * breast.half_height, view.nipple[1] * sought.out
 
 
-def _with_finding(
-    rng: np.random.Generator, sought: Sought, centre: tuple[float, float], view: View, brightness: Field
-) -> Field:
+def _found(rng: np.random.Generator, sought: Sought, centre: tuple[float, float], view: View) -> Field:
+    """What the finding adds to the brightness; 0 from 2.2 radii on."""
     down, out = view.down - np.float32(centre[0]), view.out - np.float32(centre[1])
-    if sought.finding == "calcification":
-        return brightness + _cluster(rng, sought, down, out)
-    return brightness + _mass(rng, sought, down, out)
+    return _cluster(rng, sought, down, out) if sought.finding == "calcification" else _mass(rng, sought, down, out)
 
 
 def _mass(rng: np.random.Generator, sought: Sought, down: Field, out: Field) -> Field:
