@@ -250,11 +250,8 @@ def _validated(path: Path | None, text: str, document: dict[str, Any], overrides
     try:
         settings = Settings.model_validate(document)
     except ValidationError as error:
-        raise BadSettings(
-            "\n".join(
-                _sentence(path, text, problem["loc"], problem["msg"], problem["type"]) for problem in error.errors()
-            )
-        ) from error
+        sentences = [_sentence(path, text, one["loc"], one["msg"], one["type"]) for one in error.errors()]
+        raise BadSettings("\n".join(dict.fromkeys(sentences))) from error
     problems = [_sentence(path, text, location, message, "") for location, message in _unknown_names(settings)]
     if problems:
         raise BadSettings("\n".join(problems))
@@ -332,6 +329,8 @@ def may_listen(settings: Settings) -> list[str]:
 
 
 def _sentence(path: Path | None, text: str, location: Sequence[str | int], message: str, kind: str) -> str:
+    if location[-1] in ("str", "tuple[str, ...]"):  # pydantic names each kind of value that would have been right
+        location, message = location[:-1], "must be a text, or a list of texts"
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     if kind == "extra_forbidden":
         message = "no such setting"

@@ -15,7 +15,7 @@ from dicom_io import labels
 from dicom_io.errors import Unlabelled
 from dicom_io.provenance import LabelRecord
 from plugin.archive.index import Index, InstanceRow
-from plugin.archive.received import inspect
+from plugin.archive.received import Received, inspect
 
 
 def check_exit(row: InstanceRow) -> None:
@@ -56,11 +56,12 @@ class Gate:
             self._passed.add(key)
 
 
-def check_file(path: Path, index: Index | None) -> None:
+def check_file(path: Path, index: Index | None) -> Received:
     """The gate for a file from outside the archive, as `mirall send PATH` takes it.
 
     A file that one of our model versions wrote passes with its record: that of the same bytes in the archive, or the
     one that lies beside the file (NAME.record.json, as `mirall predict` and `mirall generate` write it).
+    Gives what the file is.
 
     Raises:
         Unlabelled: it is ours, and has no record or not the labels that its record asks for.
@@ -79,6 +80,7 @@ def check_file(path: Path, index: Index | None) -> None:
             f"{path.name} was made by one of our model versions but neither the archive nor {beside.name} has its "
             "record, so its labels cannot be checked; send it from the archive, or keep the record beside it"
         )
+    return received
 
 
 def _bears_our_mark(dataset: Dataset) -> bool:

@@ -28,7 +28,7 @@ _PAGE_ROWS = 50
 
 
 def create(settings: Settings, ingest: Ingest) -> FastAPI:
-    """The application over one archive. `app.state` holds settings, ingest and gate for the routes."""
+    """The application over one archive. `app.state` holds settings, archive (Ingest) and gate for the routes."""
     # No /docs: FastAPI's page loads its script from another host. The description itself is at /api/openapi.json.
     app = FastAPI(
         title="Mirall",
@@ -39,8 +39,7 @@ def create(settings: Settings, ingest: Ingest) -> FastAPI:
         openapi_url="/api/openapi.json",
     )
     app.state.settings = settings
-    app.state.ingest = ingest
-    app.state.index = ingest.index
+    app.state.archive = ingest
     app.state.gate = Gate()
     for router in (qido.router, stow.router, wado.router):
         app.include_router(router, prefix="/dicom-web")
@@ -104,7 +103,7 @@ def live() -> dict[str, str]:
 @pages.get("/health/ready")
 def ready(request: Request) -> JSONResponse:
     """The index can be read and objects can be stored; 503 with a sentence otherwise."""
-    ingest: Ingest = request.app.state.ingest
+    ingest: Ingest = request.app.state.archive
     ingest.storage.check_space()
     return JSONResponse({"status": "ready", **ingest.index.counts()})
 
@@ -112,7 +111,7 @@ def ready(request: Request) -> JSONResponse:
 @pages.get("/")
 def status(request: Request) -> HTMLResponse:
     """What was received, what is done with it, what is owed, and what was refused. No patient is named."""
-    ingest: Ingest = request.app.state.ingest
+    ingest: Ingest = request.app.state.archive
     settings: Settings = request.app.state.settings
     jobs = Jobs(ingest.index)
     return HTMLResponse(

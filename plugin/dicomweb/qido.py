@@ -57,7 +57,7 @@ def _search(request: Request, level: Level, within: Mapping[str, str]) -> Respon
     media_type = media.accepts_json(request)
     if media_type is None:
         raise HTTPException(406, "a search is answered as application/dicom+json; accept that")
-    index: Index = request.app.state.ingest.index
+    index: Index = request.app.state.archive.index
     asked = query.parse(level, request.query_params.multi_items(), within)
     answers = query.run(index, asked)
     for answer in answers:

@@ -75,7 +75,7 @@ _UNQUOTABLE = str.maketrans({'"': "'", "\\": "/", "\r": " ", "\n": " "})
 
 
 async def _store(request: Request, study: str) -> Response:
-    ingest: Ingest = request.app.state.ingest
+    ingest: Ingest = request.app.state.archive
     if media.accepts_json(request) is None:
         raise HTTPException(406, "storing is answered as application/dicom+json; accept that")
     stored = _Stored()

@@ -109,7 +109,7 @@ def bulk_data(request: Request, study: str, series: str, instance: str, tag: str
 
 def _rows(request: Request, study: str, series: str | None = None, instance: str | None = None) -> list[InstanceRow]:
     """The instances that a path names. Raises 404 where there are none."""
-    index: Index = request.app.state.ingest.index
+    index: Index = request.app.state.archive.index
     if instance is not None:
         row = index.instance(instance)
         found = [row] if row and (row.study_instance_uid, row.series_instance_uid) == (study, series) else []

@@ -4,6 +4,9 @@ from alembic import context
 
 from plugin.archive.tables import Base
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
+# SQLite takes DDL back with the rest of a transaction: a kill half way leaves the index as it was.
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=Base.metadata, transactional_ddl=True
+)
 with context.begin_transaction():
     context.run_migrations()

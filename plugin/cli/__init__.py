@@ -1,0 +1,57 @@
+"""`mirall`: every subcommand registers itself; heavy imports happen inside commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+
+import typer
+
+from dicom_io.errors import ImagingError
+
+FAILED = 1
+
+# Order of the help. Each module has `register(app)`.
+MODULES = (
+    "plugin.cli.serve",
+    "plugin.cli.demo",
+    "plugin.cli.archive",
+    "plugin.cli.results",
+    "plugin.cli.cohort",
+    "plugin.cli.learning",
+    "plugin.cli.experiment",
+    "plugin.cli.jobs",
+    "plugin.cli.config",
+)
+
+
+def application() -> typer.Typer:
+    """The command line with all its subcommands."""
+    app = typer.Typer(
+        name="mirall",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        help="A DICOM node that learns from the archive it is routed to, and gives back labelled DICOM.\n\n"
+        "Research use only, not for diagnosis.\n\nExample: mirall demo",
+    )
+    for module in MODULES:
+        if importlib.util.find_spec(module) is not None:
+            importlib.import_module(module).register(app)
+    return app
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 failed (one sentence on stderr), 2 wrong use."""
+    try:
+        application()()
+    except ImagingError as error:
+        print(f"mirall: {error}", file=sys.stderr)
+        sys.exit(FAILED)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has seen enough; nothing may be flushed to it any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)

@@ -1,0 +1,5 @@
+"""`python -m plugin.cli` is `mirall`."""
+
+from plugin.cli import main
+
+main()

@@ -1,0 +1,41 @@
+"""`mirall serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command("serve")(serve)
+
+
+def serve(
+    config: Annotated[Path | None, typer.Option("--config", help="mirall.toml; else the one in this folder.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of everything that is kept.")] = None,
+    http: Annotated[
+        str | None, typer.Option("--http", metavar="HOST:PORT", help="DICOMweb and pages [127.0.0.1:8080].")
+    ] = None,
+    dimse: Annotated[
+        str | None, typer.Option("--dimse", metavar="HOST:PORT", help="C-ECHO and C-STORE [127.0.0.1:11112].")
+    ] = None,
+    aet: Annotated[str | None, typer.Option("--aet", help="Our AE title [MIRALL].")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Let any peer in, from anywhere. It warns.")] = False,
+) -> None:
+    """Run the service: DICOM and DICOMweb doors, and the worker behind them.
+
+    Ends cleanly on Ctrl-C or SIGTERM. Beyond loopback it listens only with known peers and a token, or with --open.
+
+    Example: mirall serve --data ./mirall-data --aet MIRALL
+    """
+    import logging
+    import sys
+
+    from plugin import service
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    given = {"data": data, "http": http, "dimse": dimse, "aet": aet, "open": open_ or None}
+    code = service.serve(config, given, say=lambda line: print(line, flush=True))
+    raise typer.Exit(code)

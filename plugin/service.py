@@ -1,0 +1,279 @@
+"""The service: one process that starts the doors and a worker, starts again what dies, and ends both cleanly.
+
+    mirall serve           -> serve()
+    tests, mirall demo     -> with running(...) as service: ...
+
+What `mirall serve` was told on its command line reaches the children in MIRALL_OVERRIDES (see `settings.load`). One
+service at a time works on a data folder: it holds a lock there, and so do its children until they have ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from dicom_io.errors import TryAgain
+from plugin import settings as configuration
+from plugin.settings import BadSettings, Settings
+
+LOGGER = logging.getLogger(__name__)
+
+_WRONG_USE = 2
+# A child that ran this long has recovered: its next restart is at once again.
+_HEALTHY_S = 60.0
+_LONGEST_WAIT_S = 30.0
+_END_S = 20.0
+_LOCK_WAIT_S = 10.0
+
+
+class CannotServe(TryAgain):
+    """The service did not come up, or cannot run here."""
+
+
+@dataclass
+class Child:
+    """One process that is kept running. failures: ends in a row, for the wait before the next start."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    lock: int
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    start_at: float = 0.0
+    failures: int = 0
+    ready: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=dict(self.environment),
+            pass_fds=[self.lock],
+            # Ctrl-C reaches the terminal's whole group; ours are ended by us, in order.
+            start_new_session=True,
+        )
+        self.started_at = time.monotonic()
+        threading.Thread(target=self._listen, args=(self.process,), daemon=True).start()
+
+    def poll(self) -> int | None:
+        """Exit code where the process has ended since it was last started."""
+        return None if self.process is None else self.process.poll()
+
+    def plan_restart(self, code: int) -> None:
+        if time.monotonic() - self.started_at > _HEALTHY_S:
+            self.failures = 0
+        wait = min(0.25 * 2**self.failures, _LONGEST_WAIT_S)
+        self.failures += 1
+        self.process = None
+        self.start_at = time.monotonic() + wait
+        LOGGER.error("%s ended with %s; it is started again in %.1f s", self.name, code, wait)
+
+    def end(self, timeout_s: float) -> None:
+        """SIGTERM, and SIGKILL for what does not end; what was acknowledged is stored either way."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            LOGGER.error("%s did not end in %.0f s and is killed", self.name, timeout_s)
+            self.process.kill()
+            self.process.wait()
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == b"ready":
+                self.ready.set()
+
+
+def serve(
+    config: Path | None, overrides: Mapping[str, Any], *, say: Callable[[str], None] = print, worker: bool = True
+) -> int:
+    """Run until SIGINT or SIGTERM. overrides: data, http, dimse, aet, open as given on the command line.
+
+    Returns the exit code: 0 after a clean end, 2 where the settings do not allow a start.
+
+    Raises:
+        BadSettings: the configuration is wrong, an address may not be bound, or the folder is in use.
+        CannotServe: not on this operating system.
+    """
+    if sys.platform != "linux":
+        raise CannotServe(f"mirall serve needs Linux, this is {sys.platform}; convert, train, predict and generate run")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    settings = configuration.load(config, **given)
+    for warning in configuration.may_listen(settings):
+        say(f"warning: {warning}")
+    for sentence in configuration.unknown_models(settings, config):
+        say(f"warning: {sentence}")
+    lock = _lock(settings)
+    children = _children(config, settings, given, lock, worker)
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return _supervise(children, settings, stop, say)
+    finally:
+        # The doors first: nothing new comes in while the worker puts down what it holds.
+        for child in children:
+            child.end(_END_S)
+        os.close(lock)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _supervise(children: Sequence[Child], settings: Settings, stop: threading.Event, say: Callable[[str], None]) -> int:
+    announced = False
+    for child in children:
+        child.start()
+    while not stop.wait(0.1):
+        for child in children:
+            code = child.poll()
+            if code == _WRONG_USE and not announced:
+                return _WRONG_USE  # it has said why
+            if code is not None:
+                child.plan_restart(code)
+            elif child.process is None and time.monotonic() >= child.start_at:
+                child.start()
+        if not announced and children[0].ready.is_set():
+            announced = True
+            node = settings.node
+            say(f"DICOM     {node.aet} at {node.dimse_address}")
+            say(f"DICOMweb  http://{node.http_address}/dicom-web")
+            say(f"pages     http://{node.http_address}/")
+            say(f"data      {settings.data}")
+            say("Research use only, not for diagnosis. Ctrl-C ends the service.")
+    return 0
+
+
+def _children(
+    config: Path | None, settings: Settings, given: Mapping[str, Any], lock: int, worker: bool
+) -> list[Child]:
+    told = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    # Where the working folder's mirall.toml was found without --config, the children find it there, too.
+    environment = os.environ | {configuration.OVERRIDES_VARIABLE: json.dumps(told | {"data": str(settings.data)})}
+    arguments = ["--config", str(config)] if config is not None else []
+    modules = {"doors": "plugin.doors"} | ({"worker": "plugin.jobs.worker"} if worker else {})
+    return [
+        Child(name, [sys.executable, "-m", "plugin.tether", str(os.getpid()), module, *arguments], environment, lock)
+        for name, module in modules.items()
+    ]
+
+
+def _lock(settings: Settings) -> int:
+    """The data folder's lock, and what a service that was killed left half-received is cleared away."""
+    settings.data.mkdir(parents=True, exist_ok=True)
+    lock = os.open(settings.data / "service.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    end = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > end:
+                os.close(lock)
+                raise BadSettings(
+                    f"another service works on {settings.data}; end it, or give this one another --data"
+                ) from None
+            time.sleep(0.1)
+    for part in (settings.data / "archive" / "incoming").glob("*"):
+        part.unlink(missing_ok=True)
+    return lock
+
+
+# A service in a process of its own
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service that was started by `running`. process: of `mirall serve`; log: its output and errors."""
+
+    process: subprocess.Popen[bytes]
+    settings: Settings
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.settings.node.http_address}"
+
+    @property
+    def dicomweb_url(self) -> str:
+        return f"{self.url}/dicom-web"
+
+    def kill(self) -> None:
+        """kill -9 of the service; its children end with it."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def running(
+    config: Path | None = None, *, wait_s: float = 60.0, log: Path | None = None, **overrides: Any
+) -> Iterator[Running]:
+    """A service in a process of its own, ready when this gives it, ended with SIGTERM afterwards.
+
+    overrides: data, http, dimse, aet, open. log: where its output goes; by default service.log in the data folder.
+
+    Raises:
+        CannotServe: it ended, or was not ready after `wait_s` seconds; the message ends with its last words.
+    """
+    settings = configuration.load(config, **overrides)
+    settings.data.mkdir(parents=True, exist_ok=True)
+    log = log or settings.data / "service.log"
+    options = [part for name, value in overrides.items() if value is not None for part in _option(name, value)]
+    command = [sys.executable, "-m", "plugin.cli", "serve", *options]
+    command += ["--config", str(config)] if config is not None else []
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    service = Running(process, settings, log)
+    try:
+        _wait_ready(service, wait_s)
+        yield service
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(2 * _END_S)
+        except subprocess.TimeoutExpired:
+            service.kill()
+
+
+def _option(name: str, value: Any) -> list[str]:
+    if name == "open":
+        return ["--open"] if value else []
+    return [f"--{name}", str(value)]
+
+
+def _wait_ready(service: Running, wait_s: float) -> None:
+    end = time.monotonic() + wait_s
+    token = service.settings.node.http_token
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    # No proxy of the environment stands between us and our own child.
+    with httpx.Client(trust_env=False, timeout=2.0, headers=headers) as client:
+        while time.monotonic() < end and service.process.poll() is None:
+            try:
+                if client.get(f"{service.url}/health/ready").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass  # it is still starting
+            time.sleep(0.1)
+    words = service.log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
+    raise CannotServe(f"the service did not become ready in {wait_s:.0f} s; its last words: {words}")
