@@ -126,7 +126,10 @@ def head_mask(voxels: Float32) -> npt.NDArray[np.bool_]:
 
 
 def otsu(values: Float32, bins: int = 256) -> float:
-    """Otsu's threshold: the cut of the histogram with the largest variance between its two sides."""
+    """Otsu's threshold: the cut of the histogram with the largest variance between its two sides.
+
+    Where no value lies between the sides every cut of the gap is as good, and its middle is taken.
+    """
     counts, edges = np.histogram(values, bins=bins)
     middles = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1].astype(np.float64)
@@ -134,7 +137,9 @@ def otsu(values: Float32, bins: int = 256) -> float:
     sums = np.cumsum(counts * middles)
     means_below = sums[:-1] / np.maximum(below, 1)
     means_above = (sums[-1] - sums[:-1]) / np.maximum(above, 1)
-    return float(edges[1:-1][np.argmax(below * above * (means_below - means_above) ** 2)])
+    variance = below * above * (means_below - means_above) ** 2
+    best = np.flatnonzero(variance >= variance.max() * (1 - 1e-9))
+    return float(edges[1:-1][best].mean())
 
 
 def normalise(volume: Volume) -> Volume:

@@ -63,7 +63,7 @@ def write_projection(projection: Projection, path: Path, *, note: Mapping[str, A
     note: goes into the sidecar as it is, e.g. model version, seed and audit of a generated picture.
     """
     down, across = projection.spacing_mm or (1.0, 1.0)
-    affine = np.diag([1.0, down, across, 1.0])[:, [2, 1, 0, 3]].astype(np.float64)
+    affine = np.diag([across, down, 1.0, 1.0])[:, [2, 1, 0, 3]]
     sidecar = {
         "kind": "projection",
         "units": projection.units,

@@ -183,7 +183,7 @@ def volumes(paths: Iterable[Path]) -> Readout:
     doubtful = dict.fromkeys(_with_two_contents(slices), "")
     for item in _once(slices):
         try:
-            dataset.check_values(item.dataset, _NEEDED)
+            dataset.check_values(item.dataset, ("Modality", "SeriesInstanceUID"))
             reason = _why_left_aside(item.dataset)
         except Rejected as error:
             left_aside.append(str(error))
@@ -358,6 +358,7 @@ def _series_volume(one: SeriesGroup, members: Sequence[Slice]) -> SeriesVolume:
 
 def _series_projection(item: Slice) -> SeriesProjection:
     ds = item.dataset
+    dataset.check_values(ds, _NEEDED)
     return SeriesProjection(
         series_uid=str(ds.get("SeriesInstanceUID", "")),
         study_uid=str(ds.get("StudyInstanceUID", "")),

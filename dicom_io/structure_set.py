@@ -77,9 +77,20 @@ def _contours(rtstruct: Dataset, roi_name: str, grid: Volume) -> Iterable[Float6
             if item.ReferencedROINumber == region.ROINumber:
                 for contour in item.get("ContourSequence") or ():
                     if contour.ContourGeometricType in _CLOSED:
-                        yield np.array([float(x) for x in contour.ContourData], np.float64).reshape(-1, 3)
+                        yield _points(contour, roi_name)
         return
     raise Rejected(f"{_named(rtstruct)} has no region {roi_name!r}; it has {', '.join(roi_names(rtstruct)) or 'none'}")
+
+
+def _points(contour: Dataset, roi_name: str) -> Float64:
+    """Contour Data (3006,0050), x\\y\\z triplets; parsed here, as pydicom makes an object of each number."""
+    raw = contour.get_item("ContourData")
+    value = raw.value if raw is not None else ()
+    try:
+        numbers = value.decode("ascii").split("\\") if isinstance(value, bytes) else list(value)
+        return np.array(numbers, np.float64).reshape(-1, 3)
+    except (ValueError, TypeError) as error:
+        raise Rejected(f"region {roi_name!r}: a contour's points cannot be read ({error}); export it again") from error
 
 
 def _slice_of(index: Float64, roi_name: str, grid: Volume) -> int:

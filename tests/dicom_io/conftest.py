@@ -15,7 +15,7 @@ from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation as Mam
 from scipy.spatial.transform import Rotation
 
 from dicom_io.dataset import read_with_hash
-from dicom_io.series import Slice
+from dicom_io.series import SeriesVolume, Slice, volumes
 
 SOP_CLASSES = {
     "CT": CTImageStorage,
@@ -111,6 +111,13 @@ class Maker:
         for ds in datasets:
             (folder / f"{hash(ds.SOPInstanceUID) & 0xFFFFFF:06x}.dcm").write_bytes(self.bytes(ds))
         return folder
+
+
+@pytest.fixture(scope="session")
+def sarcoma_pets(test_data: Path) -> dict[str, SeriesVolume]:
+    """The PET of each of the twenty patients of pet-suv-sarcoma; read once, as it takes seconds."""
+    folders = sorted((test_data / "pet-suv-sarcoma").glob("STS_*"))
+    return {folder.name: volumes([folder / "PET"]).volumes[0] for folder in folders}
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ DOSE_BQ, WEIGHT_KG = 3.7e8, 71.5
 
 @pytest.fixture
 def pet(make):
-    """`pet(**attributes)`: an oblique PET series in BQML, injected one hour before the scan; isotope_… is of the dose."""
+    """`pet(**attributes)`: an oblique PET series in BQML, injected an hour before the scan; isotope_… is the dose."""
 
     def series(**attributes):
         isotope = Dataset()
