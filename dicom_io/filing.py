@@ -72,9 +72,6 @@ def under_sources(dataset: Dataset, sources: Sequence[Dataset]) -> None:
 
 def _copied(source: Dataset, keyword: str) -> object:
     element = source[keyword]
-    if element.VR == "PN":
-        # A person's name keeps the bytes of its own character set until it is made anew from text.
-        return str(element.value)
     if keyword in _LONGEST and isinstance(element.value, str):
         return element.value[: _LONGEST[keyword]]
     return element.value

@@ -283,8 +283,6 @@ def _decoded_copy(item: Dataset) -> Dataset:
             continue
         if element.VR == "SQ":
             setattr(copy, element.keyword, [_decoded_copy(child) for child in element.value])
-        elif element.VR == "PN":
-            setattr(copy, element.keyword, str(element.value))
         else:
             copy.add_new(element.tag, element.VR, deepcopy(element.value))
     return copy
