@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicom_io.errors import ImagingError
@@ -31,13 +32,28 @@ from plugin.registry import Registry
 
 log = logging.getLogger(__name__)
 
-DISPATCH_EVERY_S = 0.5
-SWEEP_EVERY_S = 1.0  # one question to a partial index that holds only what is due
-RECONCILE_EVERY_S = 5.0
-DRAIN_S = 5.0
-PERSISTENCE, PATIENCE = Persistence(), Patience()
 LEADER = "leader"
 BROKE_OFF = 70  # EX_SOFTWARE: a delivery thread died; start again
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often a worker looks, in seconds, and how long it waits for others.
+
+    sweep_s: one question to a partial index that holds only what is due, so it may be asked often. recover_s: for
+    workers that are gone and jobs that the engine gave up. drain_s: for the running job, at an orderly end.
+    """
+
+    dispatch_s: float = 0.5
+    sweep_s: float = 1.0
+    recover_s: float = 5.0
+    drain_s: float = 5.0
+    persistence: Persistence = field(default_factory=Persistence)
+    patience: Patience = field(default_factory=Patience)
+
+
+USUAL = Pace()
+HASTY = Pace(0.1, 0.1, 0.5, 0.5, Persistence(first_s=0.2), Patience(first_s=0.2))
 
 
 class Worker:
@@ -48,15 +64,15 @@ class Worker:
         configuration: settings.Settings,
         *,
         pipeline: str = "plugin.pipeline",
-        persistence: Persistence = PERSISTENCE,
-        patience: Patience = PATIENCE,
+        pace: Pace = USUAL,
     ) -> None:
         self._settings = configuration
+        self._pace = pace
         self._registry = Registry(configuration.models)
         ingest = open_archive(configuration)
         self._index = ingest.index
         self._child = WarmChild(configuration.data / "scratch", pipeline)
-        self._work = JobWork(configuration, ingest, self._registry, self._child, persistence=persistence)
+        self._work = JobWork(configuration, ingest, self._registry, self._child, persistence=pace.persistence)
         self._engine = Engine(configuration.data / "jobs.sqlite", self._work)
         self._courier = Courier(
             self._index,
@@ -65,7 +81,7 @@ class Worker:
                 name: destinations.opened(each, configuration.node.aet)
                 for name, each in configuration.destinations.items()
             },
-            patience=patience,
+            patience=pace.patience,
         )
         self._leads = False
 
@@ -74,9 +90,9 @@ class Worker:
         self._engine.launch()
         ready()
         timers = {
-            self._recover: RECONCILE_EVERY_S,
-            self._sweep: SWEEP_EVERY_S,
-            self._dispatch: DISPATCH_EVERY_S,
+            self._recover: self._pace.recover_s,
+            self._sweep: self._pace.sweep_s,
+            self._dispatch: self._pace.dispatch_s,
         }
         due = dict.fromkeys(timers, 0.0)
         while not stop.is_set():
@@ -84,7 +100,7 @@ class Worker:
                 if time.monotonic() >= due[act]:
                     act(stop)
                     due[act] = time.monotonic() + every_s
-            stop.wait(DISPATCH_EVERY_S / 2)
+            stop.wait(self._pace.dispatch_s / 2)
         self._end()
 
     def _recover(self, stop: threading.Event) -> None:
@@ -108,7 +124,7 @@ class Worker:
             dispatch(self._index, self._engine, time.time())
 
     def _end(self) -> None:
-        until = time.monotonic() + DRAIN_S
+        until = time.monotonic() + self._pace.drain_s
         while self._child.is_busy and time.monotonic() < until:
             time.sleep(0.05)
         if self._child.is_busy:
@@ -139,8 +155,7 @@ def main() -> None:
         worker = Worker(
             settings.load(arguments.config, data=arguments.data),
             pipeline=arguments.pipeline,
-            persistence=Persistence(first_s=0.2) if arguments.hasty else PERSISTENCE,
-            patience=Patience(first_s=0.2) if arguments.hasty else PATIENCE,
+            pace=HASTY if arguments.hasty else USUAL,
         )
     except ImagingError as error:
         print(error, file=sys.stderr)

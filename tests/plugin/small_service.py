@@ -19,8 +19,8 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from plugin import settings
 from plugin.archive.arrival import Arrival
-from plugin.archive.ingest import Outcome, open_archive
 from plugin.archive.index import InstanceRow
+from plugin.archive.ingest import Outcome, open_archive
 from plugin.jobs.port import Jobs, JobView
 
 Seen = TypeVar("Seen")
@@ -104,9 +104,9 @@ class SmallService:
     def behave(self, **behaviour: object) -> None:
         self.release(MODEL, **behaviour)
 
-    def calls(self) -> list[int]:
-        """Process ids of the children that were asked to predict or generate, in order."""
-        log = self.folder / "mirall-data" / "models" / "fake" / "1" / "calls.log"
+    def calls(self, address: str = MODEL) -> list[int]:
+        """Process ids of the children that were asked to run this model version, in order."""
+        log = self.folder.joinpath("mirall-data", "models", *address.split(":"), "calls.log")
         return [int(line) for line in log.read_text().splitlines()] if log.exists() else []
 
     def arrive(self, raw: bytes, *, door: str = "dimse", calling_aet: str = "ORTHANC") -> Outcome:
@@ -132,12 +132,12 @@ class SmallService:
         jobs = self.jobs_of(study)
         return len([job for job in jobs if job.state == state]) >= count
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
+    def start(self) -> subprocess.Popen[str]:
         """A worker, ready."""
+        command = ["--config", str(self.config), "--pipeline", "fake_pipeline", "--hasty"]
         log: IO[str] = (self.folder / "worker.log").open("a")
         worker = subprocess.Popen(
-            [sys.executable, "-m", "plugin.jobs.worker", "--config", str(self.config)]
-            + ["--pipeline", "fake_pipeline", "--hasty", *options],
+            [sys.executable, "-m", "plugin.jobs.worker", *command],
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=log,
