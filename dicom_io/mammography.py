@@ -150,7 +150,6 @@ def _agreed_side(named: str, seen: Side, stated: Side) -> Side:
     if seen and stated and seen != stated:
         raise Rejected(
             f"{named}: Patient Orientation (0020,0020) puts the chest wall on the {stated} of the picture, but the "
-            "breast "
-            f"lies on the {seen}; the picture or the attribute is flipped, correct it"
+            f"breast lies on the {seen}; the picture or the attribute is flipped, correct it"
         )
     return seen or stated

@@ -54,8 +54,7 @@ def suvbw_factor(series: Sequence[Dataset]) -> float:
     if units != "BQML":
         raise UnknownUnits(
             f"{_named(first)}: Units (0054,1001) are {units or 'absent'}, and only BQML and GML give an SUV; "
-            "reconstruct in "
-            "BQML"
+            "reconstruct in BQML"
         )
     _check_corrections(series)
     weight_g = 1000 * _positive(first, "PatientWeight", "(0010,1030)")
@@ -77,8 +76,7 @@ def _check_corrections(series: Sequence[Dataset]) -> None:
         if lacking:
             raise UnknownUnits(
                 f"{_named(ds)}: Corrected Image (0028,0051) is {list(done)} and lacks {' and '.join(lacking)}, so "
-                "BQML are "
-                "not activities in the patient; send the corrected series"
+                "BQML are not activities in the patient; send the corrected series"
             )
 
 
@@ -106,9 +104,8 @@ def _dose_bq(series: Sequence[Dataset]) -> float:
     if not 0 <= elapsed_s <= _MOST_HALF_LIVES * half_life_s:
         raise UnknownUnits(
             f"{_named(first)}: the injection lies {elapsed_s:.0f} s before the scan start at "
-            f"{start:%Y-%m-%d %H:%M:%S}, "
-            f"which a half-life of {half_life_s:.0f} s makes impossible; correct Radiopharmaceutical Start DateTime "
-            "(0018,1078) or Start Time (0018,1072)"
+            f"{start:%Y-%m-%d %H:%M:%S}, which a half-life of {half_life_s:.0f} s makes impossible; correct "
+            "Radiopharmaceutical Start DateTime (0018,1078) or Start Time (0018,1072)"
         )
     return dose * math.pow(2.0, -elapsed_s / half_life_s)
 
@@ -182,8 +179,7 @@ def _isotope(ds: Dataset) -> Dataset:
     if len(items) != 1:
         raise MissingAttribute(
             f"{_named(ds)}: Radiopharmaceutical Information Sequence (0054,0016) has {len(items)} items, so there is "
-            "no one "
-            "dose to divide by; send a series with exactly one"
+            "no one dose to divide by; send a series with exactly one"
         )
     return items[0]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from dicom_io.errors import (
     DuplicatePositions,
     GapInSeries,
     MissingAttribute,
-    NotDicom,
     Rejected,
     UnevenSlices,
     UnknownUnits,
@@ -38,7 +37,7 @@ _NOT_IMAGES = ("SEG", "SR", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "PR", "K
 GAP_FACTOR = 1.5
 UNEVEN_SHARE, UNEVEN_MM = 0.05, 0.05
 _SAME_POSITION_MM = 0.01
-# A degree of turn between slices of one stack; makers' rounding gives 1e-5.
+# Of direction cosines (0.06 degrees); makers' rounding gives 1e-5.
 _SAME_ORIENTATION = 1e-3
 
 # What tells volumes of one series apart, most telling first: (keyword, what a part is called).
@@ -59,23 +58,9 @@ _SEPARATORS = (
 # Values that this module computes with; one that cannot be parsed refuses its series with a sentence.
 _NEEDED = (
     *("Modality", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "SeriesDescription", "SyntheticData"),
-    *(
-        "Rows",
-        "Columns",
-        "NumberOfFrames",
-        "SamplesPerPixel",
-        "PhotometricInterpretation",
-        "ImageType",
-        "InstanceNumber",
-    ),
-    *(
-        "BitsAllocated",
-        "BitsStored",
-        "HighBit",
-        "PixelRepresentation",
-        "PlanarConfiguration",
-        "NumberOfTemporalPositions",
-    ),
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("ImageType", "InstanceNumber", "NumberOfTemporalPositions"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "ProtocolName", "ScanningSequence"),
     *("RepetitionTime", "ImagerPixelSpacing", "PatientOrientation", "ImageLaterality", "Laterality", "ViewPosition"),
@@ -179,40 +164,24 @@ def files_below(paths: Iterable[Path]) -> list[Path]:
 def volumes(paths: Iterable[Path]) -> Readout:
     """Read everything that can be read; what cannot is named with its reason, and stops nothing else."""
     slices, left_aside = _readable(paths)
-    images, projected, refused = defaultdict[str, list[Slice]](list), [], list[tuple[str, str]]()
-    doubtful = dict.fromkeys(_with_two_contents(slices), "")
-    for item in _once(slices):
-        try:
-            dataset.check_values(item.dataset, ("Modality", "SeriesInstanceUID"))
-            reason = _why_left_aside(item.dataset)
-        except Rejected as error:
-            left_aside.append(str(error))
-            continue
-        series_uid = str(item.dataset.get("SeriesInstanceUID", ""))
-        if reason:
-            left_aside.append(reason)
-        elif item.dataset.SOPInstanceUID in doubtful:
-            doubtful[item.dataset.SOPInstanceUID] = series_uid
-        elif item.dataset.Modality == "MG":
-            try:
-                projected.append(_series_projection(item))
-            except Rejected as error:
-                refused.append((series_uid, str(error)))
-        else:
-            images[series_uid].append(item)
-    for uid, series_uid in doubtful.items():
-        images.pop(series_uid, None)  # without this slice it would have a gap, with it nobody knows which is right
-        refused.append((series_uid, f"instance {uid} is there with two contents; keep the one that is right"))
+    by_series, refused = _one_content_each(slices)
     stacked: list[SeriesVolume] = []
-    for series_uid, members in sorted(images.items()):
+    projected: list[SeriesProjection] = []
+    for series_uid, members in sorted(by_series.items()):
         try:
-            groups = group(members)
+            if members[0].dataset.Modality == "MG":
+                pieces: Sequence[Slice | SeriesGroup] = members
+            else:
+                pieces = group(members)
         except Rejected as error:
             refused.append((series_uid, str(error)))
             continue
-        for one in groups:
+        for piece in pieces:
             try:
-                stacked.append(_series_volume(one, members))
+                if isinstance(piece, SeriesGroup):
+                    stacked.append(_series_volume(piece, members))
+                else:
+                    projected.append(_series_projection(piece))
             except Rejected as error:
                 refused.append((series_uid, str(error)))
     return Readout(tuple(stacked), tuple(projected), tuple(refused), tuple(left_aside))
@@ -263,8 +232,7 @@ def stack(slices: Sequence[Slice], *, series: Sequence[Slice] = ()) -> Volume:
     if len(series_uids) > 1 or len(_planes(slices)) > 1:
         raise Rejected(
             f"series {', '.join(sorted(series_uids))}: the slices differ in series, plane, matrix, pixel spacing or "
-            "frame of "
-            "reference and make no single volume; group them first"
+            "frame of reference and make no single volume; group them first"
         )
     ordered = in_order(slices)
     affine = _affine(ordered)
@@ -287,14 +255,38 @@ def in_order(slices: Sequence[Slice]) -> list[Slice]:
 
 
 def _readable(paths: Iterable[Path]) -> tuple[list[Slice], list[str]]:
+    """Images of the kinds that are read here, and a sentence on everything else."""
     slices: list[Slice] = []
     left_aside: list[str] = []
     for path in files_below(paths):
         try:
-            slices.append(Slice(*dataset.read_with_hash(path)))
-        except NotDicom as error:
+            item = Slice(*dataset.read_with_hash(path))
+            dataset.check_values(item.dataset, ("Modality", "SeriesInstanceUID"))
+        except Rejected as error:
             left_aside.append(str(error))
+            continue
+        reason = _why_left_aside(item.dataset)
+        if reason:
+            left_aside.append(reason)
+        else:
+            slices.append(item)
     return slices, left_aside
+
+
+def _one_content_each(slices: Sequence[Slice]) -> tuple[dict[str, list[Slice]], list[tuple[str, str]]]:
+    """Slices by Series Instance UID, and what is refused: series in which one UID stands for two contents.
+
+    Without such a slice the series would have a gap, with it nobody knows which content is right.
+    """
+    doubtful = set(_with_two_contents(slices))
+    by_series = defaultdict[str, list[Slice]](list)
+    refused: dict[str, str] = {}
+    for item in _once(slices):
+        uid, series_uid = str(item.dataset.SOPInstanceUID), str(item.dataset.get("SeriesInstanceUID", ""))
+        by_series[series_uid].append(item)
+        if uid in doubtful:
+            refused[series_uid] = f"instance {uid} is there with two contents; keep the one that is right"
+    return {uid: members for uid, members in by_series.items() if uid not in refused}, list(refused.items())
 
 
 def _once(slices: Iterable[Slice]) -> list[Slice]:
@@ -335,8 +327,7 @@ def _refuse_unstackable(ds: Dataset) -> None:
     if "SharedFunctionalGroupsSequence" in ds or pixels.number_of_frames(ds) > 1:
         raise Rejected(
             f"{named}: {ds.SOPClassUID.name} holds {pixels.number_of_frames(ds)} frames in one object, which is not "
-            "read "
-            "yet; export it as single-frame images"
+            "read yet; export it as single-frame images"
         )
     if ds.get("SamplesPerPixel", 1) != 1:
         raise Rejected(f"{named}: Photometric Interpretation {ds.get('PhotometricInterpretation')} is a colour picture")
@@ -393,8 +384,7 @@ def _orientation(ds: Dataset) -> tuple[Float64, Float64]:
     if not (np.allclose(np.linalg.norm(cosines.reshape(2, 3), axis=1), 1, atol=1e-2) and abs(across @ down) < 1e-2):
         raise Rejected(
             f"series {ds.get('SeriesInstanceUID')}: Image Orientation (Patient) {cosines.tolist()} is not two unit "
-            "vectors at "
-            "a right angle; correct it"
+            "vectors at a right angle; correct it"
         )
     return across / np.linalg.norm(across), down / np.linalg.norm(down)
 
@@ -458,29 +448,25 @@ def _check_steps(series_uid: str, positions: Float64, normal: Float64) -> None:
     if steps[closest] < _SAME_POSITION_MM:
         raise DuplicatePositions(
             f"series {series_uid}: two slices lie at {along[closest]:.2f} mm along the normal and nothing tells them "
-            "apart; "
-            "send each slice once"
+            "apart; send each slice once"
         )
     if steps[widest] > GAP_FACTOR * usual:
         raise GapInSeries(
             f"series {series_uid}: slices at {along[widest]:.1f} and {along[widest + 1]:.1f} mm leave a gap, other "
-            "steps are "
-            f"{usual:.1f} mm; send the missing slices, or ask for single images"
+            f"steps are {usual:.1f} mm; send the missing slices, or ask for single images"
         )
     worst = int(np.argmax(np.abs(steps - usual)))
     if abs(steps[worst] - usual) > max(UNEVEN_SHARE * usual, UNEVEN_MM):
         raise UnevenSlices(
             f"series {series_uid}: the step at {along[worst]:.1f} mm is {steps[worst]:.2f} mm, others are "
-            f"{usual:.2f} mm; "
-            "resample it to even steps first"
+            f"{usual:.2f} mm; resample it to even steps first"
         )
-    places = positions[0] + np.arange(len(along))[:, None] * (positions[-1] - positions[0]) / (len(along) - 1)
-    off = np.linalg.norm(positions - places, axis=1)
-    if off.max() > max(0.25 * usual, UNEVEN_MM):
+    even = positions[0] + np.arange(len(along))[:, None] * (positions[-1] - positions[0]) / (len(along) - 1)
+    off = np.linalg.norm(positions - even, axis=1)
+    if off.max() > max(0.25 * usual, UNEVEN_MM):  # small steps in one direction add up, or a slice lies sideways
         raise UnevenSlices(
             f"series {series_uid}: the slice at {along[int(off.argmax())]:.1f} mm lies {off.max():.2f} mm beside an "
-            "even grid of "
-            f"{usual:.2f} mm steps; resample it first"
+            f"even grid of {usual:.2f} mm steps; resample it first"
         )
 
 
@@ -494,26 +480,28 @@ def _told_apart(series_uid: str, slices: list[Slice]) -> list[tuple[list[str], l
     if most == 1:
         return [([], slices)]
     for keyword, noun in _SEPARATORS:
-        parts = _by_value(slices, positions, most, lambda item, keyword=keyword: _value(item, keyword))  # type: ignore[misc]
-        parts = parts or _by_rank(positions, most, keyword)
+        parts = _by_value(slices, positions, most, keyword) or _by_rank(positions, most, keyword)
         if parts:
-            return [([f"{noun} {n} of {most}"], part) for n, part in enumerate(parts, start=1)]
+            return _numbered(noun, parts)
     for (one, noun), (two, other) in itertools.combinations(_SEPARATORS, 2):
-        parts = _by_value(slices, positions, most, lambda item, a=one, b=two: (_value(item, a), _value(item, b)))  # type: ignore[misc]
+        parts = _by_value(slices, positions, most, one, two)
         if parts:
-            return [([f"{noun} and {other} {n} of {most}"], part) for n, part in enumerate(parts, start=1)]
+            return _numbered(f"{noun} and {other}", parts)
     passes = _by_rank(positions, most, "InstanceNumber")
     if passes and _follow_each_other(passes):
         # GE states how many time points there are (0020,0105), but not which one an image belongs to.
         noun = "time" if slices[0].dataset.get("NumberOfTemporalPositions") == most else "pass"
-        return [([f"{noun} {n} of {most}"], part) for n, part in enumerate(passes, start=1)]
+        return _numbered(noun, passes)
     crowded = next(at for at in positions if len(at) > 1)
+    place, uids = _position(crowded[0].dataset).tolist(), [str(item.dataset.SOPInstanceUID) for item in crowded[:2]]
     raise DuplicatePositions(
-        f"series {series_uid}: {len(crowded)} slices lie at {_position(crowded[0].dataset).tolist()} mm and no "
-        "attribute tells "
-        f"them apart (instances {', '.join(str(item.dataset.SOPInstanceUID) for item in crowded[:2])}); send each "
-        "slice once"
+        f"series {series_uid}: {len(crowded)} slices lie at {place} mm and no attribute tells them apart (instances "
+        f"{' and '.join(uids)}); send each slice once"
     )
+
+
+def _numbered(noun: str, parts: Sequence[list[Slice]]) -> list[tuple[list[str], list[Slice]]]:
+    return [([f"{noun} {number} of {len(parts)}"], part) for number, part in enumerate(parts, start=1)]
 
 
 def _by_position(slices: Sequence[Slice]) -> list[list[Slice]]:
@@ -541,19 +529,16 @@ def _value(item: Slice, keyword: str) -> Any:
 
 
 def _by_value(
-    slices: Sequence[Slice], positions: Sequence[Sequence[Slice]], most: int, value: Callable[[Slice], Any]
+    slices: Sequence[Slice], positions: Sequence[Sequence[Slice]], most: int, *keywords: str
 ) -> list[list[Slice]]:
-    """Parts that share a value; only where there are as many values as slices at one position, each there once."""
-    values = {id(item): value(item) for item in slices}
-    if None in values.values() or len(set(values.values())) != most:
+    """Parts that share all values; only where there are as many as slices at one position, each there once at most."""
+    values = {id(item): tuple(_value(item, keyword) for keyword in keywords) for item in slices}
+    wanted = set(values.values())
+    if len(wanted) != most or any(None in value for value in wanted):
         return []
     if any(len({values[id(item)] for item in at}) < len(at) for at in positions):
         return []
-    try:
-        ordered = sorted(set(values.values()))
-    except TypeError:  # a pair with one value absent does not sort
-        return []
-    return [[item for item in slices if values[id(item)] == wanted] for wanted in ordered]
+    return [[item for item in slices if values[id(item)] == one] for one in sorted(wanted)]
 
 
 def _by_rank(positions: Sequence[Sequence[Slice]], most: int, keyword: str) -> list[list[Slice]]:
@@ -594,6 +579,5 @@ def _units(ds: Dataset) -> str:
     raise UnknownUnits(
         f"series {ds.SeriesInstanceUID}: Modality {ds.get('Modality')} with Rescale Type (0028,1054) "
         f"{ds.get('RescaleType') or 'absent'} and Rescale Intercept {ds.get('RescaleIntercept', 'absent')} has no "
-        "units "
-        "that are known here; CT in HU, MR and PT are stacked"
+        "units that are known here; CT in HU, MR and PT are stacked"
     )
