@@ -18,20 +18,15 @@ from dicom_io.volume import Projection, Source, Volume, stack_channels
 class Case:
     """One input of a model.
 
-    image: all channels on one grid. datasets: of the last channel, in slice order; results refer to these. sources: of
-    every channel, so that a change in any of them gives results with new UIDs.
+    image: all channels on one grid. datasets: of the last channel, in slice order; results refer to these and lie on
+    them. further: datasets of the other channels. sources: of every channel, so that a change in any of them gives
+    results with new UIDs.
     """
 
     image: Volume | Projection
     datasets: tuple[Dataset, ...]
+    further: tuple[Dataset, ...]
     sources: tuple[Source, ...]
-
-    @property
-    def other_sources(self) -> list[tuple[str, str]]:
-        """(SOP Instance UID, data-set hash) of sources that are not among `datasets`, sorted."""
-        shown = {str(dataset.SOPInstanceUID) for dataset in self.datasets}
-        rest = {(s.sop_instance_uid, s.dataset_hash) for s in self.sources if s.sop_instance_uid not in shown}
-        return sorted(rest)
 
 
 def cases(readout: Readout, channels: Sequence[Channel]) -> list[Case]:
@@ -54,7 +49,8 @@ def _volumes(readout: Readout, channels: Sequence[Channel]) -> Iterator[Case]:
         if all(entry.volume.same_grid_as(reference.volume) for entry in chosen):
             yield Case(
                 image=stack_channels([entry.volume for entry in chosen]),
-                datasets=tuple(reference.datasets),
+                datasets=reference.datasets,
+                further=tuple(dataset for entry in chosen[:-1] for dataset in entry.datasets),
                 sources=tuple(source for entry in chosen for source in entry.volume.sources),
             )
 
@@ -65,7 +61,7 @@ def _projections(readout: Readout, channels: Sequence[Channel]) -> Iterator[Case
     for entry in readout.projections:
         if _suits(entry, channels[0]):
             source = entry.projection.source
-            yield Case(entry.projection, (entry.dataset,), (source,) if source else ())
+            yield Case(entry.projection, (entry.dataset,), (), (source,) if source else ())
 
 
 def _suits(entry: SeriesVolume | SeriesProjection, channel: Channel) -> bool:

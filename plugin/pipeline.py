@@ -8,7 +8,7 @@ encoded.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -107,6 +107,7 @@ def generate(
         label=label or "",
         spacing_mm=model.spacing_mm,
         units=model.units,
+        value_range=model.pixel_range,
         made_at=made_at,
         audit_id=model.audit_id,
     )
@@ -119,7 +120,7 @@ def generate_files(
 ) -> list[Path]:
     """The same pictures as files that are not DICOM; each says that it is synthetic, of which model, seed and audit.
 
-    PNG: text chunks and the visible mark below the picture. NIfTI: the header's description and the sidecar.
+    PNG: text chunks, and the visible mark below the picture. NIfTI: the header's description, and the sidecar.
 
     Raises:
         Rejected: as for `generate`.
@@ -133,8 +134,7 @@ def generate_files(
         if form == "png":
             path = path.with_name(path.name + ".png")
             mark = picture.SyntheticMark(model.identity.address, seed, model.audit_id)
-            shown = picture.with_caption(picture.window(frame, low, high), "SYNTHETIC")
-            picture.save_png(shown, path, synthetic=mark)
+            picture.save_png(picture.window(frame, low, high), path, synthetic=mark)
         else:
             path = path.with_name(path.name + ".nii.gz")
             source = Source(
@@ -173,29 +173,30 @@ Object = tuple[Dataset, LabelRecord, str]
 def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool) -> list[Object]:
     assert isinstance(case.image, Volume)
     found = model.predict(case.image)
-    parameters = {"threshold": found.threshold, "other_sources": case.other_sources}
     name = " and ".join(model.labels[1:])
     common: dict[str, Any] = {
         "model": model.identity,
+        "sources": case.datasets,
+        "source_refs": case.sources,
+        "further_sources": case.further,
+        "parameters": {"threshold": found.threshold},
         "made_at": made_at,
         "out_of_domain": outside,
-        "audit_id": model.audit_id,
+        "audit_id": model.description.audit_id,
     }
     seg, seg_record = segmentation.segmentation(
-        found.mask,
-        sources=case.datasets,
+        # Channels share the grid, but results refer to the last one.
+        replace(found.mask, sources=()),
         segments=segments_of(model.labels),
-        parameters=parameters,
         description=f"{name} by {model.identity.address}",
         **common,
     )
+    zoom = _zoom(case.image.spatial_shape[2])
     captures = secondary_capture.of_prediction(
-        _overlays(case.image, found),
-        sources=case.datasets,
-        source_refs=case.sources,
+        _overlays(case.image, found, zoom),
         description=f"{name}, outlined, by {model.identity.address}",
         purpose="overlay",
-        parameters=parameters,
+        zoom=zoom,
         **common,
     )
     millilitres = float((found.mask.voxels > 0).sum() * np.prod(found.mask.spacing_mm) / 1000)
@@ -205,17 +206,20 @@ def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool) -
 
 def _classified(model: Classifier, case: Case, made_at: datetime, outside: bool) -> list[Object]:
     found = model.predict(case.image)
+    frames, zoom = _captioned(case.image, found)
     captures = secondary_capture.of_prediction(
-        _captioned(case.image, found),
+        frames,
         model=model.identity,
         sources=case.datasets,
         source_refs=case.sources,
+        further_sources=case.further,
         description=f"{found.labels[-1]} probability by {model.identity.address}",
         purpose="classification",
-        parameters={"threshold": found.threshold, "other_sources": case.other_sources},
+        parameters={"threshold": found.threshold},
         made_at=made_at,
         out_of_domain=outside,
-        audit_id=model.audit_id,
+        audit_id=model.description.audit_id,
+        zoom=zoom,
     )
     finding = f"{found.labels[-1]} {found.probabilities[:, -1].max():.2f} (threshold {found.threshold:.2f})"
     return [(dataset, record, finding) for dataset, record in captures]
@@ -236,10 +240,13 @@ def segments_of(names: Sequence[str]) -> list[Segment]:
     ]
 
 
-def _overlays(image: Volume, found: Segmented) -> Picture:
+def _zoom(columns: int) -> int:
+    return max(1, SHOWN_PX // columns)
+
+
+def _overlays(image: Volume, found: Segmented, zoom: int) -> Picture:
     """(slices, rows, columns, 3): the last channel with the mask outlined."""
     shown = _windowed(_last_channel(image.voxels), image.units)
-    zoom = max(1, SHOWN_PX // shown.shape[-1])
     frames = [
         picture.overlay(picture.enlarged(gray, zoom), picture.enlarged(mask, zoom))
         for gray, mask in zip(shown, found.mask.voxels.astype(np.uint8), strict=True)
@@ -247,19 +254,19 @@ def _overlays(image: Volume, found: Segmented) -> Picture:
     return np.stack(frames)
 
 
-def _captioned(image: Volume | Projection, found: Classified) -> Picture:
-    """(n, rows, columns, 3): each classified picture with its probability and the threshold below it."""
-    if isinstance(image, Volume):
-        shown = _windowed(_last_channel(image.voxels), image.units)
-    else:
-        pixels = image.pixels if image.pixels.ndim == 2 else image.pixels[-1]
-        thin = -(-pixels.shape[0] // LARGEST_PX)
-        shown = _windowed(pixels[np.newaxis, ::thin, ::thin], image.units)
-    zoom = max(1, SHOWN_PX // shown.shape[-1])
+def _captioned(image: Volume | Projection, found: Classified) -> tuple[Picture, int | None]:
+    """(n, rows, columns, 3): each classified picture with its probability and the threshold below it; the enlargement
+    where the frames have a place in the patient."""
     texts = [
         f"{found.labels[-1]} {chance:.2f} (threshold {found.threshold:.2f})" for chance in found.probabilities[:, -1]
     ]
-    return picture.with_captions([picture.rgb(picture.enlarged(gray, zoom)) for gray in shown], texts)
+    if isinstance(image, Volume):
+        zoom = _zoom(image.spatial_shape[2])
+        shown = _windowed(_last_channel(image.voxels), image.units)
+        return picture.with_captions([picture.rgb(picture.enlarged(gray, zoom)) for gray in shown], texts), zoom
+    pixels = image.pixels if image.pixels.ndim == 2 else image.pixels[-1]
+    thinned = pixels[:: -(-pixels.shape[0] // LARGEST_PX), :: -(-pixels.shape[0] // LARGEST_PX)]
+    return picture.with_captions([picture.rgb(_windowed(thinned, image.units))], texts), None
 
 
 def _last_channel(voxels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

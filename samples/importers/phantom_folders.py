@@ -89,7 +89,7 @@ def _pet(home: Path, out: Path, key: bytes) -> list[Item]:
 
 
 def _views(home: Path, out: Path, key: bytes) -> list[Item]:
-    truth = _truth(home)["images"]
+    labels = {image["sop_instance_uid"]: image["label"] for image in _truth(home)["images"]}
     patient = pseudonym(key, home.name, prefix="P")
     return [
         cohorts.add_projection(
@@ -98,7 +98,7 @@ def _views(home: Path, out: Path, key: bytes) -> list[Item]:
             hidden_projection(key, entry.projection),
             patient,
             channel="view",
-            label=int(truth[f"{entry.projection.laterality}{entry.projection.view}"]["class"] != "normal"),
+            label=int(labels[str(entry.dataset.SOPInstanceUID)] != "normal"),
             provenance=_provenance(),
         )
         for entry in series.volumes([home / "dicom"]).projections
