@@ -6,6 +6,7 @@ object already is a success: it is the same object under the same UID (promise 2
 
 from __future__ import annotations
 
+import ssl
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Literal, Protocol
 
 import httpx
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 
@@ -171,8 +172,13 @@ class StowDestination:
         return {"answers": self.echo(), "can be asked": "yes"}
 
     def _client(self) -> httpx.Client:
+        # The machine's own certificates, and no proxy of the environment: mirall.toml says where objects go.
         return httpx.Client(
-            timeout=self._timeout, headers=self._headers, transport=self._transport, follow_redirects=False
+            timeout=self._timeout,
+            headers=self._headers,
+            transport=self._transport,
+            verify=ssl.create_default_context(),
+            trust_env=False,
         )
 
     def _post(self, http: httpx.Client, parcel: Parcel) -> Receipt:
@@ -218,16 +224,28 @@ class DimseDestination:
             for sent in client.send(self._peer, [parcel.path for parcel in parcels], ANSWER_TIMEOUT_S):
                 answers[sent.path] = _dimse_receipt(sent)
         except TryAgain as error:
-            # No association, perhaps only the second one: the others have their answers.
-            return [answers.get(parcel.path, Receipt("again", str(error))) for parcel in parcels]
+            # No association, perhaps only a second one: the others have their answers.
+            return [answers.get(parcel.path) or self._without_association(parcel, error) for parcel in parcels]
         return [answers[parcel.path] for parcel in parcels]
 
-    def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
+    def _without_association(self, parcel: Parcel, error: TryAgain) -> Receipt:
+        """A peer that takes no SOP class of ours looks like one that is away; asking for one class tells them apart."""
+        association = self._associate(parcel.sop_class_uid, parcel.transfer_syntax_uid)
+        if association.is_established:
+            association.release()
+        elif association.rejected_contexts:
+            return Receipt("refused", _not_taken(self._peer, parcel))
+        return Receipt("again", str(error))
+
+    def _associate(self, abstract: str, syntax: str) -> Association:
         entity = AE(self._peer.calling_aet)
         entity.connection_timeout = entity.acse_timeout = CONNECT_TIMEOUT_S
         entity.dimse_timeout = entity.network_timeout = ANSWER_TIMEOUT_S
-        entity.add_requested_context(STUDY_ROOT_FIND, ImplicitVRLittleEndian)
-        association = entity.associate(self._peer.host, self._peer.port, ae_title=self._peer.aet)
+        entity.add_requested_context(abstract, syntax)
+        return entity.associate(self._peer.host, self._peer.port, ae_title=self._peer.aet)
+
+    def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
+        association = self._associate(STUDY_ROOT_FIND, ImplicitVRLittleEndian)
         try:
             # pynetdicom aborts an association in which no context was accepted: the peer answers no C-FIND.
             if association.rejected_contexts or _is_rejected_for_good(association):
@@ -244,10 +262,7 @@ class DimseDestination:
     def probe(self) -> Mapping[str, str]:
         answers = {"answers": self.echo()}
         for name, (abstract, syntax) in _PROBED.items():
-            entity = AE(self._peer.calling_aet)
-            entity.connection_timeout = entity.acse_timeout = CONNECT_TIMEOUT_S
-            entity.add_requested_context(abstract, syntax)
-            association = entity.associate(self._peer.host, self._peer.port, ae_title=self._peer.aet)
+            association = self._associate(abstract, syntax)
             answers[name] = "yes" if association.is_established else "no"
             if association.is_established:
                 association.release()
@@ -271,6 +286,11 @@ class DimseDestination:
             elif code != SUCCESS:
                 return None
         return listed
+
+
+def _not_taken(peer: client.Peer, parcel: Parcel) -> str:
+    kind, syntax = UID(parcel.sop_class_uid).name, UID(parcel.transfer_syntax_uid).name
+    return f"{peer} does not take SOP class {kind} in {syntax}; have it accept them"
 
 
 def _is_rejected_for_good(association: Association) -> bool:

@@ -44,7 +44,7 @@ class Registry:
     def list(self) -> tuple[Entry, ...]:
         """All versions, by name, then in order of release. Folders without readable metadata are left out."""
         found = []
-        for folder in self._versions("*"):
+        for folder in self._versions():
             try:
                 found.append(_entry(folder))
             except UnknownModel:
@@ -60,7 +60,7 @@ class Registry:
         name, _, version = address.partition(":")
         folders = [each for each in self._versions(name) if each.name == version or not version]
         if not folders or not name:
-            known = ", ".join(sorted(f"{each.parent.name}:{each.name}" for each in self._versions("*"))) or "none"
+            known = ", ".join(sorted(f"{each.parent.name}:{each.name}" for each in self._versions())) or "none"
             raise UnknownModel(f"there is no model version {address!r} in {self._folder}; there are: {known}")
         return _entry(folders[-1])
 
@@ -68,10 +68,10 @@ class Registry:
         """Device UIDs of all versions here; by them we know our own work again when it comes back (promise 2)."""
         return frozenset(entry.identity.device_uid for entry in self.list())
 
-    def _versions(self, name: str) -> tuple[Path, ...]:
+    def _versions(self, name: str | None = None) -> tuple[Path, ...]:
         """Folders of versions, by name, then in order of release; never above the registry, whatever the name."""
         found = [each.parent.parent for each in self._folder.glob("*/*/configs/metadata.json")]
-        found = [each for each in found if name in ("*", each.parent.name)]
+        found = [each for each in found if name in (None, each.parent.name)]
         return tuple(sorted(found, key=lambda each: (each.parent.name, _released_at(each), each.name)))
 
 

@@ -63,14 +63,16 @@ def test_a_route_without_conditions_picks_every_series_of_others() -> None:
         ({"Modality": "MR", "door": "stow"}, {}, False),
     ],
 )
-def test_conditions_on_attributes_arrival_and_time(
-    match: dict[str, Any], facts: dict[str, Any], picks: bool
-) -> None:
+def test_conditions_on_attributes_arrival_and_time(match: dict[str, Any], facts: dict[str, Any], picks: bool) -> None:
     assert judge(route(**match), [candidate(**facts)]).matches is picks
 
 
 def test_a_series_is_picked_whole_when_one_instance_meets_the_conditions() -> None:
-    study = [candidate("1.1", 1, calling_aet="A"), candidate("1.1", 2, calling_aet="B"), candidate("1.2", calling_aet="B")]
+    study = [
+        candidate("1.1", 1, calling_aet="A"),
+        candidate("1.1", 2, calling_aet="B"),
+        candidate("1.2", calling_aet="B"),
+    ]
     picked = judge(route(calling_aet="A"), study).picked
     assert [each.sop_instance_uid for each in picked] == ["1.1.1", "1.1.2"]
 
@@ -82,7 +84,9 @@ def test_our_own_results_match_only_a_route_that_names_them() -> None:
 
 
 def test_the_reason_names_the_attribute_and_what_was_seen() -> None:
-    assert judge(route(Modality="PT"), [candidate(), candidate("1.2", Modality="CT")]).why == "Modality is CT, MR, not PT"
+    assert (
+        judge(route(Modality="PT"), [candidate(), candidate("1.2", Modality="CT")]).why == "Modality is CT, MR, not PT"
+    )
     assert judge(route(BodyPartExamined="BREAST"), [candidate()]).why == "BodyPartExamined is absent, not BREAST"
     two = [candidate("1.1", Modality="PT"), candidate("1.2", door="stow")]
     assert "at once" in judge(route(Modality="PT", door="stow"), two).why

@@ -127,9 +127,7 @@ def test_a_study_that_grows_too_long_runs_as_incomplete_and_then_again(service: 
 
 def test_a_route_with_two_models_gives_two_jobs_and_two_routes_give_one_each(service: SmallService) -> None:
     service.release("other:2")
-    service.configure(
-        ROUTE.replace('["fake:1"]', '["fake:1", "other:2"]') + ROUTE.replace('"mr"\n', '"again"\n', 1)
-    )
+    service.configure(ROUTE.replace('["fake:1"]', '["fake:1", "other:2"]') + ROUTE.replace('"mr"\n', '"again"\n', 1))
     study = service.study()
     sweep(service.index, service.settings, later(service, study))
     found = sorted((job.route, job.model) for job in service.jobs_of(study))

@@ -1,0 +1,251 @@
+"""What is said of a send, to a DICOM node and to a DICOMweb server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email.parser import BytesParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydicom import Dataset
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    MRImageStorage,
+    generate_uid,
+)
+from pynetdicom import AE, evt
+from pynetdicom.events import Event
+from small_service import instance_bytes
+
+from dicom_io.errors import TryAgain
+from plugin.destinations import Parcel, StowDestination, opened
+from plugin.settings import Destination
+
+FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+
+
+@pytest.fixture
+def parcel(tmp_path: Path) -> Parcel:
+    study, series, uid = generate_uid(), generate_uid(), generate_uid()
+    path = tmp_path / "object.dcm"
+    path.write_bytes(instance_bytes(study, series=series, uid=uid))
+    return Parcel(uid, MRImageStorage, series, study, ExplicitVRLittleEndian, path)
+
+
+class Node:
+    """A DICOM node that answers as a test wants. status: for C-STORE; None breaks the association instead."""
+
+    def __init__(self) -> None:
+        self.status: int | None = 0x0000
+        self.objects: dict[str, bytes] = {}
+
+    def store(self, event: Event) -> int:
+        if self.status is None:
+            event.assoc.abort()
+            return 0
+        if self.status == 0x0000:
+            self.objects[event.request.AffectedSOPInstanceUID] = event.request.DataSet.getvalue()
+        return self.status
+
+    def find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
+        if event.identifier.SOPInstanceUID in self.objects:
+            yield 0xFF00, event.identifier
+
+
+@contextmanager
+def listening(
+    node: Node, *, finds: bool = True, syntaxes: tuple[str, ...] = (ExplicitVRLittleEndian,)
+) -> Iterator[int]:
+    entity = AE("PACS")
+    entity.require_called_aet = True
+    entity.add_supported_context(MRImageStorage, list(syntaxes))
+    entity.add_supported_context("1.2.840.10008.1.1")
+    if finds:
+        entity.add_supported_context(FIND, ImplicitVRLittleEndian)
+    handlers = [(evt.EVT_C_STORE, node.store), (evt.EVT_C_FIND, node.find), (evt.EVT_C_ECHO, lambda event: 0x0000)]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    try:
+        yield server.socket.getsockname()[1]
+    finally:
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def usual() -> Iterator[tuple[Node, int]]:
+    """A node that takes MR images and answers C-FIND, and its port."""
+    node = Node()
+    with listening(node) as port:
+        yield node, port
+
+
+def dimse(port: int, aet: str = "PACS") -> Any:
+    return opened(Destination(kind="dimse", aet=aet, host="127.0.0.1", port=port), "MIRALL")
+
+
+def test_a_dicom_node_gets_the_bytes_of_the_data_set_and_is_asked_for_them(parcel: Parcel) -> None:
+    node = Node()
+    with listening(node) as port:
+        peer = dimse(port)
+        assert peer.has([parcel]) == [False]
+        assert [receipt.outcome for receipt in peer.send([parcel])] == ["sent"]
+        assert peer.has([parcel]) == [True]
+        assert peer.echo() == f"PACS@127.0.0.1:{port} answers C-ECHO"
+        assert peer.probe()["can be asked"] == "yes"
+        assert peer.probe()["takes Segmentation"] == "no"
+    assert parcel.path.read_bytes().endswith(node.objects[parcel.sop_instance_uid])
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (0x0000, "sent"),
+        (0xB000, "sent"),
+        (0x0111, "sent"),  # it has the object already
+        (0xA700, "again"),
+        (0xA702, "again"),
+        (0x0110, "again"),
+        (0xA900, "refused"),
+        (0xC000, "refused"),
+        (0x0124, "refused"),
+        (None, "unknown"),
+    ],
+)
+def test_the_status_of_a_c_store_decides_what_is_done_next(
+    usual: tuple[Node, int], parcel: Parcel, status: int | None, outcome: str
+) -> None:
+    node, port = usual
+    node.status = status
+    (receipt,) = dimse(port).send([parcel])
+    assert receipt.outcome == outcome
+    if outcome in ("again", "refused"):
+        assert f"0x{status:04X}" in receipt.sentence
+
+
+def test_a_node_without_c_find_cannot_be_asked(parcel: Parcel) -> None:
+    with listening(Node(), finds=False) as port:
+        assert dimse(port).has([parcel]) == [None]
+
+
+def test_a_node_that_is_away_is_tried_again(parcel: Parcel) -> None:
+    with listening(Node()) as port:
+        pass
+    peer = dimse(port)
+    (receipt,) = peer.send([parcel])
+    assert receipt.outcome == "again"
+    assert "does not answer" in receipt.sentence
+    with pytest.raises(TryAgain):
+        peer.has([parcel])
+    with pytest.raises(TryAgain):
+        peer.echo()
+
+
+def test_a_node_that_does_not_know_the_title_says_so(usual: tuple[Node, int], parcel: Parcel) -> None:
+    (receipt,) = dimse(usual[1], "OTHER").send([parcel])
+    assert receipt.outcome == "again"
+    assert "rejected" in receipt.sentence
+
+
+def test_a_node_that_takes_nothing_of_ours_is_told_from_one_that_is_away(parcel: Parcel) -> None:
+    with listening(Node(), syntaxes=(JPEG2000Lossless,)) as port:
+        (receipt,) = dimse(port).send([parcel])
+    assert receipt.outcome == "refused"
+    assert "does not take SOP class MR Image Storage in Explicit VR Little Endian" in receipt.sentence
+
+
+def stow(answer: Callable[[httpx.Request], httpx.Response]) -> StowDestination:
+    return StowDestination("http://pacs/dicom-web/", "secret", httpx.MockTransport(answer))
+
+
+def stored(uid: str) -> dict[str, Any]:
+    return {"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": [uid]}}]}}
+
+
+def failed(uid: str, reason: int) -> dict[str, Any]:
+    item = {"00081155": {"vr": "UI", "Value": [uid]}, "00081197": {"vr": "US", "Value": [reason]}}
+    return {"00081198": {"vr": "SQ", "Value": [item]}}
+
+
+def test_stow_sends_the_stored_bytes_and_believes_the_list_in_the_answer(parcel: Parcel) -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json=stored(parcel.sop_instance_uid))
+
+    assert [each.outcome for each in stow(answer).send([parcel])] == ["confirmed"]
+    (request,) = seen
+    assert (str(request.url), request.headers["Authorization"]) == ("http://pacs/dicom-web/studies", "Bearer secret")
+    head = f"Content-Type: {request.headers['Content-Type']}\r\n\r\n".encode()
+    (part,) = BytesParser().parsebytes(head + request.content).get_payload()  # type: ignore[misc]
+    assert part.get_content_type() == "application/dicom"  # type: ignore[union-attr]
+    assert parcel.path.read_bytes() in request.content
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "outcome"),
+    [
+        (200, None, "sent"),
+        (202, {}, "sent"),
+        (409, 0x0111, "sent"),
+        (409, 0xA700, "again"),
+        (202, 0xC000, "refused"),
+        (409, 0x0122, "refused"),
+        (503, None, "again"),
+        (507, None, "again"),
+        (401, None, "again"),
+        (400, None, "refused"),
+    ],
+)
+def test_the_answer_to_stow_decides_what_is_done_next(
+    parcel: Parcel, status: int, body: int | dict[str, Any] | None, outcome: str
+) -> None:
+    content = failed(parcel.sop_instance_uid, body) if isinstance(body, int) else body
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status) if content is None else httpx.Response(status, json=[content])
+
+    (receipt,) = stow(answer).send([parcel])
+    assert receipt.outcome == outcome
+    if outcome != "sent":
+        assert (f"0x{body:04X}" if isinstance(body, int) else f"HTTP {status}") in receipt.sentence
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(httpx.ConnectError, "again"), (httpx.ConnectTimeout, "again"), (httpx.ReadTimeout, "unknown")],
+)
+def test_silence_before_or_after_the_bytes_left_is_told_apart(
+    parcel: Parcel, error: type[httpx.TransportError], outcome: str
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise error("nobody there")
+
+    (receipt,) = stow(answer).send([parcel])
+    assert receipt.outcome == outcome
+    assert "nobody there" in receipt.sentence
+    with pytest.raises(TryAgain, match="nobody there"):
+        stow(answer).has([parcel])
+    with pytest.raises(TryAgain, match="nobody there"):
+        stow(answer).echo()
+
+
+def test_a_dicomweb_server_is_asked_by_qido(parcel: Parcel) -> None:
+    def lists(*uids: str) -> Callable[[httpx.Request], httpx.Response]:
+        def answer(request: httpx.Request) -> httpx.Response:
+            path = f"/dicom-web/studies/{parcel.study_instance_uid}/series/{parcel.series_instance_uid}/instances"
+            assert request.url.path == path
+            return httpx.Response(200, json=[{"00080018": {"vr": "UI", "Value": [uid]}} for uid in uids])
+
+        return answer
+
+    assert stow(lists("1.2", parcel.sop_instance_uid)).has([parcel]) == [True]
+    assert stow(lists("1.2")).has([parcel]) == [False], "a server that ignores the key lists something else"
+    assert stow(lambda request: httpx.Response(204)).has([parcel]) == [False]
+    assert stow(lambda request: httpx.Response(405)).has([parcel]) == [None]
+    with pytest.raises(TryAgain):
+        stow(lambda request: httpx.Response(503)).has([parcel])
