@@ -5,6 +5,7 @@ The lists hold what QIDO-RS (PS3.18 10.6) asks of a server, what viewers ask bey
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
 from typing import Any, Literal
 
@@ -106,10 +107,15 @@ def search_text(attributes: dict[str, Any]) -> dict[str, str]:
     return {tag: folded for tag, element in attributes.items() if (folded := _folded(element)) is not None}
 
 
+def folded(value: str) -> str:
+    """Text as searches compare it: without regard to case, and to how accents are composed."""
+    return unicodedata.normalize("NFC", value).casefold()
+
+
 def _folded(element: dict[str, Any]) -> str | None:
     if element["vr"] == "SQ":
         return None
-    return "\\".join(_value_text(value) for value in element.get("Value", [])).casefold()
+    return folded("\\".join(_value_text(value) for value in element.get("Value", [])))
 
 
 def _value_text(value: Any) -> str:

@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, distinct, func, 
 
 from dicom_io.errors import Rejected
 from plugin.archive.index import Index
-from plugin.archive.levels import TAGS, Level
+from plugin.archive.levels import TAGS, Level, folded
 from plugin.archive.tables import Instance, Series, Study
 
 MODALITIES_IN_STUDY = "00080061"
@@ -172,7 +172,7 @@ def _condition(levels: Sequence[Level], tag: str, text: str) -> ColumnElement[bo
         )
     for level in levels:
         if tag in TAGS[level]:
-            return _value_condition(_TABLES[level].search[tag].as_string(), _vr(tag), text.casefold())
+            return _value_condition(_TABLES[level].search[tag].as_string(), _vr(tag), folded(text))
     name = keyword_for_tag(tag) or tag
     raise BadQuery(f"{name} cannot be searched for at the level of {levels[-1]}; leave it out")
 
