@@ -8,6 +8,8 @@ Distances in either are no literature FID or KID (those use Inception features o
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import VarAutoEncoder
@@ -17,9 +19,9 @@ _RANDOM_SEED = 20200622
 
 
 class RandomFeatures:
-    """Images (N, 1, px, px) in [-1, 1] -> (N, 128): means and deviations of the maps of a fixed-seed network.
+    """Images (N, 1, px, px) in [-1, 1] -> (N, 224): means and deviations of the maps of a fixed-seed network.
 
-    Untrained features rank far-from-photograph images better than ImageNet's (Naeem 2020, section 5).
+    Untrained features rank images that are far from photographs better than ImageNet's (Naeem 2020, section 5).
     """
 
     name = "random network"
@@ -29,18 +31,21 @@ class RandomFeatures:
         self._kernels = []
         for before, after in ((1, 16), (16, 32), (32, 64)):
             kernel = torch.randn(after, before, 4, 4, generator=source)
-            # Zero-mean kernels answer to structure, not to brightness; the first layer keeps brightness.
-            kernel = kernel if before == 1 else kernel - kernel.mean(dim=(1, 2, 3), keepdim=True)
+            # Kernels of zero mean answer to structure alone; half of the first layer's keep the brightness.
+            structure = kernel - kernel.mean(dim=(1, 2, 3), keepdim=True)
+            kernel = torch.cat([kernel[: after // 2], structure[after // 2 :]]) if before == 1 else structure
             self._kernels.append(kernel * (2 / (16 * before)) ** 0.5)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        parts = []
+        rows = []
         for maps in images.split(256):
+            parts = []
             for kernel in self._kernels:
                 maps = F.leaky_relu(F.conv2d(maps, kernel, stride=2, padding=1), 0.2)
-            parts.append(torch.cat([maps.mean(dim=(2, 3)), maps.std(dim=(2, 3))], 1))
-        return torch.cat(parts).double()
+                parts += [maps.mean(dim=(2, 3)), maps.std(dim=(2, 3))]
+            rows.append(torch.cat(parts, 1))
+        return torch.cat(rows).double()
 
 
 class EncodedFeatures:
@@ -55,13 +60,15 @@ class EncodedFeatures:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             px = training.shape[-1]
+            levels = max(1, int(math.log2(px)) - 2)
             self._network = VarAutoEncoder(
                 spatial_dims=2,
                 in_shape=(1, px, px),
                 out_channels=1,
                 latent_size=32,
-                channels=(8, 16, 32, 64),
-                strides=(2, 2, 2, 2),
+                channels=tuple(8 * 2**level for level in range(levels)),
+                strides=(2,) * levels,
+                norm="batch",
                 use_sigmoid=False,
             )
             optimiser = torch.optim.Adam(self._network.parameters(), lr=2e-3)

@@ -106,10 +106,15 @@ def evaluate(
 
 
 def _scaled(space: Callable[[Tensor], Tensor], real: Tensor) -> Callable[[Tensor], Tensor]:
-    """The space, centred on the real images and scaled so that their mean squared feature is 1: the kernel's own scale."""
-    centre = real.mean(0)
-    scale = (real - centre).square().mean().sqrt().clamp_min(1e-9)
+    """The space with each feature centred and scaled on the real images, so that texture counts beside brightness."""
+    centre, scale = centre_and_scale(real)
     return lambda images: (space(images) - centre) / scale
+
+
+def centre_and_scale(real: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation per feature; the deviation is at least a tenth of the typical one, or noise would rule."""
+    deviation = real.std(0)
+    return real.mean(0), deviation.clamp_min(float(deviation.square().mean().sqrt()) / 10 + 1e-9)
 
 
 def kid_interval(made: Tensor, real: Tensor, patients: Sequence[str], draws: int) -> bootstrap.Interval:

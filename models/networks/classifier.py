@@ -24,7 +24,7 @@ def definition(settings: ResNet, in_channels: int, classes: int) -> dict[str, An
         "conv1_t_size": settings.first_kernel_px,
         "conv1_t_stride": settings.first_stride_px,
         "num_classes": classes,
-        "norm": norm.definition(settings.norm, min(settings.channels)),
+        "norm": norm.definition(settings.norm, settings.channels),
     }
 
 

@@ -18,6 +18,6 @@ def definition(settings: UNet, in_channels: int, classes: int) -> dict[str, Any]
         "channels": list(settings.channels),
         "strides": [2] * (len(settings.channels) - 1),
         "num_res_units": settings.residual_units,
-        "norm": norm.definition(settings.norm, min(settings.channels)),
+        "norm": norm.definition(settings.norm, (*settings.channels, classes)),
         "dropout": settings.dropout,
     }

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dicom_io.cohort import Cohort
 from models import cases, domain, networks, sheet, version
 from models.evaluation.features import RandomFeatures
-from models.evaluation.fidelity import kid
+from models.evaluation.fidelity import centre_and_scale, kid
 from models.generator import noise
 from models.networks.generator import Discriminator
 from models.recipe import GenerationRecipe
@@ -57,8 +57,7 @@ def train(
     unseen = cases.squares(validation, recipe.network.image_px, recipe.minimum_signal)
     features = RandomFeatures()
     unseen_features = features(unseen[:512])
-    centre = unseen_features.mean(0)
-    spread = (unseen_features - centre).square().mean().sqrt().clamp_min(1e-9)
+    centre, scale = centre_and_scale(unseen_features)
 
     # Networks, optimisers and running average.
     torch.manual_seed(seed_of(recipe.seed, "weights", 0))
@@ -140,7 +139,7 @@ def train(
         if finished or images_seen - reported >= recipe.schedule.report_images:
             reported = images_seen
             samples = panel(kept, max(PANEL, min(len(unseen_features), 256)), shape.latent, on)
-            score = kid((features(samples) - centre) / spread, (unseen_features - centre) / spread)
+            score = kid((features(samples) - centre) / scale, (unseen_features - centre) / scale)
             if score < best:
                 best = score
                 journal.keep_best({"state": kept.state_dict()})

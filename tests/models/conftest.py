@@ -1,108 +1,112 @@
-"""Toy cohorts: seeded blobs on noise, several patients, lopsided and oblique, written as any cohort is."""
+"""Runs and released versions that many tests look at, trained once a session on toy images."""
 
 from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from toy_images import write_cohort
 
-from dicom_io import cohort as cohorts
-from dicom_io.cohort import Channel, Cohort, Item, Task
-from dicom_io.volume import Projection, Source, Volume
+from dicom_io.cohort import Cohort, Task
+from models import bundle, recipe, training
+from models.recipe import Recipe
+from models.version import ModelVersion
 
 torch.set_num_threads(1)
 
-SLICES, ROWS, COLUMNS = 5, 40, 29
-
-
-def oblique_affine(slice_mm: float = 3.3, down_mm: float = 2.1, across_mm: float = 1.7) -> np.ndarray:
-    """Turned about two axes, left-handed to the eye, far from the origin."""
-    a, b = np.deg2rad(17), np.deg2rad(-9)
-    about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
-    about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
-    affine = np.eye(4)
-    affine[:3, :3] = (about_z @ about_x)[:, [2, 1, 0]] * [slice_mm, down_mm, across_mm]
-    affine[:3, 3] = [-81.5, 33.25, 402.0]
-    return affine
-
-
-def blob_volume(seed: int, *, channels: int = 2, units: str = "1", with_blob: bool = True) -> tuple[Volume, Volume]:
-    """Noise with a bright ellipse in channel 0 (and a dark one in channel 1) on the middle slices, and its mask."""
-    rng = np.random.default_rng(seed)
-    s, r, c = np.mgrid[:SLICES, :ROWS, :COLUMNS]
-    row, column = rng.uniform(10, ROWS - 10), rng.uniform(8, COLUMNS - 8)
-    mask = ((r - row) / 6) ** 2 + ((c - column) / 4) ** 2 + ((s - 2) / 1.6) ** 2 < 1
-    mask &= with_blob
-    body = (((r - 20) / 18) ** 2 + ((c - 14) / 13) ** 2) < 1
-    layers = [body * (2 + 0.3 * rng.standard_normal(body.shape)) + 3 * mask]
-    if channels == 2:
-        layers.append(body * (5 + 0.5 * rng.standard_normal(body.shape)) - 2 * mask)
-    sources = tuple(Source("1.2.840.10008.5.1.4.1.1.128", f"2.25.{seed}{n}", f"{n:064x}") for n in range(SLICES))
-    voxels = np.stack(layers).astype(np.float32)
-    volume = Volume(voxels, oblique_affine(), "2.25.7", units, sources)
-    return volume, volume.with_voxels(mask.astype(np.float32), units="1")
-
-
-def projection(seed: int, *, positive: bool) -> Projection:
-    """A picture of 48 x 36 with or without a bright spot."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.normal(100, 10, (48, 36))
-    if positive:
-        r, c = np.mgrid[:48, :36]
-        pixels += 90 * (((r - rng.uniform(12, 36)) ** 2 + (c - rng.uniform(10, 26)) ** 2) < 30)
-    source = Source("1.2.840.10008.5.1.4.1.1.1.2", f"2.25.9{seed}", f"{seed:064x}")
-    return Projection(pixels.astype(np.float32), "1", source, (0.5, 0.4), "imager", "L", "CC", "left")
-
-
-CHANNELS = (Channel("one", "PT", "g/ml{SUVbw}"), Channel("two", "PT", "g/ml{SUVbw}"))
 MakeCohort = Callable[..., Cohort]
+Trained = tuple[Path, Cohort, Recipe]
 
 
 @pytest.fixture(scope="session")
 def make_cohort(tmp_path_factory: pytest.TempPathFactory) -> MakeCohort:
-    """`make_cohort("segmentation")` etc.: a cohort folder of blobs with `patients` (training, validation, test)."""
+    """`make_cohort("segmentation", (4, 2, 2))`, see `toy_images.write_cohort`."""
 
-    def make(task: Task, patients: tuple[int, int, int] = (4, 2, 2), kind: str = "volume", **fields: object) -> Cohort:
-        folder = tmp_path_factory.mktemp(f"cohort-{task}")
-        splits: dict[str, tuple[Item, ...]] = {}
-        number = 0
-        for split, count in zip(("training", "validation", "test"), patients, strict=True):
-            items = []
-            for _ in range(count):
-                number += 1
-                items += _items(folder, task, kind, number)
-            splits[split] = tuple(items)
-        channels = CHANNELS if kind == "volume" else (Channel("image", "MG", "1"),)
-        labels = () if task == "generation" else ("background", "lesion")
-        named = {"name": f"toy-{task}", "task": task, "labels": labels, "channels": channels, "splits": splits} | fields
-        cohort = Cohort(folder=folder, **named)  # type: ignore[arg-type]
-        cohorts.save(cohort)
-        return cohorts.load(folder)
+    def make(task: Task, *arguments: object, **fields: object) -> Cohort:
+        return write_cohort(tmp_path_factory.mktemp(f"cohort-{task}"), task, *arguments, **fields)  # type: ignore[arg-type]
 
     return make
 
 
-def _items(folder: Path, task: Task, kind: str, number: int) -> list[Item]:
-    patient = f"p{number:02d}"
+def small(name: str, **schedule: object) -> Recipe:
+    """A shipped recipe, made small enough for a test."""
+    plain = recipe.load(name).model_dump(mode="json")
+    plain["schedule"] |= {"total_images": 320, "report_images": 160, "batch_size": 8, "warm_up_images": 16}
+    plain["schedule"] |= {"precision": "float32", **schedule}
+    if name == "segmenter":
+        plain["windows"]["window_px"] = 32
+        plain["network"]["channels"] = [8, 16, 32]
+    elif name == "classifier":
+        plain["preprocessing"][-1]["spatial_size"] = [-1, 40, 32]
+        plain["network"]["channels"] = [8, 16, 16, 16]
+    else:
+        plain["network"] = {"image_px": 16, "features": 16, "latent": 16}
+        plain["audit_samples"] = 64
+    plain["evaluation"] = {"bootstrap_draws": 200}
+    return recipe.parse(plain, name)
+
+
+@pytest.fixture(scope="session")
+def small_recipe() -> Callable[..., Recipe]:
+    return small
+
+
+def _trained(
+    make: MakeCohort, folder: Path, name: str, task: Task, kind: str = "volume", **schedule: object
+) -> Trained:
+    cohort = make(task, (6, 2, 6), kind)
+    chosen = small(name, **schedule)
     if kind == "projection":
-        return [
-            cohorts.add_projection(
-                folder,
-                f"{patient}-{view}",
-                projection(10 * number + view, positive=bool(view % 2)),
-                patient,
-                label=view % 2,
-            )
-            for view in range(4)
-        ]
-    volume, mask = blob_volume(number, units="g/ml{SUVbw}")
-    layers = {channel.name: volume.with_voxels(volume.voxels[index]) for index, channel in enumerate(CHANNELS)}
-    labels = tuple(int(mask.voxels[n].any()) for n in range(SLICES)) if task == "classification" else ()
-    return [
-        cohorts.add_volume(
-            folder, patient, layers, patient, mask=mask if task == "segmentation" else None, slice_labels=labels
-        )
-    ]
+        plain = chosen.model_dump(mode="json")
+        plain["preprocessing"][-1]["spatial_size"] = [40, 32]
+        chosen = recipe.parse(plain, name)
+    training.train(chosen, cohort, folder / "run", device="cpu")
+    return folder / "run", cohort, chosen
+
+
+@pytest.fixture(scope="session")
+def segmentation_run(make_cohort: MakeCohort, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("segmentation")
+    return _trained(make_cohort, folder, "segmenter", "segmentation", total_images=1600, report_images=800)
+
+
+@pytest.fixture(scope="session")
+def classification_run(make_cohort: MakeCohort, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return _trained(make_cohort, tmp_path_factory.mktemp("classification"), "classifier", "classification")
+
+
+@pytest.fixture(scope="session")
+def projection_run(make_cohort: MakeCohort, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("projection")
+    return _trained(make_cohort, folder, "classifier", "classification", "projection")
+
+
+@pytest.fixture(scope="session")
+def generation_run(make_cohort: MakeCohort, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return _trained(make_cohort, tmp_path_factory.mktemp("generation"), "generator", "generation")
+
+
+@pytest.fixture(scope="session")
+def segmenter(segmentation_run: Trained, tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
+    return bundle.release(*segmentation_run[:2], "toy-lesions", models_dir=tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def classifier(classification_run: Trained, tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
+    return bundle.release(*classification_run[:2], "toy-slices", models_dir=tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def projection_classifier(projection_run: Trained, tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
+    return bundle.release(*projection_run[:2], "toy-pictures", models_dir=tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def generator(generation_run: Trained, tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
+    return bundle.release(*generation_run[:2], "toy-maker", models_dir=tmp_path_factory.mktemp("models"))

@@ -1,0 +1,49 @@
+"""Sampling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dicom_io.errors import Rejected
+from models import generator as generators
+
+
+@pytest.fixture(scope="module")
+def maker(generator) -> generators.Generator:
+    return generators.load(generator.folder)
+
+
+def test_how_many_are_asked_for_changes_no_picture(maker):
+    many, few = maker.sample(7, seed=5), maker.sample(3, seed=5)
+    np.testing.assert_array_equal(many[:3], few)
+
+
+def test_a_seed_names_its_pictures(maker):
+    np.testing.assert_array_equal(maker.sample(2, seed=8), maker.sample(2, seed=8))
+    one, other = maker.sample(2, seed=8), maker.sample(2, seed=9)
+    assert not np.array_equal(one, other)
+    assert not np.array_equal(one[0], one[1])
+
+
+def test_values_come_in_the_units_and_range_that_were_trained_on(maker):
+    samples = maker.sample(4, seed=1)
+    assert samples.dtype == np.float32 and samples.shape == (4, 16, 16)
+    assert maker.units == "g/ml{SUVbw}" and maker.pixel_range == (0.0, 10.0)
+    assert samples.min() >= 0 and samples.max() <= 10
+
+
+def test_the_spacing_is_that_of_the_scaled_slices(maker):
+    down, across = maker.spacing_mm
+    assert down == pytest.approx(2.1 * 40 / 16, rel=1e-3)  # 40 x 29 pixels, padded to 40 x 40, scaled to 16 x 16
+    assert across == pytest.approx(1.7 * 40 / 16, rel=1e-3)
+
+
+def test_a_label_that_was_never_learned_is_refused(maker):
+    with pytest.raises(Rejected, match="toy-maker:1 makes unlabelled slices"):
+        maker.sample(1, seed=0, label="malignant")
+
+
+def test_a_predictor_is_no_generator(segmenter):
+    with pytest.raises(Rejected, match="toy-lesions:1 is a predictor"):
+        generators.load(segmenter.folder)

@@ -1,0 +1,107 @@
+"""`mirall train`, `evaluate`, `models`: what a person types, and what comes back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dicom_io.errors import Rejected
+from models import recipe
+from plugin.cli import learning
+
+
+@pytest.fixture(scope="module")
+def app() -> typer.Typer:
+    made = typer.Typer()
+    learning.register(made)
+    return made
+
+
+@pytest.fixture
+def run_command(app, monkeypatch):
+    """Runs a command line and gives what it printed; errors come through as they are."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(*words: object) -> str:
+        done = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    return run
+
+
+def test_train_release_list_show_and_evaluate(run_command, make_cohort, small_recipe, tmp_path):
+    cohort = make_cohort("classification", (3, 1, 2))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(recipe.dump(small_recipe("classifier", total_images=64, report_images=32)))
+    models = tmp_path / "models"
+
+    said = run_command(
+        "train", mine, "--cohort", cohort.folder, "--run", tmp_path / "run", "--seed", 4, "--device", "cpu"
+    )
+    assert "mirall models release" in said
+    assert recipe.load(tmp_path / "run" / "recipe.yaml").seed == 4
+
+    said = run_command(
+        "models", "release", tmp_path / "run", "--cohort", cohort.folder, "--name", "slices", "--models", models
+    )
+    assert said.startswith("released slices:1, unproven: 2 test patients are fewer than 5")
+
+    (row,) = json.loads(run_command("models", "list", "--models", models, "--json"))
+    assert (row["model"], row["task"], row["state"]) == ("slices:1", "classification", "unproven")
+    shown = json.loads(run_command("models", "show", "slices:1", "--models", models, "--json"))
+    assert shown["content_hash"] == row["content_hash"]
+    assert shown["metadata"]["mirall"]["saw"]["seed"] == 4
+    assert "# slices:1" in run_command("models", "show", "slices", "--models", models)
+
+    of_run = json.loads(run_command("evaluate", tmp_path / "run", "--cohort", cohort.folder, "--draws", 200, "--json"))
+    of_version = json.loads(
+        run_command("evaluate", "slices:1", "--cohort", cohort.folder, "--models", models, "--draws", 200, "--json")
+    )
+    assert of_run == of_version
+    assert of_run["metrics"] == shown["evaluation"]["metrics"]
+    assert "| auroc |" in run_command("evaluate", "slices:1", "--cohort", cohort.folder, "--models", models)
+
+
+def test_an_empty_shelf_says_so(run_command, tmp_path):
+    assert run_command("models", "list", "--models", tmp_path).strip() == "no models"
+    assert json.loads(run_command("models", "list", "--models", tmp_path, "--json")) == []
+
+
+def test_evaluate_refuses_a_cohort_of_another_task_by_name(run_command, segmentation_run, make_cohort):
+    other = make_cohort("classification", (1, 1, 1))
+    with pytest.raises(Rejected, match=r"is for segmentation, cohort 'toy-classification' for classification"):
+        run_command("evaluate", segmentation_run[0], "--cohort", other.folder)
+
+
+def test_resume_goes_on_from_the_command_line(run_command, make_cohort, small_recipe, tmp_path):
+    cohort = make_cohort("segmentation", (2, 1, 1))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(recipe.dump(small_recipe("segmenter", total_images=32, report_images=16)))
+    words = ("train", mine, "--cohort", cohort.folder, "--run", tmp_path / "run", "--device", "cpu")
+    run_command(*words)
+    with pytest.raises(Rejected, match="--resume"):
+        run_command(*words)
+    run_command(*words, "--resume")
+    assert (tmp_path / "run" / "models" / "model.pt").is_file()
+
+
+def _commands(app: typer.Typer) -> list[tuple[str, str]]:
+    nested = [group.typer_instance for group in app.registered_groups]
+    commands = [command for each in (app, *nested) for command in each.registered_commands]
+    return [(command.name or "", (command.callback.__doc__ or "") if command.callback else "") for command in commands]
+
+
+def test_every_command_shows_an_example(app):
+    for name, help_text in _commands(app):
+        assert "Example: mirall" in help_text, name
+    assert {name for name, _ in _commands(app)} == {"train", "evaluate", "release", "list", "show"}
+
+
+def test_the_recipes_that_the_help_names_are_shipped():
+    assert set(recipe.shipped()) == {"classifier", "generator", "segmenter"}
+    assert all((Path(recipe.SHIPPED) / f"{name}.yaml").is_file() for name in recipe.shipped())
