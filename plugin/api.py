@@ -9,12 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_io.errors import Rejected
 from plugin.archive.index import Index
 from plugin.archive.ingest import Ingest
 from plugin.jobs.planning import explain
 from plugin.jobs.port import DeliveryView, Jobs, JobView, NoSuchJob
+from plugin.registry import Registry, UnknownModel
 from plugin.settings import Settings
 
 router = APIRouter(prefix="/api", tags=["jobs"])
@@ -28,6 +30,34 @@ def list_jobs(
 ) -> list[dict[str, Any]]:
     """Jobs, the newest first."""
     return [job.to_json() for job in _jobs(request).list(state=state, study_instance_uid=study, limit=limit)]
+
+
+class Generation(BaseModel):
+    """What `POST /api/jobs` is told: `n` samples of a generator, seeds from `seed` on, and where they are to go."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    n: int = Field(ge=1, le=10_000)
+    seed: int = Field(0, ge=0)
+    label: str | None = None
+    send_to: tuple[str, ...] = ()
+
+
+@router.post("/jobs", status_code=202)
+def generate(request: Request, wanted: Generation) -> dict[str, Any]:
+    """Make synthetic samples: a labelled study of a fictitious patient in the archive, sent to `send_to`."""
+    settings: Settings = request.app.state.settings
+    unknown = sorted(set(wanted.send_to) - set(settings.destinations))
+    if unknown:
+        raise HTTPException(400, f"there is no destination {unknown[0]!r}; configured are: {_names(settings)}")
+    try:
+        address = Registry(settings.models).resolve(wanted.model).identity.address
+    except UnknownModel as error:
+        raise HTTPException(404, str(error)) from error
+    jobs = _jobs(request)
+    job = jobs.enqueue_generation(address, n=wanted.n, seed=wanted.seed, label=wanted.label, send_to=wanted.send_to)
+    return jobs.get(job).to_json()
 
 
 @router.get("/jobs/{job_id}")
@@ -91,6 +121,10 @@ def test_routes(request: Request, study: str) -> list[dict[str, Any]]:
         raise HTTPException(404, f"study {study} is not in the archive; send it first")
     settings: Settings = request.app.state.settings
     return [answer.to_json() for answer in explain(_index(request), settings, study)]
+
+
+def _names(settings: Settings) -> str:
+    return ", ".join(sorted(settings.destinations)) or "none"
 
 
 def _index(request: Request) -> Index:

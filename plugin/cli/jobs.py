@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Config = Annotated[Path | None, typer.Option("--config", help="mirall.toml; else the one in this folder.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder, in place of the configured one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest first.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many, the newest first.")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Id of a job, or its beginning.")]
 RowNumber = Annotated[int, typer.Argument(metavar="NUMBER", help="Number of a row of the outbox.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a configured destination.")]

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +25,7 @@ APPLICATION = "mirall"
 # Raise it, after draining, when the order of steps in `job` changes.
 APPLICATION_VERSION = "1"
 QUEUE = "infer"
+LEADER = "leader"  # a name among the owner locks
 # A job that takes its worker down with it this many times ends as failed instead of taking it down for ever.
 RECOVERY_ATTEMPTS = 5
 DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED")
@@ -51,7 +54,8 @@ class Engine:
     def __init__(self, database: Path, work: Work) -> None:
         self.owner = new_owner_id()
         self.locks = OwnerLocks(database.with_name(database.name + ".owners"))
-        self.locks.hold(self.owner)  # before it may own any workflow
+        while not self.locks.hold(self.owner):  # before it may own any workflow; another may be probing it just now
+            time.sleep(0.01)
         _prepare(database)
         self._job = _registered(work)
         DBOS(
@@ -106,19 +110,34 @@ class Engine:
         period of grace is needed on one machine.
         """
         pending = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
-        owners = {each.executor_id for each in pending} - {self.owner, None}
+        owners = {each.executor_id for each in pending if each.executor_id} - {self.owner}
         dead = [owner for owner in owners if self.locks.is_dead(owner)]
         if dead:
             # A private name, but the public resume_workflow() forgets how often a job was recovered, and a job that
             # kills its worker would loop for ever. A test holds that the name exists and works.
             DBOS._recover_pending_workflows(dead)
-            for owner in dead:
+        for owner in self.locks.names() - {LEADER}:
+            if self.locks.is_dead(owner):
                 self.locks.bury(owner)
         return dead
+
+    def leads(self) -> bool:
+        """Whether this is the one worker that plans and delivers; once it is, it is so to its end."""
+        return self.locks.hold(LEADER)
+
+    def forget_ended(self, before: datetime) -> int:
+        """Delete what the engine remembers of runs that ended before `before`; what people see stands in our tables."""
+        ended = DBOS.list_workflows(
+            status=["SUCCESS", *DEAD], completed_before=before.isoformat(), load_input=False, load_output=False
+        )
+        if ended:
+            DBOS.delete_workflows([each.workflow_id for each in ended])
+        return len(ended)
 
     def stop(self) -> None:
         """What still runs is left to the next worker."""
         DBOS.destroy()
+        self.locks.bury(self.owner)
         self.locks.release()
 
 

@@ -42,21 +42,29 @@ class OwnerLocks:
         os.close(descriptor)
         return True
 
+    def names(self) -> set[str]:
+        """All names that somebody held and nobody has buried."""
+        return {path.name for path in self._folder.iterdir()}
+
     def bury(self, name: str) -> None:
         """Remove the file of a dead owner; its id never comes back."""
         (self._folder / name).unlink(missing_ok=True)
 
     def release(self) -> None:
-        for name, descriptor in self._held.items():
-            self.bury(name)
+        """Give up all locks; their files stay."""
+        for descriptor in self._held.values():
             os.close(descriptor)
         self._held.clear()
 
     def _taken(self, name: str) -> int | None:
-        descriptor = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self._folder / name
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        return descriptor
+            # Buried between the two lines above, the lock would be on a file that no other process can find.
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(descriptor)
+        return None

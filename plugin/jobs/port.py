@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Row, func, insert, null, select, update
+from sqlalchemy import Row, Select, func, insert, null, select, update
 
 from dicom_io.errors import Rejected
 from plugin.archive.index import Index
@@ -130,6 +130,9 @@ class Jobs:
             query = query.where(Job.state == state)
         if study_instance_uid is not None:
             query = query.where(Job.study_instance_uid == study_instance_uid)
+        return self._views(query)
+
+    def _views(self, query: Select[Any]) -> Sequence[JobView]:
         with self._index.read() as connection:
             rows = list(connection.execute(query))
             ids = [row.id for row in rows]
@@ -162,13 +165,11 @@ class Jobs:
         Raises:
             NoSuchJob: none, or several jobs begin with this.
         """
-        with self._index.read() as connection:
-            found = list(connection.execute(select(Job.id, Job.study_instance_uid).where(Job.id.startswith(job_id))))
+        found = self._views(select(Job.__table__).where(Job.id.startswith(job_id, autoescape=True)).limit(2))
         if len(found) != 1 or not job_id:
-            what = "several jobs begin" if len(found) > 1 else "no job begins"
+            what = "several jobs begin" if found else "no job begins"
             raise NoSuchJob(f"{what} with {job_id!r}; `mirall jobs list` shows the ids")
-        (identifier, study) = found[0]
-        return next(each for each in self.list(study_instance_uid=study, limit=10**6) if each.id == identifier)
+        return found[0]
 
     def progress(self, job_id: str) -> Mapping[str, Any]:
         """What the running job said last, such as {"stage": "predict", "done": 12, "of": 40}."""

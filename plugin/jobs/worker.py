@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dicom_io.errors import ImagingError
@@ -29,10 +30,11 @@ from plugin.jobs.planning import sweep
 from plugin.jobs.warm_child import WarmChild
 from plugin.jobs.work import JobWork, Persistence
 from plugin.registry import Registry
+from plugin.routes import unusable
 
 log = logging.getLogger(__name__)
 
-LEADER = "leader"
+REMEMBERED_DAYS = 7
 BROKE_OFF = 70  # EX_SOFTWARE: a delivery thread died; start again
 
 
@@ -40,20 +42,23 @@ BROKE_OFF = 70  # EX_SOFTWARE: a delivery thread died; start again
 class Pace:
     """How often a worker looks, in seconds, and how long it waits for others.
 
-    sweep_s: one question to a partial index that holds only what is due, so it may be asked often. recover_s: for
-    workers that are gone and jobs that the engine gave up. drain_s: for the running job, at an orderly end.
+    sweep_s: one question to a partial index that holds only what is due, so it may be asked often.
+    recover_s: for workers that are gone and jobs that the engine gave up.
+    forget_s: for what the engine need not remember any more.
+    drain_s: for the running job, at an orderly end.
     """
 
     dispatch_s: float = 0.5
     sweep_s: float = 1.0
     recover_s: float = 5.0
     drain_s: float = 5.0
+    forget_s: float = 3600.0
     persistence: Persistence = field(default_factory=Persistence)
     patience: Patience = field(default_factory=Patience)
 
 
 USUAL = Pace()
-HASTY = Pace(0.1, 0.1, 0.5, 0.5, Persistence(first_s=0.2), Patience(first_s=0.2))
+HASTY = Pace(0.1, 0.1, 0.5, 0.5, 3600.0, Persistence(first_s=0.2), Patience(first_s=0.2))
 
 
 class Worker:
@@ -84,6 +89,9 @@ class Worker:
             patience=pace.patience,
         )
         self._leads = False
+        for route in configuration.routes:
+            for problem in unusable(route):
+                log.warning("route %r picks nothing: %s", route.name, problem)
 
     def run(self, stop: threading.Event, ready: Callable[[], None] = lambda: None) -> None:
         """Work until `stop` is set, then end in order."""
@@ -93,6 +101,7 @@ class Worker:
             self._recover: self._pace.recover_s,
             self._sweep: self._pace.sweep_s,
             self._dispatch: self._pace.dispatch_s,
+            self._forget: self._pace.forget_s,
         }
         due = dict.fromkeys(timers, 0.0)
         while not stop.is_set():
@@ -106,7 +115,7 @@ class Worker:
     def _recover(self, stop: threading.Event) -> None:
         for owner in self._engine.recover_dead():
             log.warning("worker %s is gone; its jobs go on here", owner)
-        if self._engine.locks.hold(LEADER) and not self._leads:
+        if self._engine.leads() and not self._leads:
             self._leads = True
             self._work.clear_scratch()
             self._courier.release_held()
@@ -122,6 +131,10 @@ class Worker:
     def _dispatch(self, stop: threading.Event) -> None:
         if self._leads:
             dispatch(self._index, self._engine, time.time())
+
+    def _forget(self, stop: threading.Event) -> None:
+        if self._leads:
+            self._engine.forget_ended(datetime.now(UTC) - timedelta(days=REMEMBERED_DAYS))
 
     def _end(self) -> None:
         until = time.monotonic() + self._pace.drain_s

@@ -77,3 +77,14 @@ def test_routes_can_be_tested(service: SmallService, client: TestClient) -> None
     study = service.study()
     (answer,) = client.get(f"/api/routes/test/{study}").json()
     assert (answer["route"], answer["matches"], len(answer["series"])) == ("mr", True, 1)
+
+
+def test_a_generation_can_be_asked_for(service: SmallService, client: TestClient) -> None:
+    answer = client.post("/api/jobs", json={"model": "fake", "n": 4, "seed": 2, "send_to": ["pacs"]})
+    assert answer.status_code == 202
+    assert (answer.json()["kind"], answer.json()["model"], answer.json()["state"]) == ("generate", "fake:1", "waiting")
+    refused = client.post("/api/jobs", json={"model": "fake", "n": 4, "send_to": ["nowhere"]})
+    assert (refused.status_code, "configured are: pacs" in refused.text) == (400, True)
+    unknown = client.post("/api/jobs", json={"model": "none:1", "n": 4})
+    assert (unknown.status_code, "there are: fake:1" in unknown.text) == (404, True)
+    assert client.post("/api/jobs", json={"model": "fake", "n": 0}).status_code == 400

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from plugin.jobs.liveness import OwnerLocks, new_owner_id
 
@@ -56,6 +59,22 @@ def test_a_lock_that_is_ours_is_never_dead_and_is_free_after_release(tmp_path: P
     assert not mine.is_dead("me")
     mine.release()
     assert OwnerLocks(tmp_path).hold("me")
+
+
+def test_a_lock_on_a_file_that_was_buried_meanwhile_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks, lock = OwnerLocks(tmp_path), fcntl.flock
+
+    def lock_and_bury(descriptor: int, operation: int) -> None:
+        lock(descriptor, operation)
+        locks.bury("late")
+
+    monkeypatch.setattr(fcntl, "flock", lock_and_bury)
+    assert not locks.hold("late"), "no other process could find this lock"
+    monkeypatch.undo()
+    assert locks.hold("late")
+    assert not OwnerLocks(tmp_path).hold("late")
 
 
 def test_owner_ids_are_never_used_twice() -> None:
