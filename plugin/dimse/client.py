@@ -66,7 +66,7 @@ def echo(peer: Peer, timeout_s: float = _TIMEOUT_S) -> None:
     """C-ECHO. Raises PeerUnreachable."""
     association = _associate(peer, [build_context(Verification)], timeout_s)
     try:
-        if association.send_c_echo().get("Status") != SUCCESS:
+        if not association.is_established or association.send_c_echo().get("Status") != SUCCESS:
             raise PeerUnreachable(f"{peer} took the association but did not answer C-ECHO; look at its log")
     finally:
         _end(association)
@@ -155,6 +155,7 @@ def is_accepted(status: int) -> bool:
 
 
 def _associate(peer: Peer, contexts: list[PresentationContext], timeout_s: float) -> Association:
+    """An association; not established, but with `rejected_contexts`, where the peer takes none of the contexts."""
     ae = AE(peer.calling_aet)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = timeout_s
     # Files go out in pieces as they lie on disk; a setting of the whole process in pynetdicom.
@@ -162,7 +163,7 @@ def _associate(peer: Peer, contexts: list[PresentationContext], timeout_s: float
     association = ae.associate(
         peer.host, peer.port, contexts=contexts, ae_title=peer.aet, evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)]
     )
-    if association.is_established:
+    if association.is_established or association.rejected_contexts:
         return association
     if association.is_rejected:
         answer = association.acceptor.primitive

@@ -1,0 +1,303 @@
+"""The DICOM door: who may come in, what is taken, and that its bytes are those that were sent."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from archives import archive
+from dicom_objects import file_of, slice_of
+from pydicom import dcmread
+from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom import AE, _config, build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.sop_class import CTImageStorage, MRImageStorage, Verification
+
+from dicom_io.dataset import dataset_hash
+from dicom_io.errors import TryAgain
+from plugin.archive.ingest import Ingest
+from plugin.archive.storage import Storage
+from plugin.dimse import client, node
+from plugin.dimse.client import Peer
+from plugin.dimse.peers import refusal
+from plugin.settings import BadSettings, KnownPeer, Node
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+LOCAL = Node(dimse="127.0.0.1:0")
+
+
+@pytest.fixture
+def here(tmp_path) -> Iterator[Ingest]:
+    ingest = archive(tmp_path / "data")
+    yield ingest
+    ingest.index.close()
+
+
+@pytest.fixture
+def peer(here) -> Iterator[Peer]:
+    listener = node.start(LOCAL, here)
+    yield Peer("MIRALL", "127.0.0.1", listener.address.port, "SCANNER")
+    listener.stop()
+
+
+def written(folder: Path, name: str, raw: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(raw)
+    return path
+
+
+def test_echo_is_answered(peer):
+    client.echo(peer)
+
+
+def test_a_slice_is_stored_with_the_titles_and_address_of_its_association(peer, here, tmp_path):
+    path = written(tmp_path, "a.dcm", file_of(slice_of("1.2.3")))
+    (sent,) = client.send(peer, [path])
+    assert sent.accepted
+    row = here.index.instance("1.2.3")
+    assert (row.door, row.calling_aet, row.called_aet, row.address) == ("dimse", "SCANNER", "MIRALL", "127.0.0.1")
+    assert dataset_hash(row.path.read_bytes()) == dataset_hash(path.read_bytes())
+    assert list(here.storage.incoming.iterdir()) == []
+
+
+def test_sixteen_encodings_of_one_slice_are_as_many_instances_as_they_have_uids(peer, here, test_data):
+    """Lossless encodings share a UID and are the same pixels; lossy ones bear their own."""
+    paths = sorted((test_data / "transfer-syntaxes").glob("*.dcm"))
+    sent = list(client.send(peer, paths))
+    assert all(one.accepted for one in sent)
+    assert here.index.counts()["instances"] == len({one.sop_instance_uid for one in sent}) == 7
+    assert here.quarantine.list() == []
+
+
+SYNTAXES = [
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.1.99",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.5",
+] + [f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 57, 70, 80, 81, 90, 91)]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_an_encoding_is_stored_as_it_was_sent(here, peer, test_data, syntax):
+    (path,) = (test_data / "transfer-syntaxes").glob(f"*Syntax_{syntax}.dcm")
+    (sent,) = client.send(peer, [path])
+    assert sent.accepted, sent.reason
+    row = here.index.instance(sent.sop_instance_uid)
+    assert row.transfer_syntax_uid == syntax
+    assert row.dataset_hash == dataset_hash(row.path.read_bytes()) == dataset_hash(path.read_bytes())
+
+
+def test_a_private_storage_class_is_taken(peer, here, tmp_path):
+    private = "1.3.46.670589.11.0.0.12.1"
+    path = written(tmp_path, "p.dcm", file_of(slice_of("1.2.3", SOPClassUID=private)))
+    (sent,) = client.send(peer, [path])
+    assert sent.accepted
+    assert here.index.instance("1.2.3").sop_class_uid == private
+
+
+def test_dcmtk_echoes_and_stores(peer, here, needs, test_data):
+    port = str(peer.port)
+    assert subprocess.run([needs("echoscu"), "-aec", "MIRALL", "127.0.0.1", port], check=False).returncode == 0
+    folder = test_data / "mr-phantom" / "Siemens_Skyra_mosaic_mr_0003"
+    jpeg = next((test_data / "transfer-syntaxes").glob("*1.2.840.10008.1.2.4.70.dcm"))
+    storescu = [needs("storescu"), "-aec", "MIRALL", "-aet", "DCMTK", "127.0.0.1", port]
+    subprocess.run([*storescu, "+sd", str(folder)], check=True, env={"TCP_NODELAY": "1"})
+    subprocess.run([*storescu, "-xs", str(jpeg)], check=True, env={"TCP_NODELAY": "1"})
+    for path in (*folder.glob("*.dcm"), jpeg):
+        uid = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+        assert here.index.instance(uid).dataset_hash == dataset_hash(path.read_bytes())
+        assert here.index.instance(uid).calling_aet == "DCMTK"
+
+
+def test_bad_objects_are_refused_with_the_beginning_of_the_sentence(peer, here, tmp_path):
+    path = written(tmp_path, "bad.dcm", file_of(slice_of("1.2.3", PixelData=b"\0" * 24)))
+    (sent,) = client.send(peer, [path])
+    assert (sent.status, sent.can_retry) == (0xC000, False)
+    (entry,) = here.quarantine.list()
+    assert entry.reason.startswith("PixelData (7FE0,0010) has 24 bytes, but 1 frame(s)")
+    assert entry.reason[:64] in sent.reason
+
+
+def test_a_full_disk_is_answered_out_of_resources_and_may_be_tried_again(peer, here, tmp_path):
+    full = Storage(here.index.data, minimum_free_mb=256, free_bytes=lambda folder: 0)
+    here.storage._minimum_free_mb, here.storage._free_bytes = full._minimum_free_mb, full._free_bytes
+    (sent,) = client.send(peer, [written(tmp_path, "a.dcm", file_of(slice_of("1.2.3")))])
+    assert (sent.status, sent.can_retry) == (0xA700, True)
+    assert "0 MB are free and archive.minimum_free_mb is 256" in sent.reason
+    assert here.index.counts()["instances"] == 0
+    assert list(here.storage.incoming.iterdir()) == []
+
+
+def test_what_is_received_is_born_in_our_own_folder(peer, here, tmp_path, monkeypatch):
+    """Never in the system's temporary folder, from where a rename would be a copy."""
+
+    def nowhere(*args, **kwargs):
+        raise AssertionError("a temporary file was opened")
+
+    monkeypatch.setattr("plugin.dimse.reception.NamedTemporaryFile", nowhere)
+    seen: list[Path] = []
+    accept = here.accept
+
+    def watch(received, *args, **kwargs):
+        seen.append(received)
+        return accept(received, *args, **kwargs)
+
+    monkeypatch.setattr(here, "accept", watch)
+    (sent,) = client.send(peer, [written(tmp_path, "a.dcm", file_of(slice_of("1.2.3")))])
+    assert sent.accepted
+    assert [path.parent for path in seen] == [here.storage.incoming]
+
+
+def test_an_association_that_breaks_off_leaves_nothing(peer, here):
+    """An abort in the middle of a C-STORE: half a data set on the wire, nothing acknowledged."""
+    ae = AE("SCANNER")
+    association = ae.associate(
+        peer.host, peer.port, contexts=[build_context(CTImageStorage, "1.2.840.10008.1.2.1")], ae_title="MIRALL"
+    )
+    assert association.is_established
+    raw = association.dul.socket.socket
+    _send_half_a_store(association, raw)
+    raw.close()
+    _until(lambda: list(here.storage.incoming.iterdir()) == [] and not association.is_established)
+    assert here.index.counts() == {"studies": 0, "series": 0, "instances": 0, "quarantined": 0}
+
+
+def _send_half_a_store(association: Association, raw: socket.socket) -> None:
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = CTImageStorage, "1.2.3"
+    request.DataSet = BytesIO(bytes(5000))
+    message = C_STORE_RQ()
+    message.primitive_to_message(request)
+    (context,) = association.accepted_contexts
+    for piece in list(message.encode_msg(context.context_id, 1000))[:4]:
+        pdu = P_DATA_TF()
+        pdu.from_primitive(piece)
+        raw.sendall(pdu.encode())
+
+
+def _until(seen: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not seen():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+# Who may come in
+
+
+def test_another_called_title_is_rejected(peer):
+    with pytest.raises(TryAgain, match="rejected the association of SCANNER"):
+        client.echo(Peer("ORTHANC", peer.host, peer.port, "SCANNER"))
+
+
+def test_nobody_there_is_a_sentence():
+    with pytest.raises(TryAgain, match=r"X@127\.0\.0\.1:1 does not answer; is it running, and are host and port right"):
+        client.echo(Peer("X", "127.0.0.1", 1))
+
+
+def test_an_unknown_peer_is_rejected_and_a_known_one_let_in(here):
+    known = Node(dimse="127.0.0.1:0", known_peers=(KnownPeer(aet="SCANNER", address="127.0.0.1"),))
+    listener = node.start(known, here)
+    try:
+        client.echo(Peer("MIRALL", "127.0.0.1", listener.address.port, "SCANNER"))
+        with pytest.raises(TryAgain, match="have it know our AE title and address"):
+            client.echo(Peer("MIRALL", "127.0.0.1", listener.address.port, "STRANGER"))
+    finally:
+        listener.stop()
+
+
+@pytest.mark.parametrize(
+    ("settings", "calling", "address", "diagnostic"),
+    [
+        ({}, "ANY", "127.0.0.1", None),
+        ({}, "ANY", "10.0.0.7", 3),
+        ({"open": True}, "ANY", "10.0.0.7", None),
+        ({"known": {"A": "10.0.0.0/8"}}, "A", "10.0.0.7", None),
+        ({"known": {"A": "10.0.0.0/8"}}, "A", "11.0.0.7", 3),
+        ({"known": {"A": "10.0.0.0/8"}}, "B", "10.0.0.7", 3),
+        ({"known": {"A": "10.0.0.0/8"}}, "A", "127.0.0.1", 3),
+        ({"known": {"A": "10.0.0.7"}}, "A", "::ffff:10.0.0.7", None),
+        ({"known": {"A": "localhost"}}, "A", "127.0.0.1", None),
+        ({"known": {"A": "no-such-host.invalid"}}, "A", "127.0.0.1", 3),
+    ],
+)
+def test_titles_and_addresses_decide_together(settings, calling, address, diagnostic):
+    known = tuple(KnownPeer(aet=aet, address=where) for aet, where in settings.get("known", {}).items())
+    answer = refusal(Node(open=settings.get("open", False), known_peers=known), calling, "MIRALL", address)
+    assert (answer and answer[2]) == diagnostic
+
+
+def test_a_busy_port_is_a_sentence(here, peer):
+    with pytest.raises(BadSettings) as caught:
+        node.start(Node(dimse=f"127.0.0.1:{peer.port}"), here)
+    assert str(caught.value) == (
+        f"node.dimse is 127.0.0.1:{peer.port}, which cannot be used: another program listens there; end it, or choose "
+        "another port with --dimse HOST:PORT"
+    )
+
+
+# As the client
+
+
+@pytest.fixture
+def restricted(monkeypatch) -> None:
+    """pynetdicom's own SCP as it is without our node in the process."""
+    monkeypatch.setattr(_config, "UNRESTRICTED_STORAGE_SERVICE", False)
+    monkeypatch.setattr(_config, "STORE_RECV_CHUNKED_DATASET", False)
+
+
+@pytest.mark.parametrize("taken", [(MRImageStorage, ImplicitVRLittleEndian), (Verification, ImplicitVRLittleEndian)])
+def test_a_class_that_the_peer_does_not_take_is_said_by_file(restricted, tmp_path, taken):
+    ae = AE("PICKY")
+    ae.add_supported_context(*taken)
+    server = ae.start_server(("127.0.0.1", 0), block=False)
+    peer = Peer("PICKY", "127.0.0.1", server.server_address[1])
+    try:
+        (sent,) = client.send(peer, [written(tmp_path, "a.dcm", file_of(slice_of("1.2.3")))])
+    finally:
+        server.shutdown()
+    assert (sent.status, sent.can_retry) == (0x0122, False)
+    assert sent.reason == (
+        f"{peer} does not take SOP class CT Image Storage in Explicit VR Little Endian; have it accept them"
+    )
+
+
+def test_a_peer_of_implicit_vr_alone_gets_implicit_vr(restricted, tmp_path):
+    got = []
+
+    def keep(event):
+        got.append(event.dataset)
+        return 0x0000
+
+    ae = AE("OLD")
+    ae.add_supported_context(CTImageStorage, ImplicitVRLittleEndian)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)])
+    ours = slice_of("1.2.3")
+    try:
+        path = written(tmp_path, "a.dcm", file_of(ours))
+        (sent,) = client.send(Peer("OLD", "127.0.0.1", server.server_address[1]), [path])
+    finally:
+        server.shutdown()
+    assert sent.accepted
+    assert got[0].to_json_dict() == ours.to_json_dict()
+
+
+def test_more_kinds_than_contexts_take_several_associations(peer, here, tmp_path):
+    paths = [
+        written(tmp_path, f"{number}.dcm", file_of(slice_of(f"1.2.{number}", SOPClassUID=f"1.3.6.1.4.1.{number}")))
+        for number in range(1, 140)
+    ]
+    sent = list(client.send(peer, paths))
+    assert [one.path for one in sent] == paths
+    assert all(one.accepted for one in sent)
+    assert here.index.counts()["instances"] == 139
