@@ -53,7 +53,7 @@ def rgb(picture: Picture) -> Picture:
     return np.repeat(picture[..., np.newaxis], 3, axis=-1)
 
 
-def enlarged(picture: npt.NDArray[np.generic], zoom: int) -> npt.NDArray[np.generic]:
+def enlarged(picture: Picture, zoom: int) -> Picture:
     """Each pixel of a (rows, columns[, 3]) picture or mask as a block of zoom x zoom: bigger, and nothing invented."""
     return np.repeat(np.repeat(picture, zoom, axis=0), zoom, axis=1)
 

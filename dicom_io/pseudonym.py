@@ -1,4 +1,4 @@
-"""Names that stand for patients and UIDs in cohorts: the same for the same key, and not to be turned back without it."""
+"""Names that stand for patients and UIDs in cohorts: the same for the same key, not to be turned back without it."""
 
 from __future__ import annotations
 

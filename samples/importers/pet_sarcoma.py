@@ -76,7 +76,7 @@ def _item(folder: Path, out: Path, key: bytes) -> Item:
         {CHANNEL.name: hidden_volume(key, volume)},
         patient=name,
         mask=hidden_volume(key, mask),
-        slice_labels=[int(tumour) for tumour in mask.voxels.any(axis=(1, 2))],
+        slice_labels=mask.voxels.any(axis=(1, 2)).astype(int).tolist(),
         provenance={"data_set": "pet-sarcoma", "transforms": []},
     )
 
