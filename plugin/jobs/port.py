@@ -150,14 +150,13 @@ class Jobs:
                     .group_by(Result.job_id, Delivery.state)
                 )
             )
-        return [
-            _view(
-                row,
-                tuple(JobResult(each.sop_instance_uid, each.finding) for each in results if each.job_id == row.id),
-                {state: count for job, state, count in deliveries if job == row.id},
-            )
-            for row in rows
-        ]
+        made: dict[str, list[JobResult]] = {}
+        for each in results:
+            made.setdefault(each.job_id, []).append(JobResult(each.sop_instance_uid, each.finding))
+        sent: dict[str, dict[str, int]] = {}
+        for job, state, count in deliveries:
+            sent.setdefault(job, {})[state] = count
+        return [_view(row, tuple(made.get(row.id, ())), sent.get(row.id, {})) for row in rows]
 
     def get(self, job_id: str) -> JobView:
         """One job, by its id or the beginning of it.

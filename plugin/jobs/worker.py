@@ -46,6 +46,7 @@ class Pace:
     recover_s: for workers that are gone and jobs that the engine gave up.
     forget_s: for what the engine need not remember any more.
     drain_s: for the running job, at an orderly end.
+    polling_s: of the engine's queue, which starts one job per look.
     """
 
     dispatch_s: float = 0.5
@@ -53,12 +54,13 @@ class Pace:
     recover_s: float = 5.0
     drain_s: float = 5.0
     forget_s: float = 3600.0
+    polling_s: float = 0.25
     persistence: Persistence = field(default_factory=Persistence)
     patience: Patience = field(default_factory=Patience)
 
 
 USUAL = Pace()
-HASTY = Pace(0.1, 0.1, 0.5, 0.5, 3600.0, Persistence(first_s=0.2), Patience(first_s=0.2))
+HASTY = Pace(0.1, 0.1, 0.5, 0.5, 3600.0, 0.05, Persistence(first_s=0.2), Patience(first_s=0.2))
 
 
 class Worker:
@@ -95,7 +97,7 @@ class Worker:
 
     def run(self, stop: threading.Event, ready: Callable[[], None] = lambda: None) -> None:
         """Work until `stop` is set, then end in order."""
-        self._engine.launch()
+        self._engine.launch(polling_s=self._pace.polling_s)
         ready()
         timers = {
             self._recover: self._pace.recover_s,
@@ -156,6 +158,9 @@ def main() -> None:
     parser.add_argument("--hasty", action="store_true", help=argparse.SUPPRESS)  # tests: waits of fractions of a second
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Each association, request and answer to a poll is a line of theirs; ours say what happened.
+    for chatty in ("pynetdicom", "alembic", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     stop, asked = threading.Event(), threading.Event()
 
     def on_signal(number: int, frame: object) -> None:
