@@ -218,8 +218,8 @@ BAD = {
         lambda: file_of(slice_of("1.2.3", PixelData=b"\0" * 24)),
         0xC000,
         (
-            "PixelData (7FE0,0010) has 24 bytes, but 1 frame(s) of 5 x 3 pixels with 1 sample(s) of 16 bits need 30; have "
-            "the sender send the whole object"
+            "PixelData (7FE0,0010) has 24 bytes, but 1 frame(s) of 5 x 3 pixels with 1 sample(s) of 16 bits need 30; "
+            "have the sender send the whole object"
         ),
     ),
     "pixels without their size": (
@@ -280,8 +280,8 @@ def test_an_object_other_than_announced_is_refused(here):
     assert (outcome.status, outcome.reason) == (
         0xA900,
         (
-            "the sender announced SOP Instance UID (0008,0018) '1.2.4', the object says '1.2.3'; have the sender correct "
-            "the one or the other"
+            "the sender announced SOP Instance UID (0008,0018) '1.2.4', the object says '1.2.3'; have the sender "
+            "correct the one or the other"
         ),
     )
 
