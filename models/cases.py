@@ -23,7 +23,8 @@ from models.tensors import to_metatensor
 class Case:
     """One item. image: (C, slices, rows, columns) after the chain; a projection is one slice.
 
-    labels: (slices,) class numbers, mask: (slices, rows, columns) class numbers, each where the task has it.
+    labels: (slices,) class numbers, where the task is classification. mask: (slices, rows, columns) class numbers,
+    where it was asked for.
     spacing_mm: (slice, row, column) after the chain; (row, column) of a projection.
     """
 
@@ -39,17 +40,20 @@ class Case:
         return self.item.patient
 
 
-def load(cohort: Cohort, items: Sequence[Item], steps: Sequence[Mapping[str, Any]]) -> list[Case]:
-    """Read, make tensors, run the chain. Order follows `items`.
+def load(
+    cohort: Cohort, items: Sequence[Item], steps: Sequence[Mapping[str, Any]], *, masks: bool | None = None
+) -> list[Case]:
+    """Read, make tensors, run the chain. Order follows `items`. masks: read them; None does so for segmentation only.
 
     Raises:
         Rejected: an item lacks what the cohort's task needs, or its labels or mask do not fit the image.
     """
     chain = preprocessing.chain(steps)
-    return [_case(cohort, item, chain) for item in items]
+    masks = cohort.task == "segmentation" if masks is None else masks
+    return [_case(cohort, item, chain, masks) for item in items]
 
 
-def _case(cohort: Cohort, item: Item, chain: Any) -> Case:
+def _case(cohort: Cohort, item: Item, chain: Any, masks: bool) -> Case:
     source = cohorts.load_image(cohort, item)
     prepared = preprocessing.prepare(chain, to_metatensor(source))
     image = torch.as_tensor(prepared).as_subclass(Tensor).float().contiguous()
@@ -62,7 +66,7 @@ def _case(cohort: Cohort, item: Item, chain: Any) -> Case:
         source=source,
         image=image,
         labels=_labels(cohort, item, image.shape[1]) if cohort.task == "classification" else None,
-        mask=_mask(cohort, item, image) if cohort.task == "segmentation" else None,
+        mask=_mask(cohort, item, image) if masks else None,
         spacing_mm=tuple(np.linalg.norm(affine[:3, :axes], axis=0).tolist()),
     )
 
@@ -80,7 +84,9 @@ def _labels(cohort: Cohort, item: Item, slices: int) -> Tensor:
 
 def _mask(cohort: Cohort, item: Item, image: Tensor) -> Tensor:
     if item.mask is None:
-        raise Rejected(f"cohort {cohort.name!r}: {item.images[0]} has no mask; a segmenter learns from masks")
+        raise Rejected(
+            f"cohort {cohort.name!r}: {item.images[0]} has no mask; segmenters and windows need one"
+        )
     mask = cohorts.load_mask(cohort, item).voxels
     if mask.shape != tuple(image.shape[1:]):
         raise Rejected(f"cohort {cohort.name!r}: mask {item.mask} is {mask.shape}, its image {tuple(image.shape[1:])}")

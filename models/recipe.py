@@ -138,7 +138,7 @@ class NonSaturating(Settings):
 
 
 class Windows(Settings):
-    """What the segmenter is shown: random in-plane windows of one size, so that the place in the image is hidden.
+    """What the network is shown: random in-plane windows of one size, so that the place in the image is hidden.
 
     foreground_share: share of windows that must hold a foreground pixel (anywhere in the window). border_share: share
     in which a strip at a random side is blanked, so that the edge of a cropped image tells nothing about the lesion.
@@ -163,15 +163,32 @@ class _Recipe(Settings):
         return self
 
 
+def _require_grid(steps: tuple[dict[str, Any], ...], why: str) -> None:
+    for step in steps:
+        if step["_target_"] not in INTENSITY:
+            raise ValueError(f"preprocessing: {step['_target_']} changes the grid; {why}")
+
+
 class ClassificationRecipe(_Recipe):
-    """Slice or projection -> class probabilities."""
+    """Slice or projection -> class probabilities.
+
+    windows: None shows whole images; else the network is shown windows, a window has the largest class of its mask, and
+    a slice the probabilities of its most suspicious window (needs a cohort of volumes with masks).
+    """
 
     task: Literal["classification"]
     network: ResNet = ResNet()
     loss: CrossEntropy = CrossEntropy()
     optimiser: Optimiser = Optimiser()
     augmentation: Augmentation = Augmentation()
+    windows: Windows | None = None
     schedule: Schedule
+
+    @model_validator(mode="after")
+    def _grid_is_kept(self) -> Self:
+        if self.windows:
+            _require_grid(self.preprocessing, "windows are cut from the cohort's own grid")
+        return self
 
 
 class SegmentationRecipe(_Recipe):
@@ -187,9 +204,7 @@ class SegmentationRecipe(_Recipe):
 
     @model_validator(mode="after")
     def _grid_is_kept(self) -> Self:
-        for step in self.preprocessing:
-            if step["_target_"] not in INTENSITY:
-                raise ValueError(f"preprocessing: {step['_target_']} changes the grid, which a segmenter must keep")
+        _require_grid(self.preprocessing, "a segmenter must keep it")
         smallest = 2 ** (len(self.network.channels) - 1)
         if self.windows.window_px % smallest:
             raise ValueError(

@@ -10,12 +10,14 @@ from torch import nn
 
 from dicom_io.errors import Rejected
 from models.networks.generator import Generator
+from models.networks.windowed import WindowedResNet
 from models.preprocessing import check_plain
 
 _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
     "UNet": nets.UNet,
     "ResNet": nets.ResNet,
     "models.networks.generator.Generator": Generator,
+    "models.networks.windowed.WindowedResNet": WindowedResNet,
 }
 
 

@@ -7,15 +7,21 @@ from typing import Any
 import torch
 
 from models.networks import norm
-from models.recipe import ResNet
+from models.recipe import ResNet, Windows
 
 State = dict[str, torch.Tensor]
 
 
-def definition(settings: ResNet, in_channels: int, classes: int) -> dict[str, Any]:
+def definition(settings: ResNet, in_channels: int, classes: int, windows: Windows | None = None) -> dict[str, Any]:
     """`network_def` of the bundle: (B, in_channels, rows, columns) -> logits (B, classes)."""
-    return {
-        "_target_": "ResNet",
+    target: dict[str, Any] = {"_target_": "ResNet"}
+    if windows:
+        target = {
+            "_target_": "models.networks.windowed.WindowedResNet",
+            "window_px": windows.window_px,
+            "overlap": windows.overlap,
+        }
+    return target | {
         "block": "basic",
         "layers": list(settings.blocks),
         "block_inplanes": list(settings.channels),

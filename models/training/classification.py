@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,17 @@ from torch import Tensor, nn
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models import cases, domain, networks, version
+from models.cases import Case
 from models.evaluation.classification import auroc
 from models.networks import classifier
-from models.recipe import ClassificationRecipe
+from models.recipe import ClassificationRecipe, Windows
 from models.training import average, summary
 from models.training.augmentation import augment
 from models.training.journal import Journal
 from models.training.precision import autocast
 from models.training.randomness import seed_of, start_step
 from models.training.schedule import Clock
+from models.training.windows import Slices
 
 
 def train(
@@ -43,11 +45,11 @@ def train(
     # Patients are split already; read them once, through the chain that serving will use.
     summary.require_splits(cohort)
     on = summary.device_named(device)
-    training = cases.load(cohort, cohort.training, recipe.preprocessing)
+    training = cases.load(cohort, cohort.training, recipe.preprocessing, masks=recipe.windows is not None)
     validation = cases.load(cohort, cohort.validation, recipe.preprocessing)
-    images, labels, _ = cases.one_size(training)
-    seen_only_here, judged, _ = cases.one_size(validation)
-    assert labels is not None and judged is not None
+    examples = Windowed(training, recipe.windows) if recipe.windows else Whole(training + validation, len(training))
+    judged = torch.cat([case.labels for case in validation if case.labels is not None])
+    labels = torch.cat([case.labels for case in training if case.labels is not None])
     if len(labels.unique()) < 2:
         raise Rejected(
             f"cohort {cohort.name!r}: all training images have label {int(labels[0])}; two classes are needed"
@@ -55,7 +57,7 @@ def train(
 
     # Network, loss, optimiser and running average.
     torch.manual_seed(seed_of(recipe.seed, "weights", 0))
-    definition = classifier.definition(recipe.network, images.shape[1], len(cohort.labels))
+    definition = classifier.definition(recipe.network, len(cohort.channels), len(cohort.labels), recipe.windows)
     network = networks.build(definition).to(on)
     kept = average.start(network)
     rates = recipe.optimiser
@@ -77,13 +79,13 @@ def train(
     while not finished:
         # Draw a batch and take a step.
         draw = start_step(recipe.seed, step)
-        chosen = torch.randint(len(images), (recipe.schedule.batch_size,), generator=draw)
-        batch, _ = augment(images[chosen].to(on), None, recipe.augmentation, draw)
+        images, wanted = examples.draw(recipe.schedule.batch_size, draw)
+        batch, _ = augment(images.to(on), None, recipe.augmentation, draw)
         for group in optimiser.param_groups:
             group["lr"] = clock.learning_rate(images_seen, rates.learning_rate)
         with autocast(on, recipe.schedule.precision):
             logits = network(batch)
-        loss = F.cross_entropy(logits.float(), labels[chosen].to(on), label_smoothing=recipe.loss.label_smoothing)
+        loss = F.cross_entropy(logits.float(), wanted.to(on), label_smoothing=recipe.loss.label_smoothing)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -98,7 +100,7 @@ def train(
         # Each `report_images`, and at the end: validate, keep the best, save a checkpoint.
         if finished or images_seen - reported >= recipe.schedule.report_images:
             reported = images_seen
-            logits = predict(kept, seen_only_here, on)
+            logits = predict(kept, validation, on)
             # Ranking first; between equal rankings (tiny validation sets) the likelier one.
             score = [ranking(logits, judged), -float(F.cross_entropy(logits, judged))]
             if score > best:
@@ -119,7 +121,7 @@ def train(
 
     # Temperature and threshold are fixed on validation; the temperature goes into the last layer's weights.
     kept.load_state_dict(journal.best()["state"])
-    logits = predict(kept, seen_only_here, on)
+    logits = predict(kept, validation, on)
     temperature = fit_temperature(logits, judged)
     threshold = youden_threshold((1 - torch.softmax(logits / temperature, 1)[:, 0]).numpy(), (judged > 0).numpy())
     description = version.Description(
@@ -137,11 +139,44 @@ def train(
     journal.done(images_seen=images_seen, validation_auroc=best[0], threshold=threshold, temperature=temperature)
 
 
+class Whole:
+    """Whole slices and projections, every one as likely. count: how many of the cases are drawn from.
+
+    Raises:
+        Rejected: the chain left images of different sizes, here or among the cases that are not drawn from.
+    """
+
+    def __init__(self, every: Sequence[Case], count: int) -> None:
+        cases.one_size(every)
+        self._images, labels, _ = cases.one_size(every[:count])
+        assert labels is not None
+        self._labels = labels
+
+    def draw(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(count, C, rows, columns) images and (count,) class numbers."""
+        chosen = torch.randint(len(self._images), (count,), generator=draw)
+        return self._images[chosen], self._labels[chosen]
+
+
+class Windowed:
+    """Random windows of slices; a window has the largest class number that its mask holds."""
+
+    def __init__(self, training: Sequence[Case], settings: Windows) -> None:
+        self._slices = Slices(training)
+        self._settings = settings
+
+    def draw(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(count, C, window, window) images and (count,) class numbers."""
+        images, masks = self._slices.windows(self._settings, count, draw)
+        return images, masks.flatten(1).amax(1)
+
+
 @torch.inference_mode()
-def predict(network: nn.Module, images: Tensor, on: torch.device) -> Tensor:
-    """Logits (N, classes) on the CPU."""
+def predict(network: nn.Module, validation: Sequence[Case], on: torch.device) -> Tensor:
+    """Logits (N, classes) on the CPU, slice after slice."""
     network.eval()
-    return torch.cat([network(batch.to(on)).cpu() for batch in images.split(64)])
+    batches = [batch for case in validation for batch in case.image.transpose(0, 1).split(64)]
+    return torch.cat([network(batch.to(on)).cpu() for batch in batches])
 
 
 def ranking(logits: Tensor, labels: Tensor) -> float:

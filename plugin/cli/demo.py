@@ -19,6 +19,7 @@ from dicom_io.errors import ImagingError, Rejected
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+    from dicom_io.picture import Tile
     from plugin.service import Running
     from samples.phantoms import Kind, PhantomStudy
 
@@ -26,6 +27,7 @@ MARKER = ".mirall-demo"  # a folder without it is not ours to empty
 SEED = 20261120
 SYNTHETIC_PICTURES = 16
 WAIT_S = 180.0
+TILES = 5  # per row of the picture sheet
 
 
 class DemoFailed(ImagingError):
@@ -34,20 +36,21 @@ class DemoFailed(ImagingError):
 
 @dataclass(frozen=True)
 class Lesson:
-    """One kind of phantom, and the model that learns from it. minutes: of training, on two cores."""
+    """What is learned from one kind of phantom. layout: its importer; minutes: of training, on two cores."""
 
+    layout: str
     kind: Kind
-    patients: int
     recipe: str
     model: str
     minutes: float
     what: str
 
 
+PATIENTS: dict[Kind, int] = {"brain-mr": 10, "breast-pet": 18}
 LESSONS = (
-    Lesson("brain-mr", 10, "segmenter", "white-matter-lesions", 0.6, "white-matter lesions on T1 and FLAIR"),
-    Lesson("mammography", 18, "mammogram_classifier", "mammogram-lesion", 0.8, "a lesion in a mammographic view"),
-    Lesson("breast-pet", 12, "generator", "breast-pet", 0.8, "slices of breast PET, generated"),
+    Lesson("brain-mr-phantoms", "brain-mr", "segmenter", "white-matter-lesions", 0.6, "outlined on T1 and FLAIR"),
+    Lesson("breast-pet-lesions", "breast-pet", "pet_slice_classifier", "pet-lesion", 0.6, "a lesion in a PET slice"),
+    Lesson("breast-pet-phantoms", "breast-pet", "breast_pet_generator", "breast-pet", 1.2, "PET slices, generated"),
 )
 
 CONFIGURATION = """\
@@ -61,10 +64,8 @@ http = "127.0.0.1:{http}"
 quiet_s = 2
 
 [destinations.research]
-kind = "dimse"
-aet = "RESEARCH"
-host = "127.0.0.1"
-port = {research}
+kind = "stow"
+url = "http://127.0.0.1:{research}/dicom-web"
 allow_unproven = true # figures on phantoms prove nothing about patients
 
 [[routes]]
@@ -74,9 +75,9 @@ run = ["white-matter-lesions:1"]
 send_to = ["research"]
 
 [[routes]]
-name = "mammograms"
-match = {{ Modality = "MG" }}
-run = ["mammogram-lesion:1"]
+name = "lesions on PET"
+match = {{ Modality = "PT" }}
+run = ["pet-lesion:1"]
 send_to = ["research"]
 """
 
@@ -131,25 +132,23 @@ def _learn(folder: Path) -> None:
     key = site_key(folder / "data" / "cohort.key")
     typer.echo("Samples and cohorts, split by patient:")
     with ProcessPoolExecutor(2) as pool:
-        made = {lesson: pool.submit(_phantoms, lesson, folder) for lesson in LESSONS}
-        for lesson in LESSONS:
-            files = made[lesson].result()
-            out = folder / "cohorts" / lesson.kind
-            out.mkdir(parents=True)
-            cohort = IMPORTERS[f"{lesson.kind}-phantoms"].read(folder / "samples" / lesson.kind, out, key, _quiet)
-            shares = ", ".join(
-                f"{len({item.patient for item in items})} {name}" for name, items in cohort.splits.items()
-            )
-            typer.echo(f"  {lesson.kind}: {lesson.patients} patients in {files} instances; {shares}")
+        for kind, files in zip(PATIENTS, pool.map(_phantoms, PATIENTS, [folder] * len(PATIENTS)), strict=True):
+            typer.echo(f"  {kind}: {PATIENTS[kind]} patients, {files} instances")
+    for lesson in LESSONS:
+        out = folder / "cohorts" / lesson.layout
+        out.mkdir(parents=True)
+        cohort = IMPORTERS[lesson.layout].read(folder / "samples" / lesson.kind, out, key, _quiet)
+        shares = ", ".join(f"{len({item.patient for item in items})} {name}" for name, items in cohort.splits.items())
+        typer.echo(f"  {lesson.layout}: patients {shares}")
     typer.echo("\nTraining and release, each evaluated on its test patients:")
     for lesson in LESSONS:
         typer.echo(f"  {lesson.model}:1, {lesson.what}: {_train(lesson, folder)}")
 
 
-def _phantoms(lesson: Lesson, folder: Path) -> int:
+def _phantoms(kind: Kind, folder: Path) -> int:
     from samples.phantoms import write_patients
 
-    made = write_patients(lesson.kind, lesson.patients, folder / "samples" / lesson.kind, SEED)
+    made = write_patients(kind, PATIENTS[kind], folder / "samples" / kind, SEED)
     return sum(len(study.files) for study in made)
 
 
@@ -165,7 +164,7 @@ def _train(lesson: Lesson, folder: Path) -> str:
 
     shipped = Path(__file__).parents[2] / "samples" / "recipes" / f"{lesson.recipe}.yaml"
     recipe = recipes.load(shipped if shipped.is_file() else lesson.recipe)
-    cohort = cohorts.load(folder / "cohorts" / lesson.kind)
+    cohort = cohorts.load(folder / "cohorts" / lesson.layout)
     run = folder / "runs" / lesson.model
     with ProgressBar() as bar:
         training.train(
@@ -197,7 +196,7 @@ def _figures(evaluation: Mapping[str, Any]) -> str:
 
 def _generator_figures(evaluation: Mapping[str, Any]) -> str:
     spaces = [
-        f"KID {space['kid_to_held_out']['value']:.2f} where real against real is up to {space['floor']['high']:.2f} ({name})"
+        f"KID {space['kid_to_held_out']['value']:.2f}, real against real up to {space['floor']['high']:.2f} ({name})"
         for name, space in evaluation["fidelity"]["spaces"].items()
     ]
     copies = max(space["copy_rate"]["value"] for space in evaluation["privacy"]["spaces"].values())
@@ -217,14 +216,14 @@ def _start(folder: Path, stack: ExitStack) -> tuple[Running, Running]:
     research = stack.enter_context(
         service.running(
             data=folder / "research",
-            dimse=f"127.0.0.1:{ports['research']}",
-            http=f"127.0.0.1:{_free(0)}",
+            dimse=f"127.0.0.1:{_free(0)}",
+            http=f"127.0.0.1:{ports['research']}",
             aet="RESEARCH",
         )
     )
     mirall = stack.enter_context(service.running(config))
-    typer.echo(f"\nServices: MIRALL at {mirall.settings.node.dimse} and {mirall.url}/, ")
-    typer.echo(f"          RESEARCH, standing for the research archive, at {research.settings.node.dimse}")
+    typer.echo(f"\nServices: MIRALL at {mirall.settings.node.dimse} and {mirall.url}/,")
+    typer.echo(f"          RESEARCH, a second node standing for the research archive, at {research.url}/")
     return mirall, research
 
 
@@ -260,7 +259,7 @@ def _send(folder: Path, mirall: Running) -> list[PhantomStudy]:
 
 
 def _wait_for_predictions(mirall: Running, sent: Sequence[PhantomStudy]) -> None:
-    expected = {study.study_uid: study for study in sent if study.kind != "breast-pet"}
+    expected = {study.study_uid: study for study in sent if study.kind != "mammography"}
     with _patience("the routes to work") as tick:
         while True:
             jobs = [job for job in _get(mirall, "/api/jobs") if job["study_instance_uid"] in expected]
@@ -272,8 +271,9 @@ def _wait_for_predictions(mirall: Running, sent: Sequence[PhantomStudy]) -> None
             tick()
     for job in jobs:
         kind = expected[job["study_instance_uid"]].kind
-        typer.echo(f"  {kind}: route {job['route']!r} ran {job['model']}, {len(job['results'])} result objects")
-    typer.echo("  breast-pet: no route matches; stored, and nothing else")
+        found = "; ".join(sorted({result["finding"] for result in job["results"]}))
+        typer.echo(f"  {kind}: route {job['route']!r} ran {job['model']}, {len(job['results'])} objects: {found}")
+    typer.echo("  mammography: no route matches; stored, and nothing else")
 
 
 def _generate(mirall: Running) -> str:
@@ -303,7 +303,7 @@ def _tell_deliveries(mirall: Running, research: Running) -> None:
             if rows and all(row["state"] in ("delivered", "sent", "failed", "held") for row in rows):
                 break
             tick()
-    typer.echo("\nDelivered to RESEARCH, and asked there by QIDO-RS whether it is so:")
+    typer.echo("\nResults to RESEARCH by STOW-RS, and what it answers by QIDO-RS:")
     for row in rows:
         uid = row["sop_instance_uid"]
         found = _get(research, f"/dicom-web/instances?SOPInstanceUID={uid}&includefield=SeriesDescription")
@@ -344,35 +344,33 @@ def _patience(what: str) -> Iterator[Any]:
 # The picture sheet
 
 
-def _sheet(folder: Path, sent: Sequence[PhantomStudy], research: Running, generated: str) -> Path:
+def _sheet(folder: Path, sent: Sequence[PhantomStudy], research: Running, synthetic_study: str) -> Path:
     """Inputs, results as the research archive gives them back by WADO-RS, and synthetic beside real slices."""
     import numpy as np
 
     from dicom_io import picture, secondary_capture, series
-    from dicom_io.picture import Tile
 
     by_kind = {study.kind: study for study in sent}
-    brain, breast = by_kind["brain-mr"], by_kind["mammography"]
-    overlay = next(d for d in _retrieved(research, brain.study_uid) if d.Modality != "SEG").pixel_array
-    (volume,) = (v.volume for v in series.volumes([brain.dicom_folder]).volumes if v.contrast == "FLAIR")
-    shown = np.linspace(len(overlay) * 0.35, len(overlay) * 0.75, 5).astype(int)
-    low, high = np.percentile(volume.voxels, (1, 99.5)).tolist()
-    views = [_picture_of(dataset) for dataset in _retrieved(research, breast.study_uid)]
-    synthetic = [secondary_capture.read_back(dataset) for dataset in _retrieved(research, generated)]
-    (pet,) = (v.volume for v in series.volumes([by_kind["breast-pet"].dicom_folder]).volumes)
-    real = pet.voxels[np.linspace(len(pet.voxels) * 0.3, len(pet.voxels) * 0.8, 5).astype(int)]
+    brain, breast = by_kind["brain-mr"], by_kind["breast-pet"]
+    outlined = np.concatenate([d.pixel_array for d in _retrieved(research, brain.study_uid) if d.Modality != "SEG"])
+    judged = np.concatenate([dataset.pixel_array for dataset in _retrieved(research, breast.study_uid)])
+    generated = np.concatenate([secondary_capture.read_back(d) for d in _retrieved(research, synthetic_study)])
+    (flair,) = (v.volume.voxels for v in series.volumes([brain.dicom_folder]).volumes if v.contrast == "FLAIR")
+    (pet,) = (v.volume.voxels for v in series.volumes([breast.dicom_folder]).volumes)
+    low, high = np.percentile(flair, (1, 99.5)).tolist()
+    some = np.linspace(len(flair) * 0.35, len(flair) * 0.75, TILES).astype(int)
+    # The slices around the hottest voxel, so that the lesion is among them.
+    hottest = int(np.argmax(pet[5:-5].max(axis=(1, 2)))) + 5
+    near = range(hottest - TILES // 2, hottest - TILES // 2 + TILES)
     rows = [
+        ("FLAIR of a new patient", [_tile(picture.window(flair[i], low, high), f"slice {i + 1}") for i in some]),
+        ("White-matter lesions, as RESEARCH has them", [_tile(outlined[i], f"slice {i + 1}") for i in some]),
         (
-            "FLAIR of a new patient",
-            [Tile(picture.window(volume.voxels[i], low, high), f"slice {i + 1}") for i in shown],
+            "Breast PET of a new patient, SUV 0 to 10",
+            [_tile(picture.window(pet[i], 0, 10), f"slice {i + 1}") for i in near],
         ),
-        ("White-matter lesions, as the research archive has them", [Tile(overlay[i], f"slice {i + 1}") for i in shown]),
-        ("Mammograms with the calibrated probability of a lesion", [Tile(view) for view in views[:5]]),
-        ("Breast PET of a new patient, SUV 0 to 10", [Tile(picture.window(slice_, 0, 10)) for slice_ in real]),
-        (
-            "Breast PET, generated",
-            [Tile(picture.window(frame, 0, 10)) for frame in np.concatenate(synthetic)[:5]],
-        ),
+        ("Calibrated probability of a lesion, as RESEARCH has it", [_tile(judged[i], f"slice {i + 1}") for i in near]),
+        ("Breast PET, generated", [_tile(picture.window(frame, 0, 10), "synthetic") for frame in generated[:TILES]]),
     ]
     path = folder / "sheet.png"
     mark = picture.SyntheticMark("breast-pet:1", 7)
@@ -387,6 +385,9 @@ def _retrieved(research: Running, study: str) -> list[Dataset]:
     return list(DICOMwebClient(research.dicomweb_url).retrieve_study(study))
 
 
-def _picture_of(dataset: Dataset) -> Any:
-    pixels = dataset.pixel_array
-    return pixels[0] if pixels.ndim == 4 else pixels
+def _tile(shown: Any, caption: str) -> Tile:
+    """Small pictures enlarged by whole pixels, so that all rows of the sheet look alike."""
+    from dicom_io import picture
+    from dicom_io.picture import Tile
+
+    return Tile(picture.enlarged(shown, max(1, 200 // max(shown.shape[:2]))), caption)

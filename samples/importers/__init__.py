@@ -27,8 +27,9 @@ IMPORTERS = {
         Importer(
             "pet-sarcoma",
             "IBSI validation copy of TCIA Soft-tissue-Sarcoma: PATIENT/PET/*.dcm in SUV and PATIENT/PET_mask.nii.gz",
-            pet_sarcoma.cohort,
+            pet_sarcoma.masks,
         ),
+        Importer("pet-sarcoma-slices", "the same, for classifiers of slices: tumour or not", pet_sarcoma.slices),
         Importer(
             "brain-mr-phantoms",
             "our brain phantoms: PATIENT/dicom/*.dcm with T1 and FLAIR, PATIENT/truth/mask.nii.gz",
@@ -43,6 +44,11 @@ IMPORTERS = {
             "breast-pet-phantoms",
             "our breast PET: PATIENT/dicom/*.dcm; for generators, so masks are not read",
             phantom_folders.breast_pet,
+        ),
+        Importer(
+            "breast-pet-lesions",
+            "our breast PET: PATIENT/dicom/*.dcm, PATIENT/truth/mask.nii.gz; one label per slice, lesion or not",
+            phantom_folders.breast_pet_lesions,
         ),
     )
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dicom_io import cohort as cohorts
 from dicom_io import nifti, series
-from dicom_io.cohort import Channel, Cohort, Item
+from dicom_io.cohort import Channel, Cohort, Item, Task
 from dicom_io.errors import Rejected
 from dicom_io.pseudonym import hidden_volume, pseudonym
 from dicom_io.volume import Volume
@@ -20,6 +20,7 @@ from dicom_io.volume import Volume
 CHANNEL = Channel(name="PET", modality="PT", units="g/ml{SUVbw}")
 LABELS = ("background", "tumour")
 COUNTS = {"test": 4, "validation": 3}
+Progress = Callable[[int, int, str], None]
 
 
 def patients_in(source: Path) -> list[str]:
@@ -34,15 +35,21 @@ def patients_in(source: Path) -> list[str]:
     return found
 
 
-def cohort(source: Path, out: Path, key: bytes, progress: Callable[[int, int, str], None]) -> Cohort:
-    """The whole data set, split by patient in hash order: 4 test, 3 validation, the rest training."""
-    splits = cohorts.split_evenly(patients_in(source), "pet-sarcoma", COUNTS)
-    return cohort_of(source, out, key, splits, progress)
+def masks(source: Path, out: Path, key: bytes, progress: Progress) -> Cohort:
+    """The whole data set for segmenters, split by patient in hash order: 4 test, 3 validation, the rest training."""
+    return cohort_of(source, out, key, _split(source), "segmentation", progress)
 
 
-def cohort_of(
-    source: Path, out: Path, key: bytes, splits: Mapping[str, str], progress: Callable[[int, int, str], None]
-) -> Cohort:
+def slices(source: Path, out: Path, key: bytes, progress: Progress) -> Cohort:
+    """The same patients in the same split for classifiers of slices: tumour or not."""
+    return cohort_of(source, out, key, _split(source), "classification", progress)
+
+
+def _split(source: Path) -> dict[str, str]:
+    return cohorts.split_evenly(patients_in(source), "pet-sarcoma", COUNTS)
+
+
+def cohort_of(source: Path, out: Path, key: bytes, splits: Mapping[str, str], task: Task, progress: Progress) -> Cohort:
     """A cohort of the patients that `splits` (patient folder -> split) names.
 
     Raises:
@@ -57,7 +64,7 @@ def cohort_of(
         folder=out,
         name="pet-sarcoma",
         description="Soft-tissue sarcoma on FDG PET, SUVbw, crops of the lesion plus 5 cm",
-        task="segmentation",
+        task=task,
         labels=LABELS,
         channels=(CHANNEL,),
         splits={split: tuple(found) for split, found in items.items()},

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dicom_io import cohort as cohorts
 from dicom_io import nifti, series
 from dicom_io.cohort import Channel, Cohort, Item, Task
@@ -37,6 +39,14 @@ def breast_pet(source: Path, out: Path, key: bytes, progress: Progress) -> Cohor
     """Whole-breast PET in SUVbw, for generators of slices."""
     channels = (Channel("PET", "PT", "g/ml{SUVbw}"),)
     return _cohort("breast-pet-phantoms", "generation", (), channels, _pet, source, out, key, progress)
+
+
+def breast_pet_lesions(source: Path, out: Path, key: bytes, progress: Progress) -> Cohort:
+    """The same with a label per slice, lesion or not, for classifiers of slices."""
+    channels = (Channel("PET", "PT", "g/ml{SUVbw}"),)
+    return _cohort(
+        "breast-pet-lesions", "classification", ("normal", "lesion"), channels, _pet_slices, source, out, key, progress
+    )
 
 
 def _cohort(
@@ -82,10 +92,20 @@ def _brain(home: Path, out: Path, key: bytes) -> list[Item]:
     return [item]
 
 
-def _pet(home: Path, out: Path, key: bytes) -> list[Item]:
+def _pet(home: Path, out: Path, key: bytes, *, labelled: bool = False) -> list[Item]:
     (entry,) = series.volumes([home / "dicom"]).volumes
     name = pseudonym(key, home.name, prefix="P")
-    return [cohorts.add_volume(out, name, {"PET": hidden_volume(key, entry.volume)}, name, provenance=_provenance())]
+    lesion = _mask(home, entry.volume).voxels.any(axis=(1, 2)) if labelled else np.zeros(0)
+    channels = {"PET": hidden_volume(key, entry.volume)}
+    return [
+        cohorts.add_volume(
+            out, name, channels, name, slice_labels=lesion.astype(int).tolist(), provenance=_provenance()
+        )
+    ]
+
+
+def _pet_slices(home: Path, out: Path, key: bytes) -> list[Item]:
+    return _pet(home, out, key, labelled=True)
 
 
 def _views(home: Path, out: Path, key: bytes) -> list[Item]:
