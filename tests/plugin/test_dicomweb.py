@@ -482,6 +482,11 @@ def test_a_result_whose_label_was_lost_on_disk_does_not_leave(door):
 # An independent client
 
 
+def values(dataset: Dataset) -> dict[str, object]:
+    """All values but group lengths, which the client's own writer drops."""
+    return {tag: value for tag, value in dataset.to_json_dict().items() if not tag.endswith("0000")}
+
+
 def test_dicomweb_client_stores_searches_and_retrieves(door, test_data):
     client = DICOMwebClient(f"{door.url}/dicom-web")
     datasets = [dcmread(path) for path in sorted((test_data / "mr-phantom").rglob("*-0000[12].dcm"))]
@@ -495,7 +500,7 @@ def test_dicomweb_client_stores_searches_and_retrieves(door, test_data):
         {each.SeriesInstanceUID for each in datasets if each.StudyInstanceUID == uids[0]}
     )
     assert uids[2] in {found["00080018"]["Value"][0] for found in client.search_for_instances(*uids[:2])}
-    assert client.retrieve_instance(*uids).to_json_dict() == one.to_json_dict()
+    assert values(client.retrieve_instance(*uids)) == values(one)
     (frame,) = client.retrieve_instance_frames(*uids, frame_numbers=[1])
     np.testing.assert_array_equal(np.frombuffer(frame, "<i2").reshape(one.Rows, one.Columns), one.pixel_array)
     header = client.retrieve_instance_metadata(*uids)
