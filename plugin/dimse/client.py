@@ -140,6 +140,8 @@ def _send_one(
         return Sent(path, uid, None, f"the association with {peer} ended before this file was sent", can_retry=True)
     answer = association.send_c_store(path if as_it_is else pydicom.dcmread(path), msg_id=message_id)
     if "Status" not in answer:
+        # pynetdicom may take a moment to see that the connection is gone, and would wait for its timeout with the next.
+        association.abort()
         return Sent(path, uid, None, f"{peer} did not answer; whether it has the object is not known", can_retry=True)
     status = int(answer.Status)
     if is_accepted(status):
