@@ -26,9 +26,9 @@ class Experiment:
 
 def _pet_tumour(source: Path, out: Path, profile: Profile, say: Progress) -> Path:
     # Training imports torch and MONAI; `mirall experiment list` does not.
-    from samples.experiments import pet_tumour
+    from samples.experiments.pet_tumour import run
 
-    return pet_tumour.run(source, out, profile, say)
+    return run(source, out, profile, say)
 
 
 EXPERIMENTS = {
