@@ -130,7 +130,8 @@ def report_of(figures: Mapping[str, Any], outcomes: Sequence[Outcome], plan: Pla
         "",
         (
             f"AUROC by seed: {', '.join(map(str, figures['slice_auroc_by_seed']))}. At the threshold fixed on "
-            f"validation: sensitivity {_text(figures['slice_sensitivity'])}, specificity {_text(figures['slice_specificity'])}."
+            f"validation: sensitivity {_text(figures['slice_sensitivity'])}, "
+            f"specificity {_text(figures['slice_specificity'])}."
         ),
         "",
         *(_verdict("slice AUROC", name, figures["slice_auroc_difference"][name]) for name in SCORES),
