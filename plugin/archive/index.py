@@ -330,6 +330,12 @@ class Index:
         query = select(Instance.storage_key).union_all(select(InstanceVersion.storage_key))
         return frozenset(row[0] for row in self._rows(query, None))
 
+    def knows(self, connection: Connection, storage_key: str) -> bool:
+        """Whether some instance, or an earlier version of one, has its bytes under this key."""
+        current = select(Instance.storage_key).where(Instance.storage_key == storage_key)
+        earlier = select(InstanceVersion.storage_key).where(InstanceVersion.storage_key == storage_key)
+        return bool(self._rows(current.union_all(earlier), connection))
+
     def _rows(self, query: Any, connection: Connection | None) -> list[Row[Any]]:
         if connection is not None:
             return list(connection.execute(query))

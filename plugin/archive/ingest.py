@@ -156,11 +156,19 @@ class Ingest:
             twin = self.storage.link_to_incoming(key)
             outcome = self.accept(twin, Arrival("own" if record else ""), record)
             if outcome.state in ("quarantined", "held"):
-                # Its bytes are safe elsewhere: in quarantine, or under the key that the index has for this object.
-                self.storage.delete(key)
+                self._drop_unless_indexed(key)
             found[outcome.state] = found.get(outcome.state, 0) + 1
         listed = self.quarantine.reindex()
         return found | ({"listed again": listed} if listed else {})
+
+    def _drop_unless_indexed(self, key: str) -> None:
+        """Delete bytes that are safe elsewhere: in quarantine, or under the key that the index has for the object.
+
+        Under the write lock: another process may have been between rename and commit of just these bytes.
+        """
+        with self.index.write() as connection:
+            if not self.index.knows(connection, key):
+                self.storage.delete(key)
 
     def _accept(
         self,

@@ -110,6 +110,11 @@ class Storage:
         self._free_bytes = free_bytes
         for folder in (self.incoming, self.objects, self.quarantine):
             folder.mkdir(parents=True, exist_ok=True)
+        # All at once: made one by one, each would cost two more syncs while others wait for the index.
+        if not (self.objects / "ff").is_dir():
+            for number in range(256):
+                (self.objects / f"{number:02x}").mkdir(exist_ok=True)
+            _sync_folder(self.objects)
 
     # Receiving
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 
@@ -39,8 +38,7 @@ def application() -> typer.Typer:
         "Research use only, not for diagnosis.\n\nExample: mirall demo",
     )
     for module in MODULES:
-        if importlib.util.find_spec(module) is not None:
-            importlib.import_module(module).register(app)
+        importlib.import_module(module).register(app)
     return app
 
 

@@ -375,6 +375,29 @@ def test_a_start_with_nothing_new_takes_up_nothing(here):
     assert here.reindex() == {}
 
 
+def test_a_reindex_beside_a_busy_archive_deletes_nothing_that_was_indexed_meanwhile(here, monkeypatch):
+    """Its list of known keys is old by the time that it looks at a file."""
+    raw = file_of(slice_of("1.2.3"))
+    give(here, raw)
+    monkeypatch.setattr(here.index, "storage_keys", frozenset)
+    assert here.reindex() == {"held": 1}
+    assert stored_bytes(here, "1.2.3") == raw
+
+
+def test_whole_bytes_that_nobody_acknowledged_and_that_came_again_are_dropped(here):
+    """The same data set behind another file meta group: a sender tried the other door after a kill."""
+    raw = file_of(slice_of("1.2.3"))
+    give(here, raw)
+    twin = bytearray(raw)
+    twin[0] = 1  # the preamble is nobody's
+    left = here.storage.receive()
+    left.write(twin)
+    here.storage.put(left.finish(), "00/left.dcm")
+    assert here.reindex() == {"held": 1}
+    assert stored_bytes(here, "1.2.3") == raw
+    assert not here.storage.path("00/left.dcm").exists()
+
+
 def test_corrections_and_quarantine_survive_the_loss_of_the_index(here):
     first, second = (file_of(slice_of("1.2.3", StudyDescription=text)) for text in ("Chset", "Chest"))
     give(here, first)
