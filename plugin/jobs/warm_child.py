@@ -33,6 +33,7 @@ class WarmChild:
         self._process: asyncio.subprocess.Process | None = None
         self._jobs = 0
         self._free = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def pid(self) -> int | None:
@@ -66,6 +67,23 @@ class WarmChild:
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process, self._jobs = None, 0
 
+    def end(self, timeout_s: float = 5.0) -> None:
+        """Kill it for good, from another thread; its loop sees it out and closes its pipes before the loop itself ends."""
+        if self._process is None or self._loop is None or not self._loop.is_running():
+            self.kill()
+            return
+        ended = asyncio.run_coroutine_threadsafe(self._see_out(), self._loop)
+        with contextlib.suppress(TimeoutError):
+            ended.result(timeout_s)
+
+    async def _see_out(self) -> None:
+        process = self._process
+        self.kill()
+        if process is not None:
+            if process.stdin is not None:
+                process.stdin.close()
+            await process.wait()
+
     async def _exchange(self, request: Mapping[str, Any], on_progress: OnProgress) -> dict[str, Any]:
         process = self._process
         if process is None or process.returncode is not None:
@@ -85,6 +103,7 @@ class WarmChild:
 
     async def _start(self) -> asyncio.subprocess.Process:
         self._scratch.mkdir(parents=True, exist_ok=True)
+        self._loop = asyncio.get_running_loop()
         command = [sys.executable, "-m", "plugin.jobs.child"]
         command += ["--pipeline", self._pipeline, "--parent", str(os.getpid())]
         return await asyncio.create_subprocess_exec(

@@ -146,7 +146,7 @@ class Worker:
             for job_id, run in self._work.give_back():
                 self._engine.cancel(job_id, run)
                 log.info("job %s: waits for the next worker", job_id)
-        self._child.kill()
+        self._child.end()
         self._engine.stop()
 
 
