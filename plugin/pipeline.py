@@ -33,7 +33,7 @@ Picture = npt.NDArray[np.uint8]
 SHOWN_PX = 192  # small slices are enlarged by whole pixels to about this width, so that captions can be read
 LARGEST_PX = 512  # mammograms are thinned to at most this many rows in a capture
 # Windows of the captures: SUV as PET is usually read; others by the image's own percentiles.
-SUV_WINDOW = (0.0, 10.0)
+SUV_WINDOW = (0.0, 7.0)
 PERCENTILES = (1.0, 99.5)
 
 

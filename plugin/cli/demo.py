@@ -366,11 +366,11 @@ def _sheet(folder: Path, sent: Sequence[PhantomStudy], research: Running, synthe
         ("FLAIR of a new patient", [_tile(picture.window(flair[i], low, high), f"slice {i + 1}") for i in some]),
         ("White-matter lesions, as RESEARCH has them", [_tile(outlined[i], f"slice {i + 1}") for i in some]),
         (
-            "Breast PET of a new patient, SUV 0 to 10",
-            [_tile(picture.window(pet[i], 0, 10), f"slice {i + 1}") for i in near],
+            "Breast PET of a new patient, SUV 0 to 6",
+            [_tile(picture.window(pet[i], 0, 6), f"slice {i + 1}") for i in near],
         ),
         ("Calibrated probability of a lesion, as RESEARCH has it", [_tile(judged[i], f"slice {i + 1}") for i in near]),
-        ("Breast PET, generated", [_tile(picture.window(frame, 0, 10), "synthetic") for frame in generated[:TILES]]),
+        ("Breast PET, generated", [_tile(picture.window(frame, 0, 6), "synthetic") for frame in generated[:TILES]]),
     ]
     path = folder / "sheet.png"
     mark = picture.SyntheticMark("breast-pet:1", 7)
@@ -390,4 +390,4 @@ def _tile(shown: Any, caption: str) -> Tile:
     from dicom_io import picture
     from dicom_io.picture import Tile
 
-    return Tile(picture.enlarged(shown, max(1, 200 // max(shown.shape[:2]))), caption)
+    return Tile(picture.enlarged(shown, -(-220 // max(shown.shape[:2]))), caption)
