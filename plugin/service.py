@@ -28,6 +28,7 @@ import httpx
 
 from dicom_io.errors import TryAgain
 from plugin import settings as configuration
+from plugin.archive.storage import Storage
 from plugin.settings import BadSettings, Settings
 
 LOGGER = logging.getLogger(__name__)
@@ -192,8 +193,7 @@ def _lock(settings: Settings) -> int:
                     f"another service works on {settings.data}; end it, or give this one another --data"
                 ) from None
             time.sleep(0.1)
-    for part in (settings.data / "archive" / "incoming").glob("*"):
-        part.unlink(missing_ok=True)
+    Storage(settings.data).clear_incoming()
     return lock
 
 
