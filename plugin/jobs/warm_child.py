@@ -68,7 +68,7 @@ class WarmChild:
         self._process, self._jobs = None, 0
 
     def end(self, timeout_s: float = 5.0) -> None:
-        """Kill it for good, from another thread; its loop sees it out and closes its pipes before the loop itself ends."""
+        """Kill it for good, from another thread; its loop sees it out and closes its pipes before it ends itself."""
         if self._process is None or self._loop is None or not self._loop.is_running():
             self.kill()
             return
