@@ -149,7 +149,7 @@ def _generator_figures(report: Mapping[str, Any]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, space in report["fidelity"]["spaces"].items():
-        ratio = "undefined" if space["ratio"] is None else f"{space['ratio']:.1f}"
+        ratio = "says nothing" if space["ratio"] is None else f"{space['ratio']:.1f}"
         lines.append(
             f"| {name} | {_interval(space['kid_to_held_out'])} | {_interval(space['floor'])} | {ratio} | "
             f"{space['controls']['blurred']:.3f} | {space['controls']['noisy']:.3f} | "

@@ -84,9 +84,7 @@ def _labels(cohort: Cohort, item: Item, slices: int) -> Tensor:
 
 def _mask(cohort: Cohort, item: Item, image: Tensor) -> Tensor:
     if item.mask is None:
-        raise Rejected(
-            f"cohort {cohort.name!r}: {item.images[0]} has no mask; segmenters and windows need one"
-        )
+        raise Rejected(f"cohort {cohort.name!r}: {item.images[0]} has no mask; segmenters and windows need one")
     mask = cohorts.load_mask(cohort, item).voxels
     if mask.shape != tuple(image.shape[1:]):
         raise Rejected(f"cohort {cohort.name!r}: mask {item.mask} is {mask.shape}, its image {tuple(image.shape[1:])}")

@@ -16,6 +16,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,9 @@ def metadata(description: Description, network: Mapping[str, Any], window_px: in
         "generation": "synthetic slices",
     }[description.task]
     seen = description.saw
+    # Networks of our own can only be built where we are installed; NIfTI is what MONAI's runner reads.
+    own = str(network["_target_"]).startswith("models.")
+    needed = (["mirall"] if own else []) + (["nibabel"] if description.task != "generation" else [])
     return {
         "schema": SCHEMA,
         "version": description.version,
@@ -184,7 +188,7 @@ def metadata(description: Description, network: Mapping[str, Any], window_px: in
         "monai_version": monai.__version__,
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
-        "required_packages_version": {"nibabel": "5.4.2"} if description.task != "generation" else {"mirall": "0.1.0"},
+        "required_packages_version": {name: installed(name) for name in needed},
         "task": f"{description.name}: {what}",
         "description": f"{what}; labels {', '.join(description.labels) or 'none'}; docs/README.md is the card.",
         "authors": "The users of Mirall who trained it",

@@ -70,7 +70,7 @@ def evaluate(
 
     Intervals resample patients (real) and samples (synthetic). `ratio`: KID to held-out patients over the
     upper end of the floor (its mean is about 0 where patients are alike); at most 1 is as close as real is to real.
-    `usable`: the controls are told apart from real.
+    `usable`: the controls are told apart from real; where they are not, the space says nothing and has no ratio.
     """
     train_images, train_patients = thinned(*training)
     test_images, test_patients = thinned(*held_out)
@@ -94,13 +94,14 @@ def evaluate(
         controls = {
             name: kid(scaled(change(test_images)), unseen) for name, change in (("blurred", blurred), ("noisy", noisy))
         }
+        usable = all(value > floor.high for value in controls.values())
         report["spaces"][getattr(space, "name", "features")] = {
             "kid_to_held_out": to_held_out.as_json(),
             "kid_to_training": round(kid(made, seen), 6),
             "floor": floor.as_json(),
-            "ratio": round(to_held_out.value / floor.high, 3) if floor.high > 0 else None,
+            "ratio": round(to_held_out.value / floor.high, 3) if usable else None,
             "controls": {name: round(value, 6) for name, value in controls.items()},
-            "usable": all(value > floor.high for value in controls.values()),
+            "usable": usable,
         }
     return report
 

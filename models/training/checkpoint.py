@@ -24,6 +24,8 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+    if os.name != "posix":  # Windows opens no folders; there the rename is as durable as it gets
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -14,7 +14,13 @@ from models.version import Saw
 
 
 def device_named(name: str) -> torch.device:
-    """ "cpu", "cuda", or for "auto" the GPU where there is one."""
+    """ "cpu", "cuda", or for "auto" the GPU where there is one.
+
+    Raises:
+        Rejected: another word, or "cuda" where there is no GPU.
+    """
+    if name not in ("auto", "cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise Rejected(f"device {name!r} is not there; ask for cpu, or for auto, which takes a GPU where there is one")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     # Denormal numbers slow a CPU tenfold and mean nothing here.

@@ -97,6 +97,11 @@ def test_monai_runs_a_released_classifier_to_the_same_probabilities(kind, reques
     np.testing.assert_allclose(theirs, ours, atol=1e-6)
 
 
+def test_the_metadata_name_what_is_needed_beside_monai(segmenter, generator):
+    assert set(segmenter.metadata["required_packages_version"]) == {"nibabel"}
+    assert set(generator.metadata["required_packages_version"]) == {"mirall"}
+
+
 def test_a_released_version_predicts_as_its_run(segmentation_run, segmenter):
     volume, _ = blob_volume(56, units="g/ml{SUVbw}")
     run, version_ = predictor.load(segmentation_run[0]), predictor.load(segmenter.folder)

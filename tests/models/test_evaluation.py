@@ -252,10 +252,18 @@ def test_real_lies_on_the_floor_and_blurred_real_above_it(training, held_out, en
     report = fidelity.evaluate(real, training, held_out, spaces, draws=100)
     blurred = fidelity.evaluate(fidelity.blurred(real), training, held_out, spaces, draws=100)
     for name in report["spaces"]:
-        assert report["spaces"][name]["ratio"] < 2, name
+        assert report["spaces"][name]["kid_to_held_out"]["value"] < 2 * report["spaces"][name]["floor"]["high"], name
     random = RandomFeatures.name
     assert blurred["spaces"][random]["ratio"] > 3 * max(report["spaces"][random]["ratio"], 1)
     assert report["spaces"][random]["usable"]
+
+
+def test_a_space_that_takes_blurred_for_real_has_no_ratio(training, held_out):
+    def brightness(images):
+        return images.mean(dim=(1, 2, 3), keepdim=True)[:, 0, 0].double()
+
+    report = fidelity.evaluate(pictures(5, 3)[0], training, held_out, [brightness], draws=50)["spaces"]["features"]
+    assert not report["usable"] and report["ratio"] is None
 
 
 def test_the_floor_needs_two_patients():

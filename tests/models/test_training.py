@@ -14,6 +14,7 @@ from dicom_io.cohort import Item
 from dicom_io.errors import Rejected
 from models import networks, recipe, training
 from models.cases import Case
+from models.evaluation.classification import expected_calibration_error
 from models.evaluation.fidelity import kid
 from models.networks import classifier as classifiers
 from models.networks import unet
@@ -125,6 +126,12 @@ def test_recipe_and_cohort_must_be_of_one_task(make_cohort, tmp_path):
 def test_a_cohort_without_validation_is_refused(make_cohort, small_recipe, tmp_path):
     with pytest.raises(Rejected, match="no validation images"):
         training.train(small_recipe("segmenter"), make_cohort("segmentation", (2, 0, 1)), tmp_path / "run")
+
+
+@pytest.mark.parametrize("device", ["tpu", *([] if torch.cuda.is_available() else ["cuda"])])
+def test_a_device_that_is_not_there_is_named(device, make_cohort, small_recipe, tmp_path):
+    with pytest.raises(Rejected, match=f"device '{device}' is not there"):
+        training.train(small_recipe("segmenter"), make_cohort("segmentation", (1, 1, 1)), tmp_path / "r", device=device)
 
 
 def test_a_run_folder_is_not_overwritten_unless_resumed_and_only_by_its_own_recipe(segmentation_run, small_recipe):
@@ -272,6 +279,21 @@ def test_temperature_scaling_finds_the_temperature_that_made_the_logits():
     honest = torch.randn(4000, 3) * 1.5
     labels = torch.multinomial(torch.softmax(honest, 1), 1)[:, 0]
     assert classification.fit_temperature(honest * 2.5, labels) == pytest.approx(2.5, rel=0.1)
+
+
+def test_scaling_by_the_temperature_makes_boastful_probabilities_honest_on_other_images():
+    torch.manual_seed(1)
+    honest = torch.randn(4000, 2) * 1.5
+    labels = torch.multinomial(torch.softmax(honest, 1), 1)[:, 0]
+    boastful, one = honest * 3, np.ones((1, 2000))
+    temperature = classification.fit_temperature(boastful[:2000], labels[:2000])
+
+    def error(logits: torch.Tensor) -> float:
+        p = torch.softmax(logits[2000:], 1)[:, 1].double().numpy()
+        return float(expected_calibration_error(p, labels[2000:].numpy() > 0, one)[0])
+
+    assert error(boastful) > 0.1
+    assert error(boastful / temperature) < 0.04
 
 
 def test_a_handful_of_separable_images_does_not_make_certainty():
