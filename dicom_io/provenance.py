@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from dicom_io.volume import Source
@@ -22,6 +23,20 @@ State = Literal["unproven", "proven", "teaching"]
 MANUFACTURER = "Mirall"
 # Names of results live in a name space of our own, so that no other tool's name-based UUID can meet ours.
 _NAMES = uuid.uuid5(uuid.NAMESPACE_URL, "https://mirall.invalid/results")
+
+
+# The parts of a model bundle that its identity covers.
+_HASHED = ("configs", "models", "docs", "evaluation")
+
+
+def content_hash(bundle: Path) -> str:
+    """SHA-256 (hex) over names and bytes of a model bundle's files; the same wherever the folder lies."""
+    digest = hashlib.sha256()
+    files = [path for part in _HASHED for path in (bundle / part).rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.relative_to(bundle).as_posix()):
+        file_hash = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(bundle).as_posix()}\0{file_hash}\n".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

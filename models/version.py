@@ -11,7 +11,6 @@ A finished run folder has the first three already, so one loader serves runs and
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 from collections.abc import Mapping
@@ -28,13 +27,12 @@ from torch import nn
 
 from dicom_io.cohort import Channel, SplitUnit, Task
 from dicom_io.errors import Rejected
-from dicom_io.provenance import ModelIdentity, State
+from dicom_io.provenance import ModelIdentity, State, content_hash
 from models import networks, runner
 from models.domain import Domain
 from models.preprocessing import check_steps
 from models.recipe import Settings
 
-HASHED = ("configs", "models", "docs", "evaluation")
 # Where MONAI publishes the schema of metadata.json; verify_metadata reads it.
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 
@@ -270,14 +268,3 @@ def load(folder: Path) -> ModelVersion:
         raise Rejected(f"{folder}/configs: {error}") from error
     identity = ModelIdentity(description.name, description.version, content_hash(folder), description.state)
     return ModelVersion(folder, identity, meta, description, network_definition, model_input, inferer)
-
-
-def content_hash(folder: Path) -> str:
-    """SHA-256 over names and bytes of the bundle's files; the same wherever the folder lies."""
-    digest = hashlib.sha256()
-    files = (path for part in HASHED for path in (folder / part).rglob("*") if path.is_file())
-    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
-        digest.update(
-            f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
-        )
-    return digest.hexdigest()

@@ -284,5 +284,7 @@ def _write(objects: Sequence[Object], out: Path) -> list[Made]:
     for dataset, record, finding in objects:
         path = out / f"{record.sop_instance_uid}.dcm"
         path.write_bytes(labels.encode(dataset, record))
+        # Beside the file, so that `mirall send` can check the labels of what never went through an archive.
+        path.with_suffix(".record.json").write_text(record.to_json())
         made.append(Made(path, record, finding))
     return made

@@ -7,7 +7,6 @@ What a version is made of, and how it is read for use, is `models.version`'s bus
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,10 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_io.errors import Rejected
-from dicom_io.provenance import ModelIdentity
-
-# As in models.version.HASHED, which cannot be imported without torch; a test holds that both hashes agree.
-_HASHED = ("configs", "models", "docs", "evaluation")
+from dicom_io.provenance import ModelIdentity, content_hash
 
 
 class UnknownModel(Rejected):
@@ -104,13 +100,3 @@ def _read(folder: Path, released_at: float) -> Entry:
         return Entry(folder, identity, ours["task"], tuple(ours["labels"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnknownModel(f"{path} cannot be read as a model version's metadata: {error}; release it again") from error
-
-
-def content_hash(folder: Path) -> str:
-    """SHA-256 over names and bytes of the bundle's files; equal to `models.version.content_hash`."""
-    digest = hashlib.sha256()
-    files = [path for part in _HASHED for path in (folder / part).rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
-        file_hash = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{file_hash}\n".encode())
-    return digest.hexdigest()

@@ -37,10 +37,11 @@ def predict(
     """
     from plugin import pipeline
     from plugin.cli.progress import ProgressBar
+    from plugin.registry import folder_of
 
     with ProgressBar() as bar:
         made = pipeline.predict(
-            paths, _folder(models, model), out, made_at=datetime.now().astimezone(), force=force, progress=bar
+            paths, folder_of(models, model), out, made_at=datetime.now().astimezone(), force=force, progress=bar
         )
     _print(made, as_json)
 
@@ -61,8 +62,9 @@ def generate(
     """
     from plugin import pipeline
     from plugin.cli.progress import ProgressBar
+    from plugin.registry import folder_of
 
-    folder = _folder(models, model)
+    folder = folder_of(models, model)
     if form == "dicom":
         with ProgressBar() as bar:
             made = pipeline.generate(
@@ -72,14 +74,6 @@ def generate(
     else:
         written = pipeline.generate_files(folder, out, n=n, seed=seed, label=label, form=form)
         _print_rows([{"path": str(path), "finding": f"synthetic, seed {seed}"} for path in written], as_json)
-
-
-def _folder(models: Path, model: str) -> Path:
-    """The folder of NAME:VERSION below `models`; a path to a version or a run is taken as it is."""
-    from plugin.registry import Registry
-
-    given = Path(model)
-    return given if (given / "configs").is_dir() else Registry(models).resolve(model).folder
 
 
 def _print(made: list[Made], as_json: bool) -> None:

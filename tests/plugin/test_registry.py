@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_io.provenance import ModelIdentity
-from plugin.registry import Registry, UnknownModel, content_hash, folder_of
+from dicom_io.provenance import ModelIdentity, content_hash
+from plugin.registry import Registry, UnknownModel, folder_of
 
 
 def release(models: Path, name: str, version: str, at: float, weights: bytes = b"w") -> Path:
@@ -58,16 +58,6 @@ def test_the_identity_follows_the_content(tmp_path: Path) -> None:
     expected = ModelIdentity("pet", "1", content_hash(one), "unproven")
     assert Registry(tmp_path / "a").resolve("pet:1").identity == expected
     assert Registry(tmp_path / "a").known_device_uids() == {expected.device_uid}
-
-
-def test_content_hash_is_the_one_of_models(tmp_path: Path) -> None:
-    from models import version
-
-    folder = release(tmp_path, "pet", "1", 100)
-    (folder / "docs").mkdir()
-    (folder / "docs" / "README.md").write_text("card")
-    (folder / "elsewhere.txt").write_text("not part of it")
-    assert content_hash(folder) == version.content_hash(folder)
 
 
 def test_a_version_that_cannot_be_read_is_named_and_hides_no_other(tmp_path: Path) -> None:
