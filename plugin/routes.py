@@ -74,7 +74,7 @@ def judge(rule: Rule, study: Sequence[Candidate]) -> Verdict:
     """What `rule` picks of one study."""
     problems = unusable(rule)
     if problems:
-        return Verdict((), "; ".join(problems))
+        return Verdict((), "; ".join(sentence for _, sentence in problems))
     eligible = [candidate for candidate in study if rule.allow_results or not candidate.made_by_us]
     if not eligible:
         ours = "all that it holds was made by Mirall, and the route does not set allow_results"
@@ -90,14 +90,14 @@ def judge(rule: Rule, study: Sequence[Candidate]) -> Verdict:
     return Verdict((), "each condition holds somewhere, but no instance meets all of them at once")
 
 
-def unusable(rule: Rule) -> list[str]:
-    """Sentences about conditions that can never hold because they are misspelt; such a route picks nothing."""
+def unusable(rule: Rule) -> list[tuple[str, str]]:
+    """Conditions that can never hold because they are misspelt: (key, sentence)."""
     problems = []
     for key, wanted in rule.match.items():
         if key == "time":
-            problems += [f"time = {text!r} is no HH:MM-HH:MM" for text in _several(wanted) if _interval(text) is None]
+            problems += [(key, f"{text!r} is no HH:MM-HH:MM") for text in _several(wanted) if _interval(text) is None]
         elif key not in _ARRIVAL and tag_for_keyword(key) is None:
-            problems.append(f"{key!r} is neither a DICOM keyword nor one of {', '.join((*_ARRIVAL, 'time'))}")
+            problems.append((key, f"{key!r} is neither a DICOM keyword nor one of {', '.join((*_ARRIVAL, 'time'))}"))
     return problems
 
 

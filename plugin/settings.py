@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dicom_io.errors import Rejected
+from plugin.routes import unusable
 
 FILE_NAME = "mirall.toml"
 OVERRIDES_VARIABLE = "MIRALL_OVERRIDES"
@@ -173,7 +174,7 @@ class Route(_Section):
     match: Mapping[str, str | tuple[str, ...]] = Field(
         default_factory=dict,
         description="DICOM keyword (wildcards * and ?, several values = any of them) or calling_aet, called_aet, "
-        "address, door; all must hold. Nothing named: every study.",
+        "address, door, time (HH:MM-HH:MM); all must hold. Nothing named: every study.",
     )
     run: tuple[ModelAddress, ...] = Field(default=(), description="Model versions to run, as name:version.")
     send_to: tuple[str, ...] = Field(default=(), description="Names of destinations for the results.")
@@ -259,7 +260,7 @@ def _validated(path: Path | None, text: str, document: dict[str, Any], overrides
 
 
 def _unknown_names(settings: Settings) -> list[tuple[tuple[str | int, ...], str]]:
-    """Routes that name a destination nobody defined, and names used twice."""
+    """Routes with conditions that can never hold, or to a destination that nobody defined; names used twice."""
     known = ", ".join(sorted(settings.destinations)) or "none"
     problems: list[tuple[tuple[str | int, ...], str]] = []
     seen: set[str] = set()
@@ -267,6 +268,7 @@ def _unknown_names(settings: Settings) -> list[tuple[tuple[str | int, ...], str]
         if route.name in seen:
             problems.append((("routes", number, "name"), f"the name {route.name!r} is used by an earlier route"))
         seen.add(route.name)
+        problems += [(("routes", number, "match", key), sentence) for key, sentence in unusable(route)]
         for name in route.send_to:
             if name not in settings.destinations:
                 problems.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 
 import typer
 
@@ -44,6 +45,8 @@ def application() -> typer.Typer:
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed (one sentence on stderr), 2 wrong use."""
+    # Headers of others hold values that are too long or oddly formed; what matters of it we say in our own sentences.
+    warnings.filterwarnings("ignore", module="pydicom")
     try:
         application()()
     except ImagingError as error:

@@ -30,7 +30,6 @@ from plugin.jobs.planning import sweep
 from plugin.jobs.warm_child import WarmChild
 from plugin.jobs.work import JobWork, Persistence
 from plugin.registry import Registry
-from plugin.routes import unusable
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +90,6 @@ class Worker:
             patience=pace.patience,
         )
         self._leads = False
-        for route in configuration.routes:
-            for problem in unusable(route):
-                log.warning("route %r picks nothing: %s", route.name, problem)
 
     def run(self, stop: threading.Event, ready: Callable[[], None] = lambda: None) -> None:
         """Work until `stop` is set, then end in order."""

@@ -100,5 +100,5 @@ def test_the_reason_never_repeats_a_patient_attribute() -> None:
 
 def test_a_misspelt_key_picks_nothing_and_says_so() -> None:
     assert not judge(route(Modlity="MR"), [candidate()]).matches
-    assert "'Modlity' is neither a DICOM keyword" in unusable(route(Modlity="MR"))[0]
-    assert "HH:MM-HH:MM" in unusable(route(time="25:00-26:00"))[0]
+    assert "'Modlity' is neither a DICOM keyword" in unusable(route(Modlity="MR"))[0][1]
+    assert "HH:MM-HH:MM" in unusable(route(time="25:00-26:00"))[0][1]

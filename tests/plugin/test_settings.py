@@ -113,6 +113,11 @@ def test_a_model_that_is_not_in_the_registry_is_named_by_line(tmp_path):
     assert unknown_models(load(path), path) == []
 
 
+def test_a_misspelt_condition_of_a_route_is_named_by_line_and_key(tmp_path):
+    said = refused(tmp_path, '[[routes]]\nname = "mr"\n[routes.match]\nModlity = "MR"\n')
+    assert "mirall.toml:4: routes[0].match.Modlity: 'Modlity' is neither a DICOM keyword nor one of " in said
+
+
 def test_two_routes_of_one_name_are_refused(tmp_path):
     assert "the name 'tumours' is used by an earlier route" in refused(
         tmp_path, WHOLE + '\n[[routes]]\nname = "tumours"\n'
