@@ -42,11 +42,11 @@ def cases(readout: Readout, channels: Sequence[Channel]) -> list[Case]:
 
 
 def _volumes(readout: Readout, channels: Sequence[Channel]) -> Iterator[Case]:
-    """Every combination of one series per channel that shares a grid."""
+    """Every combination of one series per channel that shares a grid; no series stands in for two channels."""
     candidates = [[entry for entry in readout.volumes if _suits(entry, channel)] for channel in channels]
     for chosen in itertools.product(*candidates):
         reference = chosen[-1]
-        if all(entry.volume.same_grid_as(reference.volume) for entry in chosen):
+        if len(set(chosen)) == len(chosen) and all(entry.volume.same_grid_as(reference.volume) for entry in chosen):
             yield Case(
                 image=stack_channels([entry.volume for entry in chosen]),
                 datasets=reference.datasets,
