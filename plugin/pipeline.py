@@ -70,10 +70,11 @@ def predict(
     model = _predictor(model_folder)
     progress({"stage": "reading", "done": 0, "total": len(files)})
     inputs = cases(series.volumes(files), model.channels)
+    # All are judged before any is predicted: a refusal leaves nothing behind.
+    judged = [(case, _outside(model, case, force)) for case in inputs]
     made: list[Made] = []
-    for number, case in enumerate(inputs):
+    for number, (case, outside) in enumerate(judged):
         progress({"stage": "predicting", "done": number, "total": len(inputs)})
-        outside = _outside(model, case, force)
         if isinstance(model, Segmenter):
             made += _write(_segmented(model, case, made_at, outside), out)
         else:
