@@ -1,0 +1,408 @@
+"""DICOM files in, labelled DICOM files out: places, pixels, names and marks of what is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import oblique_studies as toy
+import pytest
+import torch
+from PIL import Image
+from pydicom import Dataset, dcmread
+
+from dicom_io import labels, nifti, picture, secondary_capture, segmentation, series
+from dicom_io.errors import OutOfDomain, Rejected
+from dicom_io.provenance import LabelRecord
+from dicom_io.volume import Projection
+from models import cases as training_cases
+from models import generator, predictor
+from plugin import pipeline
+from plugin.model_input import Case, cases
+from plugin.pipeline import Made
+
+AT, LATER = datetime(2026, 3, 4, 5, 6, 7), datetime(2026, 9, 8, 7, 6, 5)
+SEG = "1.2.840.10008.5.1.4.1.1.66.4"
+TRUE_COLOUR = "1.2.840.10008.5.1.4.1.1.7.4"
+NEW = 50  # a patient of no cohort
+LONG = (70, *toy.SHAPE[1:])
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory) -> list[Path]:
+    """T1 and FLAIR of a new patient."""
+    return toy.write(tmp_path_factory.mktemp("head"), toy.mr("T1", NEW), toy.mr("FLAIR", NEW))
+
+
+@pytest.fixture(scope="module")
+def segmented(head, head_segmenter, tmp_path_factory) -> list[Made]:
+    return pipeline.predict(head, head_segmenter.folder, tmp_path_factory.mktemp("segmented"), made_at=AT)
+
+
+@pytest.fixture(scope="module")
+def long_pet(tmp_path_factory) -> list[Path]:
+    """70 slices, more than one capture holds and longer than the card allows."""
+    return toy.write(tmp_path_factory.mktemp("long"), toy.pet(NEW, shape=LONG))
+
+
+@pytest.fixture(scope="module")
+def forced(long_pet, slice_classifier, tmp_path_factory) -> list[Made]:
+    out = tmp_path_factory.mktemp("forced")
+    return pipeline.predict(long_pet, slice_classifier.folder, out, made_at=AT, force=True)
+
+
+def input_of(files: Sequence[Path], model: predictor.Classifier | predictor.Segmenter) -> Case:
+    (case,) = cases(series.volumes(files), model.channels)
+    return case
+
+
+def object_of(made: Sequence[Made], sop_class: str) -> Dataset:
+    (found,) = (dcmread(each.path) for each in made if each.record.sop_class_uid == sop_class)
+    return found
+
+
+def names(made: Sequence[Made]) -> list[tuple[str, str]]:
+    return [(each.record.series_instance_uid, each.record.sop_instance_uid) for each in made]
+
+
+# What is written
+
+
+def test_a_segmenter_gives_a_seg_and_a_capture_that_carry_the_labels_of_their_records(segmented):
+    assert [each.record.sop_class_uid for each in segmented] == [SEG, TRUE_COLOUR]
+    for each in segmented:
+        labels.check(each.path.read_bytes(), each.record)
+        assert LabelRecord.from_json(each.path.with_suffix(".record.json").read_text()) == each.record
+        assert each.path.name == f"{each.record.sop_instance_uid}.dcm"
+        assert not each.record.is_synthetic and not each.record.out_of_domain
+
+
+def test_the_seg_says_for_each_place_in_the_patient_what_the_model_said(segmented, head, head_segmenter):
+    model = predictor.load(head_segmenter.folder)
+    case = input_of(head, model)
+    said = model.predict(case.image).mask.voxels
+    assert 20 < said.sum() < 0.2 * said.size
+    seg = object_of(segmented, SEG)
+    np.testing.assert_array_equal(segmentation.read(seg, case.image).voxels, said)
+    # By hand, without our reader: the frame at the position of each slice.
+    by_place = {
+        tuple(map(float, ds.ImagePositionPatient)): plane for ds, plane in zip(case.datasets, said, strict=True)
+    }
+    frames = np.atleast_3d(seg.pixel_array)
+    seen = 0
+    for group, frame in zip(seg.PerFrameFunctionalGroupsSequence, frames, strict=True):
+        place = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
+        (plane,) = (plane for where, plane in by_place.items() if np.abs(place - where).max() < 1e-4)
+        np.testing.assert_array_equal(frame, plane)
+        seen += int(frame.sum())
+    assert seen == said.sum()
+
+
+def test_the_finding_is_the_volume_of_the_mask(segmented, head, head_segmenter):
+    model = predictor.load(head_segmenter.folder)
+    voxels = (model.predict(input_of(head, model).image).mask.voxels > 0).sum()
+    millilitres = voxels * 3.3 * 2.1 * 1.7 / 1000
+    assert {each.finding for each in segmented} == {f"{millilitres:.1f} ml of lesion"}
+
+
+def test_results_lie_on_the_last_channel_and_name_the_others(segmented):
+    t1, flair = ([toy.uid(NEW, "", name, number) for number in range(6, 0, -1)] for name in ("T1", "FLAIR"))
+    seg, capture = object_of(segmented, SEG), object_of(segmented, TRUE_COLOUR)
+    for each in segmented:
+        assert each.record.source_uids == (*flair, *t1)
+    for each in (seg, capture):
+        assert each.StudyInstanceUID == toy.uid(NEW, "", "study")
+        assert each.PatientID == f"PAT-{NEW}"
+        held = {
+            str(item.ReferencedSOPInstanceUID)
+            for one in each.ReferencedSeriesSequence
+            for item in one.ReferencedInstanceSequence
+        }
+        assert held == {*t1, *flair}
+    assert seg.FrameOfReferenceUID == toy.uid(NEW, "", "frame of reference")
+    shown = {
+        str(group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID)
+        for group in seg.PerFrameFunctionalGroupsSequence
+    }
+    assert shown <= set(flair)
+
+
+def test_the_capture_shows_the_last_channel_as_it_is_and_the_mask_outlined(segmented, head, head_segmenter):
+    model = predictor.load(head_segmenter.folder)
+    case = input_of(head, model)
+    mask = model.predict(case.image).mask.voxels > 0
+    frames = secondary_capture.read_back(object_of(segmented, TRUE_COLOUR))
+    zoom = pipeline.SHOWN_PX // toy.SHAPE[2]
+    assert frames.shape == (toy.SHAPE[0], toy.SHAPE[1] * zoom, toy.SHAPE[2] * zoom, 3)
+    small = frames[:, ::zoom, ::zoom].astype(int)  # top left pixel of each block
+    low, high = np.percentile(case.image.voxels[1], pipeline.PERCENTILES)
+    gray = np.rint(255 * np.clip((case.image.voxels[1] - low) / (high - low), 0, 1))
+    np.testing.assert_array_equal(small[~mask], np.repeat(gray[..., None], 3, -1)[~mask])
+    edge = (small == picture.PALETTE[0]).all(-1)
+    assert edge.any() and not (edge & ~mask).any()
+    # Left of the first column of a mask there is none: the outline is drawn there.
+    first = mask & ~np.roll(mask, 1, axis=2)
+    assert edge[first].all()
+
+
+def test_what_a_segment_is_called_says_what_it_is():
+    segments = pipeline.segments_of(("background", "tumour", "mass", "oedema"))
+    assert [(segment.number, segment.label) for segment in segments] == [(1, "tumour"), (2, "mass"), (3, "oedema")]
+    assert [segment.property_type for segment in segments] == [
+        segmentation.NEOPLASM,
+        segmentation.MASS,
+        segmentation.LESION,
+    ]
+    assert len({segment.colour for segment in segments}) == 3
+
+
+# Names and repeats
+
+
+def test_a_repeat_gives_the_same_names_whenever_it_runs_and_the_same_bytes_at_the_same_time(
+    segmented, head, head_segmenter, tmp_path
+):
+    again = pipeline.predict(head, head_segmenter.folder, tmp_path / "again", made_at=AT)
+    assert [each.path.read_bytes() for each in again] == [each.path.read_bytes() for each in segmented]
+    later = pipeline.predict(head, head_segmenter.folder, tmp_path / "later", made_at=LATER)
+    assert names(later) == names(segmented)
+    assert object_of(later, SEG).ContentDate == "20260908"
+
+
+def test_a_pixel_changed_in_another_channel_than_the_last_gives_new_names(head, segmented, head_segmenter, tmp_path):
+    t1 = toy.mr("T1", NEW)
+    pixels = bytearray(t1[2].PixelData)
+    pixels[0] ^= 1
+    t1[2].PixelData = bytes(pixels)
+    files = toy.write(tmp_path / "in", t1, toy.mr("FLAIR", NEW))
+    changed = pipeline.predict(files, head_segmenter.folder, tmp_path / "out", made_at=AT)
+    for old, new in zip(names(segmented), names(changed), strict=True):
+        assert old[0] != new[0] and old[1] != new[1]
+
+
+# The model's card
+
+
+def test_an_input_outside_the_card_is_refused_and_leaves_nothing(long_pet, slice_classifier, tmp_path):
+    with pytest.raises(OutOfDomain, match=r"70 slices of 3\.30 mm between slices covering 231 mm; the card of toy-sli"):
+        pipeline.predict(long_pet, slice_classifier.folder, tmp_path / "out", made_at=AT)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_one_input_outside_the_card_stops_all_before_any_is_written(slice_classifier, tmp_path):
+    # Series are read in the order of their UIDs: the one that is refused shall come last.
+    name = max("abcdefgh", key=lambda name: toy.uid(NEW, "", name))
+    files = toy.write(tmp_path / "in", toy.pet(NEW), toy.pet(NEW, shape=LONG, name=name))
+    both = cases(series.volumes(files), predictor.load(slice_classifier.folder).channels)
+    assert [case.image.spatial_shape[0] for case in both] == [6, 70]
+    with pytest.raises(OutOfDomain):
+        pipeline.predict(files, slice_classifier.folder, tmp_path / "out", made_at=AT)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_forced_run_is_marked_in_every_object_and_record(forced):
+    for each in forced:
+        dataset = dcmread(each.path)
+        assert each.record.out_of_domain
+        assert "OUT OF DOMAIN" in dataset.SeriesDescription
+        labels.check(each.path.read_bytes(), each.record)
+
+
+def test_forcing_what_is_inside_the_card_marks_nothing(head, segmented, head_segmenter, tmp_path):
+    made = pipeline.predict(head, head_segmenter.folder, tmp_path, made_at=AT, force=True)
+    assert [each.path.read_bytes() for each in made] == [each.path.read_bytes() for each in segmented]
+
+
+# Classifiers
+
+
+def test_more_than_64_slices_become_consecutive_instances_of_one_series(forced, long_pet):
+    datasets = [dcmread(each.path) for each in forced]
+    assert [int(ds.NumberOfFrames) for ds in datasets] == [64, 6]
+    assert [int(ds.InstanceNumber) for ds in datasets] == [1, 2]
+    assert len({ds.SeriesInstanceUID for ds in datasets}) == 1
+    assert len({ds.SOPInstanceUID for ds in datasets}) == 2
+    # Frame i lies where slice i lies, over the border between the instances too.
+    groups = [group for ds in datasets for group in ds.PerFrameFunctionalGroupsSequence]
+    places = np.array([group.PlanePositionSequence[0].ImagePositionPatient for group in groups], float)
+    along = (places - places[0]) @ toy.AXES[:, 2]
+    np.testing.assert_allclose(along, 3.3 * np.arange(70), atol=1e-3)
+
+
+def test_each_slice_stands_above_its_own_probability(forced, long_pet, slice_classifier):
+    model = predictor.load(slice_classifier.folder)
+    case = input_of(long_pet, model)
+    found = model.predict(case.image)
+    chances = found.probabilities[:, 1]
+    assert len({f"{chance:.2f}" for chance in chances}) > 2
+    frames = np.concatenate([secondary_capture.read_back(dcmread(each.path)) for each in forced])
+    zoom = pipeline.SHOWN_PX // toy.SHAPE[2]
+    height = toy.SHAPE[1] * zoom
+    shown = np.rint(255 * np.clip(case.image.voxels[0] / 7, 0, 1))  # SUV 0 to 7
+    np.testing.assert_array_equal(frames[:, :height:zoom, ::zoom, 0], shown)
+    for frame, chance in zip(frames, chances, strict=True):
+        ink = picture.text_strip(f"lesion {chance:.2f} (threshold {found.threshold:.2f})", frame.shape[1])
+        np.testing.assert_array_equal(frame[height : height + len(ink), :, 1] > 0, ink)
+    assert {each.finding for each in forced} == {f"lesion {chances.max():.2f} (threshold {found.threshold:.2f})"}
+
+
+def test_each_mammogram_has_a_capture_of_its_own_with_its_probability(view_classifier, tmp_path):
+    pictures = [toy.mammogram(NEW, side, "CC", ill=False) for side in "LR"]
+    files = toy.write(tmp_path / "in", pictures)
+    made = pipeline.predict(files, view_classifier.folder, tmp_path / "out", made_at=AT)
+    model = predictor.load(view_classifier.folder)
+    inputs = {case.datasets[0].SOPInstanceUID: case.image for case in cases(series.volumes(files), model.channels)}
+    assert len(made) == len(inputs) == 2
+    for each in made:
+        labels.check(each.path.read_bytes(), each.record)
+        (source,) = each.record.source_uids
+        image = inputs[source]
+        assert isinstance(image, Projection)
+        found = model.predict(image)
+        text = f"lesion {found.probabilities[0, 1]:.2f} (threshold {found.threshold:.2f})"
+        assert each.finding == text
+        dataset = dcmread(each.path)
+        assert int(dataset.get("NumberOfFrames")) == 1
+        assert "PerFrameFunctionalGroupsSequence" not in dataset  # no place in the patient
+        (frame,) = secondary_capture.read_back(dataset)
+        thinned = image.pixels[::2, ::2]  # 530 rows are more than 512
+        ink = picture.text_strip(text, thinned.shape[1])
+        assert frame.shape == (265 + len(ink), 155, 3)
+        low, high = np.percentile(thinned, pipeline.PERCENTILES)
+        gray = np.rint(255 * np.clip((thinned - low) / (high - low), 0, 1))
+        np.testing.assert_array_equal(frame[:265, :, 2], gray)
+        np.testing.assert_array_equal(frame[265:, :, 0] > 0, ink)
+
+
+# Synthetic input
+
+
+def test_one_synthetic_channel_makes_every_result_synthetic(head_segmenter, tmp_path):
+    files = toy.write(tmp_path / "in", toy.mr("T1", NEW, synthetic=True), toy.mr("FLAIR", NEW))
+    made = pipeline.predict(files, head_segmenter.folder, tmp_path / "out", made_at=AT)
+    assert len(made) == 2
+    for each in made:
+        dataset = dcmread(each.path)
+        assert each.record.synthetic_input
+        assert dataset.SyntheticData == "YES"
+        assert dataset.SeriesDescription.startswith("SYNTHETIC")
+        labels.check(each.path.read_bytes(), each.record)
+
+
+# One way to a tensor
+
+
+@pytest.mark.parametrize("kind", ["head_segmenter", "slice_classifier", "view_classifier"])
+def test_a_training_case_predicted_from_its_dicom_gives_the_tensor_that_was_trained_on(kind, request):
+    released = request.getfixturevalue(kind)
+    model = predictor.load(released.folder)
+    item = released.cohort.training[0]
+    (case,) = training_cases.load(released.cohort, [item], model.model.model_input)
+    served = cases(series.volumes([released.cohort.folder / "dicom" / "1"]), model.channels)
+    (tensor,) = (model.input_tensor(each.image) for each in served if _is_of(each, case))
+    given = tensor.as_tensor()
+    given = given if given.ndim == 4 else given[:, None]  # a projection is one slice in training
+    assert given.shape[-1] != given.shape[-2]  # no axis could stand for another
+    assert torch.equal(given, case.image)
+
+
+def _is_of(served: Case, trained: training_cases.Case) -> bool:
+    """Of the two mammograms, the one of the same side; there is one volume."""
+    return getattr(served.image, "laterality", "") == getattr(trained.source, "laterality", "")
+
+
+# Generators
+
+
+@pytest.fixture(scope="module")
+def generated(slice_generator, tmp_path_factory) -> list[Made]:
+    out = tmp_path_factory.mktemp("generated")
+    return pipeline.generate(slice_generator.folder, out, n=70, seed=7, made_at=AT)
+
+
+def test_generated_frames_are_the_samples_of_the_seed_within_half_a_step(generated, slice_generator):
+    samples = generator.load(slice_generator.folder).sample(70, 7)
+    datasets = [dcmread(each.path) for each in generated]
+    assert [int(ds.NumberOfFrames) for ds in datasets] == [64, 6]
+    frames = np.concatenate([secondary_capture.read_back(ds) for ds in datasets])
+    half_a_step = 10 / 65535 / 2  # pixel_range of the recipe in 16 bits
+    assert 0 < np.abs(frames - samples).max() <= half_a_step * 1.01
+    assert [float(step) for step in datasets[0].PixelSpacing] == pytest.approx(
+        [2.1 * 34 / 16, 1.7 * 34 / 16], rel=1e-3
+    )  # 34 x 25 pixels, padded to 34 x 34, scaled to 16 x 16
+
+
+def test_generated_objects_are_synthetic_and_of_a_patient_who_does_not_exist(generated):
+    for each in generated:
+        dataset = dcmread(each.path)
+        labels.check(each.path.read_bytes(), each.record)
+        assert dataset.SyntheticData == "YES"
+        assert dataset.PatientID.startswith("MIRALL-SYN-")
+        assert (each.record.kind, each.record.seed, each.record.source_uids) == ("generated", 7, ())
+        assert each.finding == "70 pictures, seed 7"
+    assert len({each.record.study_instance_uid for each in generated}) == 1
+
+
+def test_generating_again_gives_the_same_bytes_and_another_seed_other_names(generated, slice_generator, tmp_path):
+    again = pipeline.generate(slice_generator.folder, tmp_path / "a", n=70, seed=7, made_at=AT)
+    assert [each.path.read_bytes() for each in again] == [each.path.read_bytes() for each in generated]
+    other = pipeline.generate(slice_generator.folder, tmp_path / "b", n=2, seed=8, made_at=AT)
+    assert other[0].record.study_instance_uid != generated[0].record.study_instance_uid
+
+
+def test_png_files_say_in_words_and_in_text_chunks_that_they_are_synthetic(slice_generator, tmp_path):
+    written = pipeline.generate_files(slice_generator.folder, tmp_path, n=3, seed=7, label=None, form="png")
+    model = generator.load(slice_generator.folder)
+    assert model.audit_id
+    assert len({path.name for path in written}) == 3
+    for path, sample in zip(written, model.sample(3, 7), strict=True):
+        with Image.open(path) as image:
+            assert image.text == {"Synthetic": "YES", "Model": "toy-maker:1", "Seed": "7", "AuditID": model.audit_id}
+            pixels = np.asarray(image)
+        np.testing.assert_array_equal(pixels[:16], np.rint(sample * 25.5))
+        assert pixels[16:].any()  # the visible mark, below
+
+
+def test_nifti_files_say_in_header_and_sidecar_that_they_are_synthetic(slice_generator, tmp_path):
+    written = pipeline.generate_files(slice_generator.folder, tmp_path, n=2, seed=7, label=None, form="nifti")
+    model = generator.load(slice_generator.folder)
+    assert len(written) == 2
+    for number, (path, sample) in enumerate(zip(written, model.sample(2, 7), strict=True)):
+        header = nibabel.load(path)
+        assert header.header["descrip"].item() == b"Synthetic=YES"
+        np.testing.assert_array_equal(np.asarray(header.dataobj).squeeze(), sample.T)
+        sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        assert sidecar["synthetic"] is True
+        assert sidecar["note"] == {"model": "toy-maker:1", "seed": 7, "sample": number, "audit_id": model.audit_id}
+        back = nifti.read_projection(path)
+        assert back.is_synthetic
+        assert back.spacing_mm == pytest.approx(model.spacing_mm)
+    assert len({nifti.read_projection(path).source.sop_instance_uid for path in written}) == 2
+
+
+def test_what_a_model_cannot_do_is_a_sentence(slice_generator, slice_classifier, long_pet, tmp_path):
+    with pytest.raises(Rejected, match="toy-maker:1 is a generator; use `mirall generate`"):
+        pipeline.predict(long_pet, slice_generator.folder, tmp_path, made_at=AT)
+    with pytest.raises(Rejected, match="toy-slices:1 is a predictor; use `mirall predict`"):
+        pipeline.generate(slice_classifier.folder, tmp_path, n=1, seed=0, made_at=AT)
+    with pytest.raises(Rejected, match="toy-maker:1 makes unlabelled slices; ask without label 'lesion'"):
+        pipeline.generate(slice_generator.folder, tmp_path, n=1, seed=0, label="lesion", made_at=AT)
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_counts_up_to_what_there_was_to_do(view_classifier, tmp_path):
+    files = toy.write(tmp_path / "in", [toy.mammogram(NEW, side, "CC", ill=False) for side in "LR"])
+    told: list[dict] = []
+    pipeline.predict(
+        files, view_classifier.folder, tmp_path / "out", made_at=AT, progress=lambda state: told.append(dict(state))
+    )
+    assert [(state["stage"], state["done"], state["total"]) for state in told] == [
+        ("reading", 0, 2),
+        ("predicting", 0, 2),
+        ("predicting", 1, 2),
+        ("done", 2, 2),
+    ]
