@@ -39,8 +39,13 @@ def inside_margin(suv: Volume) -> Mask:
 
 
 def inscribed_ellipsoid(suv: Volume) -> Mask:
-    """(slices, rows, columns): the ellipsoid inside that box; tumours are round. Looks at no voxel."""
+    """(slices, rows, columns): the ellipsoid inside that box; tumours are round. Looks at no voxel.
+
+    Empty where the crop is smaller than its margins, so that there is no box.
+    """
     box = np.argwhere(inside_margin(suv))
+    if not len(box):
+        return np.zeros(suv.spatial_shape, np.bool_)
     low, high = box.min(axis=0), box.max(axis=0)
     centre, radius = (low + high) / 2, (high - low + 1) / 2
     index = np.moveaxis(np.indices(suv.spatial_shape), 0, -1)

@@ -88,7 +88,7 @@ def figures_of(outcomes: Sequence[Outcome], plan: Plan) -> dict[str, Any]:
             name: paired(ranked, [each.slice_auroc[name] for each in outcomes]) for name in SCORES
         },
         "slice_sensitivity": mean([float(np.mean(each.model_slice_sensitivity)) for each in outcomes]),
-        "slice_specificity": mean([float(np.nanmean(each.model_slice_specificity)) for each in outcomes]),
+        "slice_specificity": mean([float(np.mean(each.model_slice_specificity)) for each in outcomes]),
     }
 
 

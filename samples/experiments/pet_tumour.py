@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from dicom_io import cohort as cohorts
+from dicom_io.errors import Rejected
 from dicom_io.pseudonym import pseudonym, site_key
 from dicom_io.volume import Volume
 from models import bundle, predictor, training
@@ -37,8 +38,14 @@ PLANS = {
 
 
 def run(source: Path, out: Path, profile: Literal["quick", "full"], say: Callable[[str], None]) -> Path:
-    """Do it all, and give the path of the report; the figures lie beside it as JSON, the models in OUT/models."""
+    """Do it all, and give the path of the report; the figures lie beside it as JSON, the models in OUT/models.
+
+    Raises:
+        Rejected: `source` is not the data set, or `out` holds an earlier run.
+    """
     plan = PLANS[profile]
+    if (out / "cohorts").exists():
+        raise Rejected(f"{out} holds an earlier run; give another --out, so that no two runs mix")
     out.mkdir(parents=True, exist_ok=True)
     key = site_key(out / "cohort.key")
     ordered = _in_hash_order(pet_sarcoma.patients_in(source))[: plan.patients]

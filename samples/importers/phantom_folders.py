@@ -15,6 +15,7 @@ from dicom_io.cohort import Channel, Cohort, Item, Task
 from dicom_io.errors import Rejected
 from dicom_io.pseudonym import hidden_projection, hidden_volume, pseudonym
 from dicom_io.volume import Volume
+from samples.importers.pet_sarcoma import only_volume
 
 Progress = Callable[[int, int, str], None]
 Items = Callable[[Path, Path, bytes], list[Item]]
@@ -85,6 +86,9 @@ def _cohort(
 
 def _brain(home: Path, out: Path, key: bytes) -> list[Item]:
     volumes = {entry.contrast: entry.volume for entry in series.volumes([home / "dicom"]).volumes}
+    if not {"T1", "FLAIR"} <= volumes.keys():
+        held = ", ".join(filter(None, volumes)) or "neither"
+        raise Rejected(f"{home / 'dicom'} must hold T1 and FLAIR of the brain, and it holds {held}")
     mask = _mask(home, volumes["FLAIR"])
     name = pseudonym(key, home.name, prefix="P")
     channels = {contrast: hidden_volume(key, volumes[contrast]) for contrast in ("T1", "FLAIR")}
@@ -93,10 +97,10 @@ def _brain(home: Path, out: Path, key: bytes) -> list[Item]:
 
 
 def _pet(home: Path, out: Path, key: bytes, *, labelled: bool = False) -> list[Item]:
-    (entry,) = series.volumes([home / "dicom"]).volumes
+    volume = only_volume(home / "dicom")
     name = pseudonym(key, home.name, prefix="P")
-    lesion = _mask(home, entry.volume).voxels.any(axis=(1, 2)) if labelled else np.zeros(0)
-    channels = {"PET": hidden_volume(key, entry.volume)}
+    lesion = _mask(home, volume).voxels.any(axis=(1, 2)) if labelled else np.zeros(0)
+    channels = {"PET": hidden_volume(key, volume)}
     return [
         cohorts.add_volume(
             out, name, channels, name, slice_labels=lesion.astype(int).tolist(), provenance=_provenance()
@@ -109,7 +113,7 @@ def _pet_slices(home: Path, out: Path, key: bytes) -> list[Item]:
 
 
 def _views(home: Path, out: Path, key: bytes) -> list[Item]:
-    labels = {image["sop_instance_uid"]: image["label"] for image in _truth(home)["images"]}
+    labels = {image["sop_instance_uid"]: image["label"] for image in _truth(home).get("images", ())}
     patient = pseudonym(key, home.name, prefix="P")
     return [
         cohorts.add_projection(
@@ -118,15 +122,24 @@ def _views(home: Path, out: Path, key: bytes) -> list[Item]:
             hidden_projection(key, entry.projection),
             patient,
             channel="view",
-            label=int(labels[str(entry.dataset.SOPInstanceUID)] != "normal"),
+            label=int(_label(labels, str(entry.dataset.SOPInstanceUID)) != "normal"),
             provenance=_provenance(),
         )
         for entry in series.volumes([home / "dicom"]).projections
     ]
 
 
+def _label(labels: Mapping[str, str], sop_instance_uid: str) -> str:
+    if sop_instance_uid not in labels:
+        raise Rejected(f"truth.json says nothing about instance {sop_instance_uid}; make the phantoms anew")
+    return labels[sop_instance_uid]
+
+
 def _mask(home: Path, grid: Volume) -> Volume:
-    return nifti.mask_on(home / "truth" / "mask.nii.gz", grid)
+    path = home / "truth" / "mask.nii.gz"
+    if not path.is_file():
+        raise Rejected(f"{home} has no truth/mask.nii.gz; make phantoms with `mirall demo` or samples.phantoms")
+    return nifti.mask_on(path, grid)
 
 
 def _truth(home: Path) -> Mapping[str, Any]:
