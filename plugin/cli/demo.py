@@ -132,8 +132,9 @@ def _learn(folder: Path) -> None:
     key = site_key(folder / "data" / "cohort.key")
     typer.echo("Samples and cohorts, split by patient:")
     with ProcessPoolExecutor(2) as pool:
-        for kind, files in zip(PATIENTS, pool.map(_phantoms, PATIENTS, [folder] * len(PATIENTS)), strict=True):
-            typer.echo(f"  {kind}: {PATIENTS[kind]} patients, {files} instances")
+        written = pool.map(_phantoms, PATIENTS, PATIENTS.values(), [folder] * len(PATIENTS))
+        for (kind, patients), files in zip(PATIENTS.items(), written, strict=True):
+            typer.echo(f"  {kind}: {patients} patients, {files} instances")
     for lesson in LESSONS:
         out = folder / "cohorts" / lesson.layout
         out.mkdir(parents=True)
@@ -145,10 +146,10 @@ def _learn(folder: Path) -> None:
         typer.echo(f"  {lesson.model}:1, {lesson.what}: {_train(lesson, folder)}")
 
 
-def _phantoms(kind: Kind, folder: Path) -> int:
+def _phantoms(kind: Kind, patients: int, folder: Path) -> int:
     from samples.phantoms import write_patients
 
-    made = write_patients(kind, PATIENTS[kind], folder / "samples" / kind, SEED)
+    made = write_patients(kind, patients, folder / "samples" / kind, SEED)
     return sum(len(study.files) for study in made)
 
 
