@@ -144,7 +144,7 @@ def generated(
         if spacing_mm is not None:
             dataset.PixelSpacing = [format_number_as_ds(float(step)) for step in spacing_mm]
         of_instance = replace(record, sop_instance_uid=instance, mark_rows=mark_rows)
-        labels.apply(dataset, of_instance, (), made_at, label, units)
+        labels.apply(dataset, of_instance, (), made_at, f"{label} by {model.address}".strip(), units)
         made.append((dataset, of_instance))
     return made
 
