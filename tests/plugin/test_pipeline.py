@@ -212,6 +212,16 @@ def test_a_forced_run_is_marked_in_every_object_and_record(forced):
         labels.check(each.path.read_bytes(), each.record)
 
 
+def test_a_forced_segmentation_is_marked_in_the_seg_and_in_the_capture(head_segmenter, tmp_path):
+    shape = (9, *toy.SHAPE[1:])  # 30 mm of head; the card says 25 at most
+    files = toy.write(tmp_path / "in", toy.mr("T1", NEW, shape=shape), toy.mr("FLAIR", NEW, shape=shape))
+    made = pipeline.predict(files, head_segmenter.folder, tmp_path / "out", made_at=AT, force=True)
+    assert len(made) == 2
+    for each in made:
+        assert each.record.out_of_domain
+        assert "OUT OF DOMAIN" in dcmread(each.path).SeriesDescription
+
+
 def test_forcing_what_is_inside_the_card_marks_nothing(head, segmented, head_segmenter, tmp_path):
     made = pipeline.predict(head, head_segmenter.folder, tmp_path, made_at=AT, force=True)
     assert [each.path.read_bytes() for each in made] == [each.path.read_bytes() for each in segmented]
