@@ -76,6 +76,8 @@ def list_cohorts(
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
+    if not found:
+        typer.echo(f"no cohorts below {folder}")
     for row in found:
         typer.echo(f"{row['folder']}: {row['name']}, {row['task']}, {row['patients']} patients, {row['items']} items")
 
