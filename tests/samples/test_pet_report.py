@@ -91,8 +91,9 @@ def test_a_model_that_is_worse_in_every_patient_is_called_worse():
     ]
 
 
-def test_a_difference_whose_interval_holds_zero_is_not_called_one():
-    said = verdicts([outcome(n, 0.5 + v, 0.501) for n, v in enumerate(VARIED)])
+@pytest.mark.parametrize("rules", [0.499, 0.501])
+def test_a_difference_whose_interval_holds_zero_is_not_called_one(rules):
+    said = verdicts([outcome(n, 0.5 + v, rules) for n, v in enumerate(VARIED)])
     assert said[: len(MASKS)] == [f"- In Dice the model is not shown to differ from *{name}*." for name in MASKS]
 
 
