@@ -165,9 +165,11 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _parcels(settings: Settings, files: Sequence[Path]) -> list[Parcel]:
-    """The files as a destination takes them, past the gate. Raises Unlabelled, Refused."""
+    """The files as a destination takes them, past the gate. Raises Unlabelled, Rejected."""
+    from dicom_io.errors import Rejected
     from plugin.archive.gate import check_file
     from plugin.archive.index import Index
+    from plugin.archive.received import Refused
     from plugin.destinations import Parcel
 
     index = None
@@ -176,7 +178,11 @@ def _parcels(settings: Settings, files: Sequence[Path]) -> list[Parcel]:
         index.upgrade()
     parcels = []
     for path in files:
-        received = check_file(path, index)
+        try:
+            received = check_file(path, index)
+        except Refused as why:
+            # Of many files, the sentence says which.
+            raise Rejected(f"{path} cannot be sent: {why}") from why
         parcels.append(
             Parcel(
                 sop_instance_uid=received.sop_instance_uid,

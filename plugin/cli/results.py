@@ -73,7 +73,7 @@ def generate(
         _print(made, as_json)
     else:
         written = pipeline.generate_files(folder, out, n=n, seed=seed, label=label, form=form)
-        _print_rows([{"path": str(path), "finding": f"synthetic, seed {seed}"} for path in written], as_json)
+        _print_rows([{"path": str(path), "finding": f"seed {seed}"} for path in written], as_json)
 
 
 def _print(made: list[Made], as_json: bool) -> None:

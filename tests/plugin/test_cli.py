@@ -191,6 +191,13 @@ def test_nothing_to_send_is_a_sentence(tmp_path):
     assert "does not exist; give DICOM files" in run("send", tmp_path / "x", "--to", "A@b:1", code=1)
 
 
+def test_a_file_that_cannot_be_sent_is_named(tmp_path):
+    (tmp_path / "whole.dcm").write_bytes(file_of(slice_of("1.2.3")))
+    cut = tmp_path / "worn.dcm"
+    cut.write_bytes(file_of(slice_of("1.2.4"), lambda raw: raw[:-9]))
+    assert f"{cut} cannot be sent: the object ends too early" in run("send", tmp_path, "--to", "A@127.0.0.1:9", code=1)
+
+
 def test_a_synthetic_file_without_its_record_is_not_sent(tmp_path, listener):
     ingest, to = listener
     dataset, record = generated()
