@@ -149,6 +149,18 @@ def test_the_capture_shows_the_last_channel_as_it_is_and_the_mask_outlined(segme
     assert edge[first].all()
 
 
+def test_each_frame_of_the_overlay_lies_where_its_slice_lies_in_smaller_pixels(segmented):
+    capture = object_of(segmented, TRUE_COLOUR)
+    zoom = pipeline.SHOWN_PX // toy.SHAPE[2]
+    groups = capture.PerFrameFunctionalGroupsSequence
+    assert len(groups) == toy.SHAPE[0]
+    shared = capture.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert [float(step) for step in shared.PixelSpacing] == pytest.approx([2.1 / zoom, 1.7 / zoom])
+    for number, group in enumerate(groups):
+        place = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
+        assert (place - toy.ORIGIN_MM) @ toy.AXES[:, 2] == pytest.approx(3.3 * number, abs=1e-3)
+
+
 def test_what_a_segment_is_called_says_what_it_is():
     segments = pipeline.segments_of(("background", "tumour", "mass", "oedema"))
     assert [(segment.number, segment.label) for segment in segments] == [(1, "tumour"), (2, "mass"), (3, "oedema")]
@@ -354,6 +366,7 @@ def test_generated_objects_are_synthetic_and_of_a_patient_who_does_not_exist(gen
         assert dataset.PatientID.startswith("MIRALL-SYN-")
         assert (each.record.kind, each.record.seed, each.record.source_uids) == ("generated", 7, ())
         assert each.finding == "70 pictures, seed 7"
+        assert len(each.record.audit_id) == 16  # names the evaluation of the model version
     assert len({each.record.study_instance_uid for each in generated}) == 1
 
 
