@@ -82,7 +82,11 @@ def test_a_large_circle_has_its_area():
     assert polygon(circle, 210, 230).sum() == pytest.approx(np.pi * 80.3**2, rel=2e-3)
 
 
-@given(st.lists(st.tuples(st.floats(-5, 20), st.floats(-5, 16)), min_size=3, max_size=9))
+# Training in the same process lets torch flush denormals, so none are drawn.
+COORDINATE = st.floats(-5, 20, allow_subnormal=False)
+
+
+@given(st.lists(st.tuples(COORDINATE, COORDINATE), min_size=3, max_size=9))
 def test_filling_agrees_with_asking_for_each_centre(vertices):
     """Oracle: scikit-image's point in polygon; centres within a thousandth of an edge may go either way."""
     points = np.array(vertices)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from small_service import ROUTE, SmallService
 from typer.testing import CliRunner, Result
 
@@ -89,7 +89,9 @@ def test_routes_are_tested_in_words(service: SmallService) -> None:
         call(service, "routes", "test", "1.2.3")
 
 
-def test_destinations_are_asked(service: SmallService) -> None:
+def test_destinations_are_asked(service: SmallService, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Our own node switches this on for the whole process; the peer here is another's.
+    monkeypatch.setattr(_config, "UNRESTRICTED_STORAGE_SERVICE", False)
     entity = AE("PACS")
     entity.add_supported_context("1.2.840.10008.1.1")
     server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_ECHO, lambda event: 0)])

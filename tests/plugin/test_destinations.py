@@ -18,7 +18,7 @@ from pydicom.uid import (
     MRImageStorage,
     generate_uid,
 )
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.events import Event
 from small_service import instance_bytes
 
@@ -27,6 +27,12 @@ from plugin.destinations import Parcel, StowDestination, opened
 from plugin.settings import Destination
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+
+
+@pytest.fixture(autouse=True)
+def peers_take_only_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own node switches this on for the whole process; the peers here are others."""
+    monkeypatch.setattr(_config, "UNRESTRICTED_STORAGE_SERVICE", False)
 
 
 @pytest.fixture

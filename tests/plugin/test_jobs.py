@@ -84,6 +84,7 @@ def test_a_complete_study_becomes_one_job_and_one_labelled_result(running: Small
 def test_results_that_come_back_start_nothing(running: SmallService) -> None:
     study = running.study(description="well")
     until(lambda: running.ended(study, count=2))  # the second one is the route on results
+    until(lambda: not running.index.study(study).is_due)  # its results made it due once more, for the route on results
     jobs, results, before = running.jobs_of(study), running.results(study), running.index.study(study)
     for result in results:
         assert running.arrive(result.path.read_bytes(), calling_aet="PACS").state == "held"
