@@ -27,6 +27,20 @@ SUVBW = "g/ml{SUVbw}"
 _MOST_HALF_LIVES = 10
 # The smallest dose that could be meant in Bq; numbers below are MBq or mCi by mistake.
 _LEAST_DOSE_BQ = 1e5
+# What is read from one slice and must hold for all of them; the second group stands in the items of
+# Radiopharmaceutical Information Sequence (0054,0016).
+_OF_THE_SERIES = (
+    ("Units", "(0054,1001)"),
+    ("SUVType", "(0054,1006)"),
+    ("DecayCorrection", "(0054,1102)"),
+    ("PatientWeight", "(0010,1030)"),
+)
+_OF_THE_DOSE = (
+    ("RadionuclideTotalDose", "(0018,1074)"),
+    ("RadionuclideHalfLife", "(0018,1075)"),
+    ("RadiopharmaceuticalStartDateTime", "(0018,1078)"),
+    ("RadiopharmaceuticalStartTime", "(0018,1072)"),
+)
 
 
 def suvbw_factor(series: Sequence[Dataset]) -> float:
@@ -38,16 +52,11 @@ def suvbw_factor(series: Sequence[Dataset]) -> float:
 
     Raises:
         UnknownUnits: other units, an SUV Type (0054,1006) other than BW, a correction is missing, Decay Correction is
-            NONE, or times and dose contradict each other.
+            NONE, times and dose contradict each other, or slices contradict each other in any of these.
         MissingAttribute: weight, dose, half-life or a time is absent, empty or zero.
     """
     first = series[0]
-    for keyword, tag in (("Units", "(0054,1001)"), ("DecayCorrection", "(0054,1102)")):
-        values = {str(ds.get(keyword) or "") for ds in series}
-        if len(values) > 1:
-            raise UnknownUnits(
-                f"{_named(first)}: {keyword} {tag} differs between slices ({sorted(values)}); split them"
-            )
+    _check_agreement(series)
     units = first.get("Units") or ""
     if units == "GML":
         return _already_suv(first)
@@ -59,6 +68,34 @@ def suvbw_factor(series: Sequence[Dataset]) -> float:
     _check_corrections(series)
     weight_g = 1000 * _positive(first, "PatientWeight", "(0010,1030)")
     return weight_g / _dose_bq(series)
+
+
+def _check_agreement(series: Sequence[Dataset]) -> None:
+    """A series of which half was corrected would come out in two scales, or in the wrong one: nobody knows which."""
+    for keyword, tag in (*_OF_THE_SERIES, *_OF_THE_DOSE):
+        in_items = (keyword, tag) in _OF_THE_DOSE
+        values = {_stated(ds, keyword, in_items) for ds in series}
+        if len(values) > 1:
+            raise UnknownUnits(
+                f"{_named(series[0])}: {keyword} {tag} differs between slices ({', '.join(sorted(values))}), so no one "
+                "SUV holds for all; send the whole series with the right value"
+            )
+
+
+def _stated(ds: Dataset, keyword: str, in_items: bool) -> str:
+    """What a slice says of an attribute, or of one in the items of its Radiopharmaceutical Information Sequence."""
+    owners = (ds.get("RadiopharmaceuticalInformationSequence") or ()) if in_items else (ds,)
+    return " and ".join(_shown(_value(owner, keyword, ds)) for owner in owners) or "absent"
+
+
+def _shown(value: Any) -> str:
+    """Text that is the same for the same value: 70 and 70.0, 090000 and 090000.00."""
+    if value is None or value == "":
+        return "absent"
+    if isinstance(value, float | int):
+        return f"{value:.12g}"
+    text = str(value)
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _already_suv(ds: Dataset) -> float:

@@ -210,8 +210,52 @@ def test_a_series_with_two_kinds_of_units_is_refused(make, pet):
     series = pet()
     series[2].Units = "CNTS"
 
-    with pytest.raises(UnknownUnits, match=r"Units \(0054,1001\) differs between slices \(\['BQML', 'CNTS'\]\)"):
+    with pytest.raises(UnknownUnits, match=r"Units \(0054,1001\) differs between slices \(BQML, CNTS\)"):
         stack(make.slices(series))
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["in file order", "in reverse"])
+@pytest.mark.parametrize(
+    ("keyword", "other", "sentence"),
+    [
+        ("PatientWeight", 85, r"PatientWeight \(0010,1030\) differs between slices \(71\.5, 85\)"),
+        ("PatientWeight", None, r"PatientWeight \(0010,1030\) differs between slices \(71\.5, absent\)"),
+        ("DecayCorrection", "ADMIN", r"DecayCorrection \(0054,1102\) differs between slices \(ADMIN, START\)"),
+        ("isotope_RadionuclideTotalDose", 2.1e8, r"RadionuclideTotalDose \(0018,1074\) .* \(210000000, 370000000\)"),
+        ("isotope_RadionuclideHalfLife", 1223, r"RadionuclideHalfLife \(0018,1075\) .* \(1223, 6588\)"),
+        ("isotope_RadiopharmaceuticalStartTime", "093000", r"StartTime \(0018,1072\) .* \(090000, 093000\)"),
+        (
+            "isotope_RadiopharmaceuticalStartDateTime",
+            "20250310083000",
+            r"StartDateTime \(0018,1078\) .* \(20250310083000, absent\)",
+        ),
+        ("RadiopharmaceuticalInformationSequence", None, r"RadionuclideTotalDose .* \(370000000, absent\)"),
+    ],
+)
+def test_a_series_of_which_one_slice_was_corrected_is_refused_in_either_order(
+    make, pet, tmp_path, keyword, other, sentence, turned
+):
+    series = [*pet()[:-1], pet(**{keyword: other})[-1]]
+    if turned:
+        series.reverse()
+
+    with pytest.raises(UnknownUnits, match=sentence):
+        suvbw_factor(series)
+    readout = volumes([make.folder(series, tmp_path)])
+    assert not readout.volumes and "differs between slices" in readout.refused[0][1]
+
+
+def test_the_same_value_written_in_two_ways_is_one_value(pet):
+    series = [
+        *pet()[:-1],
+        pet(
+            PatientWeight="71.50",
+            isotope_RadiopharmaceuticalStartTime="090000.00",
+            isotope_RadionuclideHalfLife="6588.0",
+        )[-1],
+    ]
+
+    assert suvbw_factor(series) == pytest.approx(_factor(3600), rel=1e-9)
 
 
 def test_a_correction_that_one_slice_lacks_is_refused(make, pet):
