@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -166,3 +167,25 @@ def test_waiting_ends_with_a_sentence(monkeypatch):
     monkeypatch.setattr(demo, "WAIT_S", -1.0)
     with demo._patience("the outbox") as tick, pytest.raises(demo.DemoFailed, match=r"s for the outbox; service\.log"):
         tick()
+
+
+STAYING = """
+import subprocess
+from types import SimpleNamespace
+from plugin.cli import demo
+
+with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+    print("up", flush=True)
+    demo._stay(SimpleNamespace(process=process))
+    print("the service is still there:", process.poll() is None)
+    process.kill()
+"""
+
+
+def test_ctrl_c_ends_a_demo_that_stays_up_and_leaves_the_services_to_be_ended_in_order():
+    with subprocess.Popen([sys.executable, "-c", STAYING], stdout=subprocess.PIPE, text=True) as staying:
+        assert staying.stdout is not None and staying.stdout.readline() == "up\n"
+        staying.send_signal(signal.SIGINT)
+        story, _ = staying.communicate(timeout=20)
+    assert staying.returncode == 0
+    assert "Ending the services." in story and "the service is still there: True" in story
