@@ -19,7 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from dicom_io.errors import TryAgain
+from dicom_io.errors import NotDicom, TryAgain
 from dicom_io.labels import MULTI_FRAME_GRAYSCALE_WORD, MULTI_FRAME_TRUE_COLOUR, SEGMENTATION_STORAGE
 from plugin.dimse import client
 from plugin.settings import Destination as Address
@@ -29,6 +29,7 @@ ANSWER_TIMEOUT_S = 60.0  # a PACS may write to slow disks before it answers
 SUCCESS = 0x0000
 PENDING = (0xFF00, 0xFF01)
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+PROCESSING_FAILURE = 0x0110  # PS3.7 C.5.14
 DUPLICATE = 0x0111  # PS3.7 C.5.4, Duplicate SOP Instance; the peer has it
 _PROBED = {
     "takes Segmentation": (SEGMENTATION_STORAGE, ExplicitVRLittleEndian),
@@ -184,7 +185,10 @@ class StowDestination:
     def _post(self, http: httpx.Client, parcel: Parcel) -> Receipt:
         boundary = uuid.uuid4().hex
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        body = head + parcel.path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        try:
+            body = head + parcel.path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+        except OSError as error:
+            return _unreadable(error)
         content_type = f'multipart/related; type="application/dicom"; boundary={boundary}'
         try:
             response = http.post(f"{self._url}/studies", content=body, headers={"Content-Type": content_type})
@@ -198,18 +202,20 @@ class StowDestination:
         url = f"{self._url}/studies/{parcel.study_instance_uid}/series/{parcel.series_instance_uid}/instances"
         try:
             response = http.get(url, params={"SOPInstanceUID": parcel.sop_instance_uid})
-            if response.status_code == 204:
-                return False
-            listed = response.json() if response.status_code == 200 else None
         except httpx.HTTPError as error:
             raise TryAgain(f"{self._url} does not answer a search: {_why(error)}") from error
-        except ValueError:
-            return None
+        if response.status_code == 204:
+            return False
         if response.status_code >= 500:
             raise TryAgain(f"{self._url} answers a search with HTTP {response.status_code}")
+        listed = _json(response) if response.status_code == 200 else None
         if not isinstance(listed, list):
             return None
-        return any(parcel.sop_instance_uid in each.get("00080018", {}).get("Value", []) for each in listed)
+        uids = [uid for each in listed for uid in _values(each, "00080018")]
+        if parcel.sop_instance_uid in uids:
+            return True
+        # A list whose entries cannot be read says nothing of what is not in it.
+        return False if len(uids) == len(listed) else None
 
 
 class DimseDestination:
@@ -226,6 +232,12 @@ class DimseDestination:
         except TryAgain as error:
             # No association, perhaps only a second one: the others have their answers.
             return [answers.get(parcel.path) or self._without_association(parcel, error) for parcel in parcels]
+        except (OSError, NotDicom) as error:
+            left = [parcel for parcel in parcels if parcel.path not in answers]
+            if len(left) == 1:
+                answers[left[0].path] = _unreadable(error)
+            else:  # one of them cannot be read; alone each shows whether it is that one
+                answers |= {parcel.path: self.send([parcel])[0] for parcel in left}
         return [answers[parcel.path] for parcel in parcels]
 
     def _without_association(self, parcel: Parcel, error: TryAgain) -> Receipt:
@@ -315,16 +327,14 @@ def opened(address: Address, calling_aet: str) -> Destination:
 
 def _stow_receipt(url: str, parcel: Parcel, response: httpx.Response) -> Receipt:
     """Read a STOW-RS answer (PS3.18 10.5.3): (0008,1199) lists what was stored, (0008,1198) what was not and why."""
-    try:
-        answer = response.json() if response.content else {}
-    except ValueError:
-        answer = {}
-    for item in _items(answer, "00081198"):
-        if parcel.sop_instance_uid in item.get("00081155", {}).get("Value", [parcel.sop_instance_uid]):
-            reason = next(iter(item.get("00081197", {}).get("Value", [])), 0x0110)
-            return _refusal(url, int(str(reason)))
-    for item in _items(answer, "00081199"):
-        if parcel.sop_instance_uid in item.get("00081155", {}).get("Value", []):
+    answer = _json(response)
+    whole = answer[0] if isinstance(answer, list) and answer else answer  # servers wrap the object in a list, or do not
+    for item in _values(whole, "00081198"):
+        # One object was sent: what is refused without a name, or with one that cannot be read, is that one.
+        if parcel.sop_instance_uid in (_values(item, "00081155") or [parcel.sop_instance_uid]):
+            return _refusal(url, _reason(_values(item, "00081197")))
+    for item in _values(whole, "00081199"):
+        if parcel.sop_instance_uid in _values(item, "00081155"):
             return Receipt("confirmed")
     if response.status_code in (200, 202):
         return Receipt("sent")
@@ -342,15 +352,41 @@ def _refusal(url: str, reason: int) -> Receipt:
 
 def is_temporary(status: int) -> bool:
     """Out of Resources (0xA7xx, PS3.4 B.2.3), Resource Limitation, Processing Failure (PS3.7 C.5): these may pass."""
-    return status & 0xFF00 == 0xA700 or status in (0x0110, 0x0213)
+    return status & 0xFF00 == 0xA700 or status in (PROCESSING_FAILURE, 0x0213)
 
 
-def _items(answer: object, tag: str) -> list[Mapping[str, dict[str, list[object]]]]:
-    """Items of a sequence in a DICOM JSON object; servers wrap the object in a list, or do not."""
-    whole = answer[0] if isinstance(answer, list) and answer else answer
-    if not isinstance(whole, Mapping):
-        return []
-    return [item for item in whole.get(tag, {}).get("Value", []) if isinstance(item, Mapping)]
+def _json(response: httpx.Response) -> object:
+    """The JSON of an answer; None where it holds none."""
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        return None
+
+
+def _values(item: object, tag: str) -> list[object]:
+    """Values of an attribute in the DICOM JSON model (PS3.18 F.2); empty for anything that does not look like it."""
+    attribute = item.get(tag) if isinstance(item, Mapping) else None
+    values = attribute.get("Value") if isinstance(attribute, Mapping) else None
+    return values if isinstance(values, list) else []
+
+
+def _reason(values: Sequence[object]) -> int:
+    """Failure Reason (0008,1197): a number, though some servers write "42752", "A700" or "0xA700"; Processing Failure
+    (PS3.7 C.5.14) where there is none that can be read."""
+    text = str(values[0]) if values else ""
+    for base in (10, 16):
+        try:
+            return int(text, base)
+        except ValueError:
+            continue
+    return PROCESSING_FAILURE
+
+
+def _unreadable(error: Exception) -> Receipt:
+    """Our own file, not the peer's answer. A disk may come back; what is no DICOM file stays so."""
+    if isinstance(error, NotDicom):
+        return Receipt("refused", str(error))
+    return Receipt("again", f"the object cannot be read: {error}; look at the data folder's disk")
 
 
 def _why(error: Exception) -> str:

@@ -222,9 +222,16 @@ class Courier:
         if instance is None:
             return Refusal(FAILED, "the object is not in the archive any more; nothing is left to send")
         try:
+            instance.path.stat()
             check_exit(instance)
         except Unlabelled as error:
             return Refusal(FAILED, str(error))
+        except FileNotFoundError:
+            return Refusal(
+                FAILED,
+                f"the file of the object, {instance.storage_key}, is gone from the data folder; put it back or send the "
+                "object to the archive again, then `mirall outbox retry`",
+            )
         except OSError as error:
             return Refusal(FAILED, f"the object cannot be read ({error.strerror}); look at the data folder's disk")
         if instance.record is None:

@@ -224,6 +224,20 @@ def test_an_object_that_lost_its_labels_on_disk_does_not_leave(desk: Desk) -> No
     assert desk.pacs.objects == {}
 
 
+def test_an_object_whose_file_is_gone_is_failed_and_the_others_leave(desk: Desk) -> None:
+    study = generate_uid()
+    lost, kept = (desk.service.arrive(instance_bytes(study)).sop_instance_uid for _ in range(2))
+    desk.owe(lost, study)
+    desk.owe(kept, study)
+    instance = desk.service.index.instance(lost)
+    assert instance is not None
+    instance.path.unlink()
+    desk.courier.serve("pacs")
+    rows = {row.sop_instance_uid: row for row in desk.service.jobs.deliveries()}
+    assert (rows[lost].state, rows[lost].next_attempt_at, rows[kept].state) == ("failed", None, "delivered")
+    assert f"the file of the object, {instance.storage_key}, is gone" in rows[lost].last_error
+
+
 def test_an_object_of_ours_without_a_record_does_not_leave(desk: Desk) -> None:
     uid = desk.result()
     with desk.service.index.write() as connection:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,21 @@ def test_a_node_that_takes_nothing_of_ours_is_told_from_one_that_is_away(parcel:
     assert "does not take SOP class MR Image Storage in Explicit VR Little Endian" in receipt.sentence
 
 
+def test_a_file_that_cannot_be_read_holds_up_no_other(usual: tuple[Node, int], parcel: Parcel, tmp_path: Path) -> None:
+    node, port = usual
+    node.status = 0x0000
+    gone = replace(parcel, sop_instance_uid=generate_uid(), path=tmp_path / "gone.dcm")
+    text = replace(parcel, sop_instance_uid=generate_uid(), path=tmp_path / "text.dcm")
+    text.path.write_text("no DICOM")
+    receipts = dimse(port).send([gone, parcel, text])
+    assert [receipt.outcome for receipt in receipts] == ["again", "sent", "refused"]
+    assert "the object cannot be read" in receipts[0].sentence
+    assert "is no DICOM file" in receipts[2].sentence
+    assert parcel.sop_instance_uid in node.objects
+    (receipt,) = stow(lambda request: httpx.Response(200)).send([gone])
+    assert (receipt.outcome, "the object cannot be read" in receipt.sentence) == ("again", True)
+
+
 def stow(answer: Callable[[httpx.Request], httpx.Response]) -> StowDestination:
     return StowDestination("http://pacs/dicom-web/", "secret", httpx.MockTransport(answer))
 
@@ -219,6 +236,44 @@ def test_the_answer_to_stow_decides_what_is_done_next(
     assert receipt.outcome == outcome
     if outcome != "sent":
         assert (f"0x{body:04X}" if isinstance(body, int) else f"HTTP {status}") in receipt.sentence
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        ({"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": ["A700"]}}]}}, "again"),
+        ({"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": ["49152"]}}]}}, "refused"),
+        ({"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [None]}}]}}, "again"),
+        ({"00081198": {"vr": "SQ", "Value": [{"00081155": {"Value": None}, "00081197": None}]}}, "again"),
+        ({"00081198": {"vr": "SQ", "Value": None}}, "sent"),
+        ({"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": None}}]}}, "sent"),
+        ({"00081199": {"vr": "SQ", "Value": ["1.2.3"]}}, "sent"),
+        ({"00081199": "stored"}, "sent"),
+        ({"00081198": ["1.2.3"]}, "sent"),
+        ("thanks", "sent"),
+        ([None], "sent"),
+        (None, "sent"),
+    ],
+)
+def test_an_odd_answer_to_stow_is_success_unless_it_lists_a_failure(parcel: Parcel, body: object, outcome: str) -> None:
+    (receipt,) = stow(lambda request: httpx.Response(200, content=json.dumps(body))).send([parcel])
+    assert receipt.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ["x"],
+        [None],
+        [{"00080018": None}],
+        [{"00080018": {"vr": "UI", "Value": None}}],
+        [{"00080018": {"vr": "UI"}}],
+        {"00080018": {"vr": "UI", "Value": ["1.2"]}},
+        "x",
+    ],
+)
+def test_an_odd_answer_to_a_search_says_nothing_of_the_object(parcel: Parcel, body: object) -> None:
+    assert stow(lambda request: httpx.Response(200, content=json.dumps(body))).has([parcel]) == [None]
 
 
 @pytest.mark.parametrize(
