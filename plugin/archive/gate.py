@@ -7,13 +7,14 @@ cannot check does not pass (promise 5).
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from pydicom import Dataset
 
 from dicom_io import labels
 from dicom_io.errors import Unlabelled
-from dicom_io.provenance import LabelRecord
+from dicom_io.provenance import MANUFACTURER, LabelRecord
 from plugin.archive.index import Index, InstanceRow
 from plugin.archive.received import Received, inspect
 
@@ -56,11 +57,13 @@ class Gate:
             self._passed.add(key)
 
 
-def check_file(path: Path, index: Index | None) -> Received:
+def check_file(path: Path, index: Index | None, device_uids: Collection[str] = ()) -> Received:
     """The gate for a file from outside the archive, as `mirall send PATH` takes it.
 
     A file that one of our model versions wrote passes with its record: that of the same bytes in the archive, or the
     one that lies beside the file (NAME.record.json, as `mirall predict` and `mirall generate` write it).
+    device_uids: of the model versions in the registry. What says of itself that Mirall made it needs no list to be
+    known, so a node that never saw the model version holds it back, too.
     Gives what the file is.
 
     Raises:
@@ -69,10 +72,10 @@ def check_file(path: Path, index: Index | None) -> Received:
     """
     received = inspect(path)
     known = None if index is None else index.instance(received.sop_instance_uid)
-    devices = frozenset[str]() if index is None else index.device_uids()
+    devices = frozenset(device_uids) | (frozenset() if index is None else index.device_uids())
     beside = path.with_suffix(".record.json")
     if known is not None and known.made_by_us and known.dataset_hash == received.dataset_hash:
-        check_exit(known)
+        check_bytes(known, path.read_bytes())
     elif beside.is_file():
         labels.check(path.read_bytes(), LabelRecord.from_json(beside.read_text(encoding="utf-8")))
     elif _bears_our_mark(received.dataset) or labels.is_ours(received.dataset, devices):
@@ -83,5 +86,25 @@ def check_file(path: Path, index: Index | None) -> Received:
     return received
 
 
+# What our equipment items say that it did: made the image, or worked on it (CID 7005).
+_OUR_PURPOSES = frozenset({labels.SYNTHESIZING[:2], labels.PROCESSING[:2]})
+
+
 def _bears_our_mark(dataset: Dataset) -> bool:
-    return bool(dataset.private_creators(labels.PRIVATE_GROUP).count(labels.PRIVATE_CREATOR))
+    """Our private block, or a Contributing Equipment item (PS3.3 C.12.1) as only a model version of ours writes it.
+
+    Phantoms have another manufacturer and no Device UID; they are inputs.
+    """
+    if dataset.private_creators(labels.PRIVATE_GROUP).count(labels.PRIVATE_CREATOR):
+        return True
+    return any(
+        str(item.get("Manufacturer") or "") == MANUFACTURER and item.get("DeviceUID") and _is_of_our_purpose(item)
+        for item in dataset.get("ContributingEquipmentSequence") or []
+    )
+
+
+def _is_of_our_purpose(item: Dataset) -> bool:
+    return any(
+        (str(code.get("CodeValue") or ""), str(code.get("CodingSchemeDesignator") or "")) in _OUR_PURPOSES
+        for code in item.get("PurposeOfReferenceCodeSequence") or []
+    )

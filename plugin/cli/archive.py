@@ -171,7 +171,9 @@ def _parcels(settings: Settings, files: Sequence[Path]) -> list[Parcel]:
     from plugin.archive.index import Index
     from plugin.archive.received import Refused
     from plugin.destinations import Parcel
+    from plugin.registry import Registry
 
+    device_uids = Registry(settings.models).known_device_uids()
     index = None
     if (settings.data / "index.sqlite").is_file():
         index = Index(settings.data)
@@ -179,7 +181,7 @@ def _parcels(settings: Settings, files: Sequence[Path]) -> list[Parcel]:
     parcels = []
     for path in files:
         try:
-            received = check_file(path, index)
+            received = check_file(path, index, device_uids)
         except Refused as why:
             # Of many files, the sentence says which.
             raise Rejected(f"{path} cannot be sent: {why}") from why

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 import typer
-from archives import archive, bytes_of, generated, give
+from archives import MODEL, archive, bytes_of, generated, give
 from dicom_objects import STUDY, file_of, slice_of
 from typer.testing import CliRunner
 
@@ -18,6 +18,7 @@ from dicom_io.dataset import dataset_hash
 from dicom_io.errors import ImagingError
 from plugin import cli
 from plugin.dimse import node
+from plugin.registry import Registry
 from plugin.settings import Node
 
 COMMANDS = typer.main.get_command(cli.application())
@@ -208,3 +209,17 @@ def test_a_synthetic_file_without_its_record_is_not_sent(tmp_path, listener):
     assert ingest.index.counts()["instances"] == 0
     path.with_suffix(".record.json").write_text(record.to_json())
     assert run("send", path, "--to", to, "--data", tmp_path) == f"1 of 1 files were taken by {to}\n"
+
+
+def test_a_synthetic_file_that_lost_its_own_marks_is_known_by_the_registry(tmp_path, listener, monkeypatch):
+    ingest, to = listener
+    dataset, _ = generated()
+    dataset.remove_private_tags()
+    del dataset.SyntheticData
+    dataset.ContributingEquipmentSequence[-1].Manufacturer = "Somebody"
+    path = tmp_path / "picture.dcm"
+    path.write_bytes(bytes_of(dataset))
+    monkeypatch.setattr(Registry, "known_device_uids", lambda registry: frozenset({MODEL.device_uid}))
+    said = run("send", path, "--to", to, "--data", tmp_path, code=1)
+    assert said.startswith("picture.dcm was made by one of our model versions")
+    assert ingest.index.counts()["instances"] == 0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from archives import archive, bytes_of, generated, give
+from archives import MODEL, archive, bytes_of, generated, give
 from dicom_objects import STUDY, file_of, slice_of
+from pydicom import Dataset
 
 from dicom_io.errors import Unlabelled
 from dicom_io.provenance import name_based_uid
 from plugin.archive.arrival import Arrival
 from plugin.archive.gate import Gate, check_bytes, check_exit, check_file
 from plugin.archive.index import NO_INPUT
+from samples.phantoms import breast_pet
 
 OWN = Arrival("own")
 
@@ -175,6 +179,40 @@ def test_a_file_of_ours_that_the_archive_holds_leaves_by_that_record(here, tmp_p
     path.write_bytes(bytes_of(dataset))
     with pytest.raises(Unlabelled):
         check_file(path, here.index)
+
+
+def stripped(path: Path) -> Dataset:
+    """Our picture without the flag and without our private block, away from its record; written to `path`."""
+    dataset, _ = generated()
+    dataset.remove_private_tags()
+    del dataset.SyntheticData
+    path.write_bytes(bytes_of(dataset))
+    return dataset
+
+
+def test_a_file_that_lost_flag_and_private_block_is_known_by_its_equipment(tmp_path):
+    """Without an index and without a registry: nothing but the object's own words."""
+    path = tmp_path / "picture.dcm"
+    stripped(path)
+    with pytest.raises(Unlabelled, match=r"picture\.dcm was made by one of our model versions"):
+        check_file(path, None)
+
+
+def test_a_file_whose_manufacturer_was_changed_is_known_by_the_registry(tmp_path):
+    path = tmp_path / "picture.dcm"
+    dataset = stripped(path)
+    dataset.ContributingEquipmentSequence[-1].Manufacturer = "Somebody"
+    path.write_bytes(bytes_of(dataset))
+    check_file(path, None)
+    with pytest.raises(Unlabelled, match="was made by one of our model versions"):
+        check_file(path, None, {MODEL.device_uid})
+
+
+def test_a_phantom_leaves(tmp_path):
+    """It is synthetic and says so, but no model version made it."""
+    made = breast_pet.study(3, tmp_path)
+    for path in made.files:
+        check_file(path, None, {MODEL.device_uid})
 
 
 def test_a_file_of_others_leaves(tmp_path):
