@@ -26,15 +26,18 @@ def import_cohort(
     layout: Annotated[str, typer.Argument(help="Name of the layout; see `mirall cohort layouts`.")],
     source: Annotated[Path, typer.Argument(help="The data set's own folder.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the cohort; must not exist or be empty.")],
-    data: Annotated[Path, typer.Option("--data", help="Data folder; holds the key behind pseudonyms.")] = Path(
-        "mirall-data"
-    ),
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Data folder, in place of the configured one; holds the pseudonyms' key."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="mirall.toml; else the one in this folder.")] = None,
 ) -> None:
     """A cohort from a public data set in its own layout, split by patient.
 
     Example: mirall cohort import pet-sarcoma pet-suv-sarcoma/ --out cohorts/pet-sarcoma
     """
     from dicom_io.pseudonym import site_key
+    from plugin import settings
     from plugin.cli.progress import ProgressBar
     from samples.importers import IMPORTERS
 
@@ -42,12 +45,13 @@ def import_cohort(
         raise Rejected(f"there is no layout {layout!r}; known are {', '.join(IMPORTERS)}; see `mirall cohort layouts`")
     if out.exists() and any(out.iterdir()):
         raise Rejected(f"{out} is not empty; give a new folder, so that no two cohorts mix")
+    key = site_key((data or settings.load(config).data) / "cohort.key")
     out.mkdir(parents=True, exist_ok=True)
     with ProgressBar() as bar:
         made = IMPORTERS[layout].read(
             source,
             out,
-            site_key(data / "cohort.key"),
+            key,
             lambda done, total, what: bar({"stage": f"importing {what}", "done": done, "total": total}),
         )
     typer.echo(f"{made.name} in {out}: " + ", ".join(f"{n} {split}" for split, n in _counts(made).items() if n))

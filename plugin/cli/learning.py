@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from plugin.cli.shelf import Config, Models, models_folder
+
 if TYPE_CHECKING:
     from dicom_io.provenance import ModelIdentity
 
-Models = Annotated[Path, typer.Option("--models", help="Folder of released model versions.")]
 CohortFolder = Annotated[Path, typer.Option("--cohort", help="Cohort folder, with its datalist.json.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME or NAME:VERSION.")]
-DEFAULT_MODELS = Path("mirall-data/models")
 
 models = typer.Typer(no_args_is_help=True, help="Released model versions.\n\nExample: mirall models list")
 
@@ -60,7 +60,8 @@ def train(
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="Folder of a run, or NAME or NAME:VERSION.")],
     cohort: CohortFolder,
-    models_dir: Models = DEFAULT_MODELS,
+    models_dir: Models = None,
+    config: Config = None,
     draws: Annotated[int, typer.Option("--draws", min=100, help="Bootstrap draws behind each interval.")] = 2000,
     as_json: AsJson = False,
 ) -> None:
@@ -73,7 +74,7 @@ def evaluate(
     from models.evaluate import evaluate as measure
     from plugin.registry import folder_of
 
-    report = measure(folder_of(models_dir, model), cohorts.load(cohort), draws=draws)
+    report = measure(folder_of(models_folder(models_dir, config), model), cohorts.load(cohort), draws=draws)
     typer.echo(json.dumps(report, indent=1) if as_json else "\n".join(card.figures(report)))
 
 
@@ -83,7 +84,8 @@ def release(
     cohort: CohortFolder,
     name: Annotated[str, typer.Option("--name", help="Name of the model.")],
     version: Annotated[str | None, typer.Option("--version", help="Else the next whole number.")] = None,
-    models_dir: Models = DEFAULT_MODELS,
+    models_dir: Models = None,
+    config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a finished run on the cohort's test patients and release it as a model version.
@@ -93,7 +95,7 @@ def release(
     from dicom_io import cohort as cohorts
     from models import bundle
 
-    made = bundle.release(run, cohorts.load(cohort), name, version, models_dir)
+    made = bundle.release(run, cohorts.load(cohort), name, version, models_folder(models_dir, config))
     evaluation = made.evaluation or {}
     row = _row(made.identity, made.folder) | {"reason": evaluation.get("reason", "")}
     if as_json:
@@ -105,14 +107,17 @@ def release(
 
 
 @models.command("list")
-def list_models(models_dir: Models = DEFAULT_MODELS, as_json: AsJson = False) -> None:
+def list_models(models_dir: Models = None, config: Config = None, as_json: AsJson = False) -> None:
     """Released versions with their state.
 
     Example: mirall models list --json
     """
     from plugin.registry import Registry
 
-    rows = [_row(entry.identity, entry.folder) | {"task": entry.task} for entry in Registry(models_dir).list()]
+    rows = [
+        _row(entry.identity, entry.folder) | {"task": entry.task}
+        for entry in Registry(models_folder(models_dir, config)).list()
+    ]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -121,14 +126,14 @@ def list_models(models_dir: Models = DEFAULT_MODELS, as_json: AsJson = False) ->
 
 
 @models.command("show")
-def show(model: Model, models_dir: Models = DEFAULT_MODELS, as_json: AsJson = False) -> None:
+def show(model: Model, models_dir: Models = None, config: Config = None, as_json: AsJson = False) -> None:
     """The card of a version; with --json its metadata and evaluation.
 
     Example: mirall models show brain-lesions:1
     """
     from plugin.registry import Registry
 
-    found = Registry(models_dir).resolve(model)
+    found = Registry(models_folder(models_dir, config)).resolve(model)
     if as_json:
         files = {"metadata": "configs/metadata.json", "evaluation": "evaluation/evaluation.json"}
         whole = {key: json.loads((found.folder / path).read_text()) for key, path in files.items()}

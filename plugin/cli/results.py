@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dicom_io.errors import Rejected
+from plugin.cli.shelf import Config, Models, models_folder
 
 if TYPE_CHECKING:
     from plugin.pipeline import Made
 
-Models = Annotated[Path, typer.Option("--models", help="Folder of released model versions.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DEFAULT_MODELS = Path("mirall-data/models")
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +26,8 @@ def predict(
     model: Annotated[str, typer.Argument(help="NAME or NAME:VERSION of a released model, or its folder.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="DICOM files or folders of one study.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
-    models: Models = DEFAULT_MODELS,
+    models: Models = None,
+    config: Config = None,
     force: Annotated[bool, typer.Option("--force", help="Run outside the model's card; results are marked.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -35,14 +35,16 @@ def predict(
 
     Example: mirall predict pet-tumour:1 study/ --out results/
     """
-    from plugin import pipeline
-    from plugin.cli.progress import ProgressBar
     from plugin.registry import folder_of
 
+    # Before torch is loaded: a wrong name is answered at once.
+    folder = folder_of(models_folder(models, config), model)
+
+    from plugin import pipeline
+    from plugin.cli.progress import ProgressBar
+
     with ProgressBar() as bar:
-        made = pipeline.predict(
-            paths, folder_of(models, model), out, made_at=datetime.now().astimezone(), force=force, progress=bar
-        )
+        made = pipeline.predict(paths, folder, out, made_at=datetime.now().astimezone(), force=force, progress=bar)
     _print(made, as_json)
 
 
@@ -51,20 +53,23 @@ def generate(
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 16,
     label: Annotated[str | None, typer.Option("--label", help="Class to make, where the model has classes.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same pictures.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same pictures.")] = 0,
     form: Annotated[Literal["dicom", "png", "nifti"], typer.Option("--format", help="What to write.")] = "dicom",
-    models: Models = DEFAULT_MODELS,
+    models: Models = None,
+    config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Synthetic pictures of a fictitious patient, labelled as such in every format.
 
     Example: mirall generate breast-pet:1 -n 16 --seed 7 --out synthetic/
     """
-    from plugin import pipeline
-    from plugin.cli.progress import ProgressBar
     from plugin.registry import folder_of
 
-    folder = folder_of(models, model)
+    folder = folder_of(models_folder(models, config), model)
+
+    from plugin import pipeline
+    from plugin.cli.progress import ProgressBar
+
     if form == "dicom":
         with ProgressBar() as bar:
             made = pipeline.generate(

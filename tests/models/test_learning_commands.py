@@ -72,6 +72,25 @@ def test_an_empty_shelf_says_so(run_command, tmp_path):
     assert json.loads(run_command("models", "list", "--models", tmp_path, "--json")) == []
 
 
+def test_versions_are_released_to_and_found_in_the_data_folder_of_the_settings(
+    run_command, classification_run, tmp_path, monkeypatch
+):
+    run, cohort, _ = classification_run
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mirall.toml").write_text('[node]\ndata = "kept"\n')
+    (tmp_path / "other.toml").write_text('[node]\ndata = "elsewhere"\n')
+
+    run_command("models", "release", run.resolve(), "--cohort", cohort.folder.resolve(), "--name", "slices")
+    (row,) = json.loads(run_command("models", "list", "--json"))
+    assert row["folder"] == str(tmp_path / "kept" / "models" / "slices" / "1")
+    assert "# slices:1" in run_command("models", "show", "slices")
+    assert "| auroc |" in run_command("evaluate", "slices:1", "--cohort", cohort.folder, "--draws", 100)
+    assert run_command("models", "list", "--config", tmp_path / "other.toml").strip() == "no models"
+    (tmp_path / "mirall.toml").write_text("broken")
+    assert "slices:1" in run_command("models", "list", "--models", tmp_path / "kept" / "models")
+    assert not (tmp_path / "mirall-data").exists()
+
+
 def test_evaluate_refuses_a_cohort_of_another_task_by_name(run_command, segmentation_run, make_cohort):
     other = make_cohort("classification", (1, 1, 1))
     with pytest.raises(Rejected, match=r"is for segmentation, cohort 'toy-classification' for classification"):

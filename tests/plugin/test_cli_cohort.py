@@ -56,6 +56,14 @@ def test_import_makes_a_cohort_under_the_key_of_the_data_folder(imported, phanto
     shutil.rmtree(imported.parent / "c")
 
 
+def test_the_key_lies_in_the_data_folder_of_the_settings(phantoms, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mirall.toml").write_text('[node]\ndata = "kept"\n')
+    run("cohort", "import", "breast-pet-lesions", phantoms, "--out", "cohort")
+    assert len((tmp_path / "kept" / "cohort.key").read_bytes()) == 32
+    assert not (tmp_path / "mirall-data").exists()
+
+
 def test_two_cohorts_do_not_mix_in_one_folder(imported, phantoms):
     before = sorted(imported.rglob("*"))
     said = run("cohort", "import", "breast-pet-phantoms", phantoms, "--out", imported, code=1)

@@ -92,6 +92,32 @@ def test_a_wrong_model_a_wrong_path_and_a_wrong_study_are_sentences(head_segment
     assert not (tmp_path / "out").exists()
 
 
+def test_models_are_looked_for_in_the_data_folder_of_the_settings(head_segmenter, study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "models").symlink_to(Path(head_segmenter.shelf).resolve())
+    settings = tmp_path / "mirall.toml"
+    settings.write_text('[node]\ndata = "kept"\n')
+    run("predict", "toy-lesions:1", study, "--out", tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.dcm"))) == 2
+    said = run("generate", "ghost", "--out", tmp_path / "out", code=1)
+    assert said.startswith(f"there is no model version 'ghost' in {tmp_path / 'kept' / 'models'}; there are: toy-les")
+    settings.rename(tmp_path / "other.toml")
+    assert "mirall-data" in run("generate", "ghost", "--out", tmp_path / "out", code=1)
+    assert "toy-lesions:1" in run("generate", "ghost", "--out", tmp_path, "--config", tmp_path / "other.toml", code=1)
+
+
+@pytest.mark.parametrize("words", [("predict", "ghost:1", "x"), ("generate", "ghost:1")], ids=lambda words: words[0])
+def test_a_wrong_name_is_answered_before_torch_is_loaded(words, tmp_path):
+    code = (
+        "import sys\nfrom plugin.cli import application\nfrom plugin.registry import UnknownModel\n"
+        f"try: application()({[*words, '--out', 'y', '--models', str(tmp_path)]!r})\n"
+        "except UnknownModel: print(sorted({'torch', 'monai'} & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "[]\n"
+
+
 def test_the_whole_program_gives_one_sentence_and_exit_code_one(tmp_path):
     command = [sys.executable, "-m", "plugin.cli", "predict", "ghost:1", "x", "--out", "y", "--models", str(tmp_path)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -125,6 +151,7 @@ def test_wrong_wishes_to_a_generator_are_refused(slice_generator, slice_classifi
     )
     assert "toy-slices:1 is a predictor" in run("generate", "toy-slices:1", *models, code=1)
     run("generate", "toy-maker:1", "-n", 0, *models, code=2)
+    assert "--seed" in run("generate", "toy-maker:1", "--seed", -1, *models, code=2)
     run("generate", "toy-maker:1", "--format", "gif", *models, code=2)
     assert not list(tmp_path.iterdir())
 
