@@ -26,6 +26,8 @@ $(VENV)/installed: pyproject.toml deploy/constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(VENV)/bin/python -m pip install --quiet --constraint deploy/constraints.txt --editable ".[dev]"
+	# The oracle for SUV. It asks for itk (1.5 GB), which it needs for other formats only; the rest of its needs is in [dev].
+	$(VENV)/bin/python -m pip install --quiet --no-deps mirp==2.7.0
 	touch $@
 
 clean:
