@@ -74,13 +74,16 @@ def cancel_job(request: Request, job_id: str) -> dict[str, Any]:
 
 @router.post("/jobs/{job_id}/retry")
 def retry_job(request: Request, job_id: str) -> dict[str, Any]:
-    """Run a failed or cancelled job again. 409 where it is neither."""
-    return _answer(lambda: _jobs(request).retry(job_id))
+    """Run a failed or cancelled job again, with its route's present `force` and `send_to`. 409 where it is neither, or
+    where a later job took its place."""
+    settings: Settings = request.app.state.settings
+    return _answer(lambda: _jobs(request).retry(job_id, settings.routes))
 
 
 @router.post("/studies/{study}/complete", status_code=202)
 def study_complete(request: Request, study: str) -> dict[str, Any]:
-    """All of the study has come; the routes look at it now instead of after the quiet time."""
+    """All of the study has come; the routes look at it now instead of after the quiet time, and once more where they
+    have looked before: a route that was added since then gets its job, and the jobs that are there stay the same."""
     try:
         _jobs(request).study_complete(study)
     except NoSuchJob as error:

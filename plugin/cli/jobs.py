@@ -92,11 +92,14 @@ def cancel_job(job_id: JobId, config: Config = None, data: Data = None, as_json:
 
 @jobs.command("retry")
 def retry_job(job_id: JobId, config: Config = None, data: Data = None, as_json: AsJson = False) -> None:
-    """Run a failed or cancelled job again, on the same input.
+    """Run a failed or cancelled job again, on the same input, with its route's present `force` and `send_to`.
 
     Example: mirall jobs retry 3f2a
     """
-    _print(_jobs(config, data).retry(job_id).to_json(), as_json)
+    from plugin.jobs.port import Jobs
+
+    configuration, index = _opened(config, data)
+    _print(Jobs(index).retry(job_id, configuration.routes).to_json(), as_json)
 
 
 @outbox.command("list")

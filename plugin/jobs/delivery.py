@@ -229,8 +229,8 @@ class Courier:
         except FileNotFoundError:
             return Refusal(
                 FAILED,
-                f"the file of the object, {instance.storage_key}, is gone from the data folder; put it back or send the "
-                "object to the archive again, then `mirall outbox retry`",
+                f"the file of the object, {instance.storage_key}, is gone from the data folder; put it back, "
+                "then `mirall outbox retry`",
             )
         except OSError as error:
             return Refusal(FAILED, f"the object cannot be read ({error.strerror}); look at the data folder's disk")

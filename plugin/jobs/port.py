@@ -16,8 +16,10 @@ from sqlalchemy import Row, Select, func, insert, null, select, update
 
 from dicom_io.errors import Rejected
 from plugin.archive.index import Index
+from plugin.archive.tables import Study
 from plugin.jobs.planning import CANCELLED, DONE, FAILED, RUNNING, WAITING, new_job
 from plugin.jobs.tables import Delivery, Job, Result
+from plugin.settings import Route
 
 STATES = (WAITING, RUNNING, DONE, FAILED, CANCELLED)
 
@@ -109,7 +111,10 @@ class Jobs:
         return identifier
 
     def study_complete(self, study_instance_uid: str) -> None:
-        """Somebody says that all of the study has come; it is planned within about a second.
+        """Somebody says that all of the study has come; it is planned within about a second, under today's routes.
+
+        A study that was planned before is planned again: a route that came later sees it, and jobs that are there
+        already stay the same ones.
 
         Raises:
             NoSuchJob: no such study has arrived.
@@ -118,6 +123,9 @@ class Jobs:
             if self._index.study(study_instance_uid, connection) is None:
                 raise NoSuchJob(f"study {study_instance_uid} is not in the archive; send it first")
             self._index.mark_told_complete(connection, study_instance_uid, self._clock())
+            connection.execute(
+                update(Study).where(Study.study_instance_uid == study_instance_uid).values(planned_hash=null())
+            )
 
     # Jobs
 
@@ -191,20 +199,33 @@ class Jobs:
             raise Rejected(f"job {job.id} is {self.get(job.id).state} and cannot be cancelled any more")
         return self.get(job.id)
 
-    def retry(self, job_id: str) -> JobView:
+    def retry(self, job_id: str, routes: Sequence[Route] = ()) -> JobView:
         """Run a failed or cancelled job again, on the same input and with the same result UIDs.
 
+        routes: as configured now. A job of one of them takes its present `force` and `send_to`; one whose route is gone
+        keeps those that it was planned with.
+
         Raises:
-            Rejected: it waits, runs or is done.
+            Rejected: it waits, runs or is done, or a later job took its place.
         """
         job = self.get(job_id)
+        now = {route.name: {"force": route.force, "send_to": list(route.send_to)} for route in routes}
         with self._index.write() as connection:
-            changed = connection.execute(
+            row = connection.execute(
                 update(Job)
-                .where(Job.id == job.id, Job.state.in_((FAILED, CANCELLED)))
+                .where(Job.id == job.id, Job.state.in_((FAILED, CANCELLED)), Job.superseded_by.is_(None))
                 .values(next_run(error="", attempts=0, not_before=null(), ended_at=null()))
-            )
-        if not changed.rowcount:
+                .returning(Job.spec)
+            ).first()
+            if row is not None and job.route in now:
+                connection.execute(update(Job).where(Job.id == job.id).values(spec=row.spec | now[job.route]))
+        if row is None:
+            newer = self.get(job.id).superseded_by
+            if newer is not None:
+                raise Rejected(
+                    f"job {job.id} works on an earlier state of the study, and job {newer} took its place; "
+                    f"see `mirall jobs show {newer}`"
+                )
             raise Rejected(f"job {job.id} is {self.get(job.id).state}; only a failed or cancelled one is run again")
         return self.get(job.id)
 

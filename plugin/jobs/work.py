@@ -191,7 +191,7 @@ class JobWork:
             ).first()
 
     def _request(self, row: Row[Any], out: Path) -> dict[str, Any]:
-        """What the child is asked. Raises Rejected: the model version or all of the input is gone."""
+        """What the child is asked. Raises Rejected: the model version or some of the input is gone."""
         entry = self._registry.resolve(row.model)
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
@@ -205,9 +205,13 @@ class JobWork:
     def _files(self, uids: Sequence[str], study_instance_uid: str) -> list[str]:
         instances = self._index.instances(study_instance_uid)
         wanted = set(uids)
-        files = [str(each.path) for each in instances if each.sop_instance_uid in wanted]
-        if not files:
-            raise Rejected(f"no instance of study {study_instance_uid} that was planned is left; send it again")
+        files = [str(each.path) for each in instances if each.sop_instance_uid in wanted and each.path.is_file()]
+        if len(files) < len(wanted):
+            # Fewer slices than were planned are another input, and it may well look like a whole one.
+            raise Rejected(
+                f"{len(wanted) - len(files)} of the {len(wanted)} instances of study {study_instance_uid} that the job "
+                "was planned on are not in the archive any more; send them again"
+            )
         return files
 
     def _reporter(self, job_id: str, run: int) -> Callable[[Mapping[str, Any]], Any]:

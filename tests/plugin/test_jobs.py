@@ -17,7 +17,7 @@ from small_service import SmallService, instance_bytes, until
 from sqlalchemy import insert, select
 
 from dicom_io.errors import Rejected
-from plugin.jobs.planning import new_job
+from plugin.jobs.planning import new_job, sweep
 from plugin.jobs.port import NoSuchJob
 from plugin.jobs.tables import Job, Result
 
@@ -107,6 +107,19 @@ def test_a_late_instance_makes_a_second_result_and_the_first_one_stays(running: 
     assert {first.sop_instance_uid, second.sop_instance_uid} <= {
         each.sop_instance_uid for each in running.results(study)
     }
+
+
+def test_a_job_does_not_run_on_fewer_instances_than_it_was_planned_on(service: SmallService) -> None:
+    study = service.study()
+    service.jobs.study_complete(study)
+    sweep(service.index, service.settings, time.time())
+    lost = service.index.instances(study)[1]
+    lost.path.unlink()
+    service.start()
+    until(lambda: service.ended(study, "failed"))
+    (job,) = service.jobs_of(study)
+    assert f"1 of the 3 instances of study {study} that the job was planned on are not in the archive" in job.error
+    assert service.results(study) == [] and service.calls() == []
 
 
 def test_a_worker_that_is_killed_in_the_middle_of_a_job_loses_and_doubles_nothing(service: SmallService) -> None:

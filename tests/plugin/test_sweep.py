@@ -5,18 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.uid import generate_uid
 from small_service import ROUTE, SmallService, instance_bytes
-from sqlalchemy import update
+from sqlalchemy import select, update
 
+from dicom_io.errors import Rejected
 from plugin.archive.index import StudyRow
 from plugin.archive.tables import Study
 from plugin.jobs.planning import completeness, explain, plan, sweep
 from plugin.jobs.port import NoSuchJob
+from plugin.jobs.tables import Job
 
 HOUR = 3600.0
+PASS_ON = """
+[destinations.pacs]
+kind = "stow"
+url = "http://127.0.0.1:1"
+
+[[routes]]
+name = "pass on"
+match = { Modality = "MR" }
+send_to = ["pacs"]
+"""
 
 
 @pytest.fixture
@@ -72,6 +85,54 @@ def test_a_study_that_was_told_complete_is_planned_at_once(service: SmallService
     assert len(sweep(service.index, service.settings, study_row(service, study).last_arrival_at + 0.01)) == 1
     with pytest.raises(NoSuchJob, match=r"1\.2\.3 is not in the archive"):
         service.jobs.study_complete("1.2.3")
+
+
+def test_a_planned_study_that_is_told_complete_is_planned_again_under_todays_routes(service: SmallService) -> None:
+    service.configure(ROUTE + PASS_ON)
+    study = service.study()
+    now = later(service, study)
+    (first,) = sweep(service.index, service.settings, now)
+    owed = [row.id for row in service.jobs.deliveries()]
+    service.configure(ROUTE + PASS_ON + ROUTE.replace('"mr"\n', '"added"\n', 1))
+    assert sweep(service.index, service.settings, now) == [], "by itself nothing looks at it again"
+    service.jobs.study_complete(study)
+    (second,) = sweep(service.index, service.settings, now)
+    assert {job.id: (job.route, job.superseded_by) for job in service.jobs_of(study)} == {
+        first: ("mr", None),
+        second: ("added", None),
+    }
+    assert [row.id for row in service.jobs.deliveries()] == owed != [], "what was passed on is not passed on again"
+    service.jobs.study_complete(study)
+    assert sweep(service.index, service.settings, now) == []
+    assert study_row(service, study).planned_hash == study_row(service, study).input_hash
+
+
+def test_a_superseded_job_is_not_run_again(service: SmallService) -> None:
+    study = service.study()
+    (first,) = sweep(service.index, service.settings, later(service, study))
+    service.arrive(instance_bytes(study))
+    (second,) = sweep(service.index, service.settings, later(service, study))
+    with pytest.raises(Rejected, match=f"job {second} took its place"):
+        service.jobs.retry(first)
+    assert service.jobs.get(first).state == "cancelled"
+
+
+def test_a_job_that_is_run_again_takes_its_route_s_present_settings(service: SmallService) -> None:
+    study = service.study()
+    (job,) = sweep(service.index, service.settings, later(service, study))
+    picked = spec(service, job)["instances"]
+    service.configure(PASS_ON + ROUTE + 'force = true\nsend_to = ["pacs"]\n')
+    service.jobs.cancel(job)
+    service.jobs.retry(job, service.settings.routes)
+    assert spec(service, job) == {"instances": picked, "force": True, "send_to": ["pacs"]}
+    service.jobs.cancel(job)
+    service.jobs.retry(job, ())
+    assert spec(service, job)["send_to"] == ["pacs"], "the route is gone"
+
+
+def spec(service: SmallService, job: str) -> dict[str, Any]:
+    with service.index.read() as connection:
+        return dict(connection.execute(select(Job.spec).where(Job.id == job)).scalar_one())
 
 
 def test_a_late_instance_plans_again_and_supersedes_the_earlier_job(service: SmallService) -> None:
@@ -135,10 +196,7 @@ def test_a_route_with_two_models_gives_two_jobs_and_two_routes_give_one_each(ser
 
 
 def test_a_route_without_a_model_passes_on_what_it_picks(service: SmallService) -> None:
-    service.configure(
-        '[destinations.pacs]\nkind = "stow"\nurl = "http://127.0.0.1:1"\n'
-        '[[routes]]\nname = "pass on"\nmatch = { Modality = "MR" }\nsend_to = ["pacs"]\n'
-    )
+    service.configure(PASS_ON)
     study = service.study(slices=2)
     assert sweep(service.index, service.settings, later(service, study)) == []
     owed = {row.sop_instance_uid for row in service.jobs.deliveries()}
