@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -316,6 +316,28 @@ class Index:
             )
         )
 
+    def forget_version(self, connection: Connection, storage_key: str) -> None:
+        """The bytes under this key are, or are about to be, the current ones; nothing where they were no version."""
+        connection.execute(delete(InstanceVersion).where(InstanceVersion.storage_key == storage_key))
+
+    def move_instance(
+        self, connection: Connection, row: InstanceRow, storage_key: str, size: int, transfer_syntax_uid: str
+    ) -> None:
+        """The bytes of an instance lie under another key from now on, behind another file meta group."""
+        connection.execute(
+            update(Instance)
+            .where(Instance.sop_instance_uid == row.sop_instance_uid)
+            .values(storage_key=storage_key, size=size, transfer_syntax_uid=transfer_syntax_uid)
+        )
+
+    def move_version(self, connection: Connection, old_key: str, storage_key: str, size: int) -> None:
+        """As `move_instance`, for the bytes of an earlier version."""
+        connection.execute(
+            update(InstanceVersion)
+            .where(InstanceVersion.storage_key == old_key)
+            .values(storage_key=storage_key, size=size)
+        )
+
     def versions(self, sop_instance_uid: str, connection: Connection | None = None) -> list[Row[Any]]:
         """Bytes other than the current ones that came under this UID, oldest first (columns of InstanceVersion)."""
         query = (
@@ -329,6 +351,15 @@ class Index:
         """Keys of all bytes that the index knows, earlier versions included."""
         query = select(Instance.storage_key).union_all(select(InstanceVersion.storage_key))
         return frozenset(row[0] for row in self._rows(query, None))
+
+    def uids_under(self, storage_keys: Collection[str]) -> list[str]:
+        """SOP Instance UIDs of the instances, and of earlier versions, whose bytes are known under these keys."""
+        if not storage_keys:
+            return []
+        current = select(Instance.storage_key, Instance.sop_instance_uid)
+        earlier = select(InstanceVersion.storage_key, InstanceVersion.sop_instance_uid)
+        rows = self._rows(current.union_all(earlier), None)
+        return sorted({row.sop_instance_uid for row in rows if row.storage_key in storage_keys})
 
     def knows(self, connection: Connection, storage_key: str) -> bool:
         """Whether some instance, or an earlier version of one, has its bytes under this key."""

@@ -148,8 +148,9 @@ class Ingest:
         """
         found: dict[str, int] = {}
         known = self.index.storage_keys()
+        on_disk = frozenset(self.storage.walk())
         # By age, so that a corrected header comes after the one that it corrects.
-        for key in sorted(set(self.storage.walk()) - known, key=self.storage.age):
+        for key in sorted(on_disk - known, key=self.storage.age):
             beside = self.storage.sidecar(key)
             record = LabelRecord.from_json(beside["record"]) if beside else None
             # A second name in incoming/ for the same bytes: `accept` may then rename or discard it as for any door.
@@ -159,7 +160,20 @@ class Ingest:
                 self._drop_unless_indexed(key)
             found[outcome.state] = found.get(outcome.state, 0) + 1
         listed = self.quarantine.reindex()
-        return found | ({"listed again": listed} if listed else {})
+        missing = self.index.uids_under(known - on_disk)
+        if missing:
+            LOGGER.warning(
+                "%d indexed object(s) have no file below %s; send them again, or restore the files from a backup: %s",
+                len(missing), self.storage.objects, ", ".join(missing),
+            )  # fmt: skip
+        told = {"listed again": listed, "missing": len(missing)}
+        return found | {state: number for state, number in told.items() if number}
+
+    def missing(self) -> list[str]:
+        """SOP Instance UIDs of what the index knows, earlier versions included, and no file is there for."""
+        # In this order: whatever is indexed was renamed into place before.
+        known = self.index.storage_keys()
+        return self.index.uids_under(known - frozenset(self.storage.walk()))
 
     def _drop_unless_indexed(self, key: str) -> None:
         """Delete bytes that are safe elsewhere: in quarantine, or under the key that the index has for the object.
@@ -202,18 +216,37 @@ class Ingest:
             self._check_patient(connection, received)
             self._store(connection, received, arrival, record)
             return _outcome("stored", received)
-        if known.made_by_us or self._is_held(connection, received, known):
+        if record is not None and (known.record is None or not _is_whole(known.path, known.size)):
+            # It was sent back before we stored it ourselves, or its bytes were lost: with the record it can be checked.
+            self._make_current(connection, received, known, arrival, record)
+            return _outcome("replaced", received)
+        policy = on_correction or self._on_correction
+        if not _is_whole(known.path, known.size):
+            if received.dataset_hash == known.dataset_hash:
+                self._put_again(connection, received, known)
+                self._complete_arrival(connection, known, arrival)
+                return _outcome("held", received)
+            if on_correction != "replace" and (known.made_by_us or received.pixel_hash != known.pixel_hash):
+                raise _refused(
+                    received,
+                    OTHER_PIXELS,
+                    f"SOP Instance UID {received.sop_instance_uid} is indexed with another data set whose file is "
+                    "missing, so the two cannot be compared; restore the file, or a person can decide with "
+                    "`mirall quarantine retry ID --replace`",
+                )
+        elif known.made_by_us or self._is_held(connection, received, known, policy):
             # Ours came back (its header perhaps coerced), our own job ran twice, or a sender repeats itself.
             self._complete_arrival(connection, known, arrival)
             return _outcome("held", received)
-        if not _same_pixels(received, known) and on_correction != "replace":
+        if on_correction != "replace" and not _same_pixels(received, known):
             raise _refused(
                 received,
                 OTHER_PIXELS,
                 f"an object with SOP Instance UID {received.sop_instance_uid} and other pixels is held already; the "
-                "sender must give the new one its own UID, or a person can decide with `mirall quarantine retry`",
+                "sender must give the new one its own UID, or a person can decide with "
+                "`mirall quarantine retry ID --replace`",
             )
-        return self._correct(connection, received, known, arrival, on_correction or self._on_correction)
+        return self._correct(connection, received, known, arrival, policy)
 
     def _correct(
         self, connection: Connection, received: Received, known: InstanceRow, arrival: Arrival, policy: Correction
@@ -239,12 +272,34 @@ class Ingest:
             )
             self.index.keep_version(connection, aside, "put aside", now)
             return _outcome("put aside", received)
+        self._make_current(connection, received, known, arrival, None)
+        return _outcome("replaced", received)
+
+    def _make_current(
+        self,
+        connection: Connection,
+        received: Received,
+        known: InstanceRow,
+        arrival: Arrival,
+        record: LabelRecord | None,
+    ) -> None:
+        """In place of what is current, whose bytes stay as a version where there are any."""
+        now = self._now()
         if received.study_instance_uid != known.study_instance_uid:
             self._check_patient(connection, received)
-        self.index.keep_version(connection, known, "superseded", now)
+        if known.storage_key != received.storage_key and _is_whole(known.path, known.size):
+            self.index.keep_version(connection, known, "superseded", now)
         self.index.remove_instance(connection, known, now)
-        self._store(connection, received, arrival, None)
-        return _outcome("replaced", received)
+        # An earlier version that came back is one no longer.
+        self.index.forget_version(connection, received.storage_key)
+        self._store(connection, received, arrival, record)
+
+    def _put_again(self, connection: Connection, received: Received, known: InstanceRow) -> None:
+        """The data set of a known instance whose file is missing or cut off; only its file meta group may differ."""
+        record = None if known.record is None else LabelRecord.from_json(json.dumps(known.record))
+        self.storage.put(received.path, received.storage_key, None if record is None else {"record": record.to_json()})
+        self.index.move_instance(connection, known, received.storage_key, received.size, received.transfer_syntax_uid)
+        LOGGER.warning("the missing file of instance %s was put again", known.sop_instance_uid)
 
     def _store(self, connection: Connection, received: Received, arrival: Arrival, record: LabelRecord | None) -> None:
         now = self._now()
@@ -302,12 +357,11 @@ class Ingest:
                 "belongs to one patient, so have the sender correct the one or the other",
             )
 
-    def _is_held(self, connection: Connection, received: Received, known: InstanceRow) -> bool:
-        """The same data set, current or an earlier version, or the same object in another encoding."""
+    def _is_held(self, connection: Connection, received: Received, known: InstanceRow, policy: Correction) -> bool:
+        """The current object, in whatever encoding, or, unless what comes last is to be current, an earlier version."""
         if received.dataset_hash == known.dataset_hash:
             return True
-        versions = self.index.versions(received.sop_instance_uid, connection)
-        if any(version.dataset_hash == received.dataset_hash for version in versions):
+        if policy != "replace" and self._is_held_version(connection, received):
             return True
         return (
             received.transfer_syntax_uid != known.transfer_syntax_uid
@@ -315,12 +369,34 @@ class Ingest:
             and _same_pixels(received, known)
         )
 
+    def _is_held_version(self, connection: Connection, received: Received) -> bool:
+        """An earlier version has this data set; where its file is missing it is put again."""
+        versions = [
+            version
+            for version in self.index.versions(received.sop_instance_uid, connection)
+            if version.dataset_hash == received.dataset_hash
+        ]
+        if versions and not any(_is_whole(self.storage.path(each.storage_key), each.size) for each in versions):
+            keys = [version.storage_key for version in versions]
+            old = received.storage_key if received.storage_key in keys else keys[0]
+            self.storage.put(received.path, received.storage_key)
+            self.index.move_version(connection, old, received.storage_key, received.size)
+        return bool(versions)
+
     def _complete_arrival(self, connection: Connection, known: InstanceRow, arrival: Arrival) -> None:
         """Facts of the arrival that were lost with a kill between rename and commit; the sender's repeat has them."""
         if not known.door and arrival.door:
             connection.execute(
                 update(Instance).where(Instance.sop_instance_uid == known.sop_instance_uid).values(**arrival.as_json())
             )
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """The file is there in its full length; stored files are written once, so no more is looked at."""
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False
 
 
 def _outcome(state: State, received: Received) -> Outcome:

@@ -85,7 +85,8 @@ def retry(
 def reindex(config: Config = None, data: Data = None, as_json: AsJson = False) -> None:
     """Take up what lies on disk and is not in the index; `mirall serve` does it at each start.
 
-    After the loss of index.sqlite it builds the index anew from the stored files.
+    After the loss of index.sqlite it builds the index anew from the stored files. Objects whose file is missing are
+    counted, and named on stderr and in the JSON.
 
     Example: mirall reindex --data ./mirall-data
     """
@@ -93,7 +94,7 @@ def reindex(config: Config = None, data: Data = None, as_json: AsJson = False) -
     found = archive.reindex()
     counts = archive.index.counts()
     if as_json:
-        print(json.dumps({"found": found, "held": counts}))
+        print(json.dumps({"found": found, "held": counts, "missing": archive.missing()}))
         return
     told = ", ".join(f"{number} {state}" for state, number in sorted(found.items())) or "nothing new"
     print(f"{told}; {counts['instances']} instances of {counts['studies']} studies are indexed")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import resource
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from archives import PEER, archive, give
 from dicom_objects import STUDY, file_of, slice_of
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import RLELossless
 from sqlalchemy import event
 
@@ -148,12 +149,126 @@ def test_hold_asks_a_person_who_can_take_it(tmp_path):
     assert here.quarantine.list() == []
 
 
-def test_an_earlier_version_that_comes_again_changes_nothing(here):
+def packed(dataset: Dataset) -> bytes:
+    """The same object with its pixels in RLE."""
+    copy = dcmread(BytesIO(file_of(dataset)))
+    copy.compress(RLELossless, generate_instance_uid=False)
+    buffer = BytesIO()
+    copy.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("encode", [file_of, packed])
+def test_an_earlier_version_that_comes_again_is_current_again_whatever_its_encoding(here, encode):
+    first, second = (slice_of("1.2.3", StudyDescription=text) for text in ("Chset", "Chest"))
+    give(here, first)
+    before = here.index.study(STUDY).input_hash
+    give(here, second)
+    again = encode(first)
+    assert give(here, again).state == "replaced"
+    assert stored_bytes(here, "1.2.3") == again
+    kept = {here.storage.path(version.storage_key).read_bytes() for version in here.index.versions("1.2.3")}
+    assert kept == {file_of(first), file_of(second)} - {again}
+    assert (here.index.study(STUDY).input_hash == before) == (encode is file_of)
+    assert give(here, second).state == "replaced"
+    assert stored_bytes(here, "1.2.3") == file_of(second)
+
+
+def test_a_correction_that_was_taken_back_stays_so_after_the_loss_of_the_index(here):
+    first, second = (file_of(slice_of("1.2.3", StudyDescription=text)) for text in ("Chset", "Chest"))
+    for raw in (first, second, first):
+        give(here, raw)
+    here.index.close()
+    for part in here.index.data.glob("index.sqlite*"):
+        part.unlink()
+    again = archive(here.index.data)
+    assert again.reindex() == {"stored": 1, "replaced": 1}
+    assert stored_bytes(again, "1.2.3") == first
+
+
+@pytest.mark.parametrize("policy", ["keep-first", "hold"])
+def test_an_earlier_version_that_comes_again_changes_nothing_where_corrections_do_not_replace(tmp_path, policy):
+    here = archive(tmp_path, policy)
     first, second = (file_of(slice_of("1.2.3", StudyDescription=text)) for text in ("Chset", "Chest"))
     give(here, first)
     give(here, second)
-    assert give(here, first).state == "held"
+    if policy == "hold":
+        here.retry(1, "replace")
+    current, earlier = (second, first) if policy == "hold" else (first, second)
+    (version,) = here.index.versions("1.2.3")
+    here.storage.path(version.storage_key).unlink()
+    assert give(here, earlier).state == "held"
+    assert stored_bytes(here, "1.2.3") == current
+    (version,) = here.index.versions("1.2.3")
+    assert here.storage.path(version.storage_key).read_bytes() == earlier
+
+
+def test_a_person_can_take_other_pixels_back(here):
+    first, second = (slice_of("1.2.3", value=value) for value in (1, 2))
+    give(here, first)
+    give(here, second)
+    here.retry(1, "replace")
+    assert give(here, first).state == "quarantined"
+    (entry,) = here.quarantine.list()
+    assert here.retry(entry.id, "replace").state == "replaced"
+    assert stored_bytes(here, "1.2.3") == file_of(first)
+
+
+# Files that are missing
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:200])])
+def test_a_known_instance_whose_file_is_missing_or_cut_off_is_put_again_before_the_answer(here, damage):
+    raw = file_of(slice_of("1.2.3"))
+    give(here, raw)
+    study = here.index.study(STUDY)
+    damage(here.index.instance("1.2.3").path)
+    assert give(here, raw).state == "held"
+    assert stored_bytes(here, "1.2.3") == raw
+    assert here.index.study(STUDY) == study
+
+
+def test_a_missing_file_comes_back_behind_another_file_meta_group(here):
+    raw = bytearray(file_of(slice_of("1.2.3")))
+    give(here, bytes(raw))
+    here.index.instance("1.2.3").path.unlink()
+    raw[0] = 1  # the preamble is nobody's
+    assert give(here, bytes(raw)).state == "held"
+    assert stored_bytes(here, "1.2.3") == raw
+    assert here.reindex() == {}
+
+
+def test_a_corrected_header_takes_the_place_of_a_missing_file(here):
+    give(here, slice_of("1.2.3", StudyDescription="Chset"))
+    here.index.instance("1.2.3").path.unlink()
+    second = file_of(slice_of("1.2.3"))
+    assert give(here, second).state == "replaced"
     assert stored_bytes(here, "1.2.3") == second
+    assert here.index.versions("1.2.3") == []
+
+
+def test_other_pixels_than_those_of_a_missing_file_are_held_for_a_person(here):
+    give(here, slice_of("1.2.3", value=1))
+    here.index.instance("1.2.3").path.unlink()
+    outcome = give(here, slice_of("1.2.3", value=2))
+    assert (outcome.state, outcome.status) == ("quarantined", 0xC102)
+    assert outcome.reason == (
+        "SOP Instance UID 1.2.3 is indexed with another data set whose file is missing, so the two cannot be compared; "
+        "restore the file, or a person can decide with `mirall quarantine retry ID --replace`"
+    )
+    assert here.retry(1, "replace").state == "replaced"
+    assert stored_bytes(here, "1.2.3") == file_of(slice_of("1.2.3", value=2))
+
+
+def test_a_start_counts_and_names_what_is_missing(here, caplog):
+    for number in range(1, 4):
+        give(here, slice_of(f"1.2.{number}", value=number))
+    for uid in ("1.2.1", "1.2.3"):
+        here.index.instance(uid).path.unlink()
+    assert here.reindex() == {"missing": 2}
+    assert here.missing() == ["1.2.1", "1.2.3"]
+    assert "2 indexed object(s) have no file" in caplog.text
+    assert caplog.text.rstrip().endswith("1.2.1, 1.2.3")
 
 
 def test_a_corrected_patient_is_a_correction_and_not_a_second_patient(here):
@@ -165,11 +280,7 @@ def test_a_corrected_patient_is_a_correction_and_not_a_second_patient(here):
 def test_the_same_object_in_another_encoding_is_already_held(here):
     native = slice_of("1.2.3")
     give(here, native)
-    packed = dcmread(BytesIO(file_of(native)))
-    packed.compress(RLELossless, generate_instance_uid=False)
-    buffer = BytesIO()
-    packed.save_as(buffer, enforce_file_format=True)
-    assert give(here, buffer.getvalue()).state == "held"
+    assert give(here, packed(native)).state == "held"
 
 
 # What is refused, and the sentence for it
@@ -249,7 +360,7 @@ def test_one_uid_with_other_pixels_is_held(here):
     assert (outcome.state, outcome.status) == ("quarantined", 0xC102)
     assert outcome.reason == (
         "an object with SOP Instance UID 1.2.3 and other pixels is held already; the sender must give the new one its "
-        "own UID, or a person can decide with `mirall quarantine retry`"
+        "own UID, or a person can decide with `mirall quarantine retry ID --replace`"
     )
     assert np.frombuffer(dcmread(here.index.instance("1.2.3").path).PixelData, "<u2")[0] == 1
 

@@ -83,6 +83,46 @@ def test_what_comes_back_from_the_pacs_is_already_held_and_changes_nothing(here)
     assert here.index.versions(record.sop_instance_uid) == []
 
 
+@pytest.mark.parametrize("known_device", [True, False])
+def test_a_result_that_came_back_before_we_stored_it_gets_its_record(here, known_device):
+    """Its job was killed after it had sent, and runs again; meanwhile the PACS sent it back with a coerced header."""
+    if known_device:
+        give(here, *(bytes_of(generated(4)[0]), generated(4)[1], OWN))
+    dataset, record = generated()
+    dataset.PatientName = "Coerced^By^PACS"
+    coerced = bytes_of(dataset)
+    assert give(here, coerced).state == "stored"
+    assert here.index.instance(record.sop_instance_uid).record is None
+    ours = bytes_of(generated()[0])
+    assert give(here, ours, record, OWN).state == "replaced"
+    row = here.index.instance(record.sop_instance_uid)
+    assert (row.made_by_us, row.path.read_bytes()) == (True, ours)
+    check_exit(row)
+    (version,) = here.index.versions(record.sop_instance_uid)
+    assert here.storage.path(version.storage_key).read_bytes() == coerced
+    assert here.index.studies_due() == []
+
+
+def test_a_result_that_came_back_unchanged_before_we_stored_it_gets_its_record(here):
+    dataset, record = generated()
+    give(here, bytes_of(dataset))
+    assert give(here, bytes_of(dataset), record, OWN).state == "replaced"
+    check_exit(here.index.instance(record.sop_instance_uid))
+    assert here.index.versions(record.sop_instance_uid) == []
+    assert give(here, bytes_of(dataset), record, OWN).state == "held"
+
+
+def test_a_result_whose_file_is_missing_is_put_again_with_its_record(here):
+    dataset, record = generated()
+    give(here, bytes_of(dataset), record, OWN)
+    here.index.instance(record.sop_instance_uid).path.unlink()
+    dataset.PatientName = "Coerced^By^PACS"
+    assert "whose file is missing" in give(here, bytes_of(dataset)).reason
+    dataset.PatientName = generated()[0].PatientName
+    assert give(here, bytes_of(dataset)).state == "held"
+    check_exit(here.index.instance(record.sop_instance_uid))
+
+
 def test_our_work_under_another_uid_is_known_by_its_device(here):
     dataset, record = generated()
     give(here, bytes_of(dataset), record, OWN)
