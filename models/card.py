@@ -115,8 +115,12 @@ def _interval(value: Mapping[str, float | None]) -> str:
 
 
 def figures(report: Mapping[str, Any]) -> list[str]:
-    if report["task"] == "generation":
-        return _generator_figures(report)
+    """The figures as Markdown; first, where there is one, the caution that goes with them."""
+    caution = [] if report["trained_on_this_cohort"] else [f"**Caution**: {report['caution']}.", ""]
+    return caution + (_generator_figures if report["task"] == "generation" else _predictor_figures)(report)
+
+
+def _predictor_figures(report: Mapping[str, Any]) -> list[str]:
     if report["task"] == "classification":
         beside = {report["baseline"]["name"]: report["baseline"]["metrics"]}
         size = f"{report['images']} images of {report['patients']} test patients, prevalence {report['prevalence']:.3f}"

@@ -26,6 +26,10 @@ FEWEST_PATIENTS = 5
 def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, Any]:
     """Measure on the cohort's test split; see the modules under `models.evaluation` for the figures.
 
+    Another cohort than the one that was trained on is measured, too. But its split knows nothing of the training, and
+    its pseudonyms may be of another key, so nobody can tell whether patients are in both. The report says so:
+    `trained_on_this_cohort` is False and `caution` a sentence (else "").
+
     Raises:
         Rejected: the cohort has another task or channels, or no test images.
     """
@@ -43,6 +47,8 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
         "task": task,
         "cohort": cohort.name,
         "data_hash": cohort.data_hash,
+        "trained_on_this_cohort": not (caution := _caution(model.description.saw, cohort)),
+        "caution": caution,
         "split_unit": cohort.split_unit,
         "split": "test",
         "synthetic_test_images": sum(item.synthetic for item in cohort.test),
@@ -50,6 +56,16 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
         "bootstrap_draws": draws,
     }
     return report | measure(folder, cohort, draws)
+
+
+def _caution(saw: version.Saw, cohort: Cohort) -> str:
+    if saw.data_hash == cohort.data_hash:
+        return ""
+    return (
+        f"test patients may have been trained on: the model was trained on cohort {saw.cohort!r} with data hash "
+        f"{saw.data_hash[:12]}, and this is {cohort.name!r} with {cohort.data_hash[:12]}, whose split was made without "
+        "regard to that training; the figures count only where no patient is in both"
+    )
 
 
 def _classifier(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:

@@ -64,7 +64,26 @@ def test_train_release_list_show_and_evaluate(run_command, make_cohort, small_re
     )
     assert of_run == of_version
     assert of_run["metrics"] == shown["evaluation"]["metrics"]
+    assert of_run["trained_on_this_cohort"] is shown["evaluation"]["trained_on_this_cohort"] is True
+    assert "Caution" not in run_command("models", "show", "slices", "--models", models)
     assert "| auroc |" in run_command("evaluate", "slices:1", "--cohort", cohort.folder, "--models", models)
+
+
+@pytest.mark.parametrize("kind", ["classification", "segmentation", "generation"])
+def test_another_cohort_is_measured_with_a_caution_that_its_patients_may_have_been_trained_on(
+    kind, request, run_command, make_cohort
+):
+    """The other cohort holds the training patients of the first as test patients; only its split is another."""
+    run, cohort, _ = request.getfixturevalue(f"{kind}_run")
+    other = make_cohort(kind, (2, 1, 6))
+    words = ("evaluate", run, "--draws", 100, "--cohort")
+
+    report = json.loads(run_command(*words, other.folder, "--json"))
+    assert report["trained_on_this_cohort"] is False
+    assert f"trained on cohort 'toy-{kind}' with data hash {cohort.data_hash[:12]}" in report["caution"]
+    said = run_command(*words, other.folder)
+    assert said.startswith("**Caution**: test patients may have been trained on: ") and other.data_hash[:12] in said
+    assert "Caution" not in run_command(*words, cohort.folder)
 
 
 def test_an_empty_shelf_says_so(run_command, tmp_path):
