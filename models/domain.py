@@ -48,7 +48,8 @@ class Domain(Settings):
         if len(values) != len(channels):
             names = ", ".join(channel.name for channel in channels)
             raise OutOfDomain(
-                f"the {kind} has {len(values)} channels; {address} needs {len(channels)} ({names}); {way_out}"
+                f"the {kind} has {len(values)} channel{'' if len(values) == 1 else 's'}; {address} needs "
+                f"{len(channels)} ({names}); {way_out}"
             )
         units = {channel.units for channel in channels}
         if len(units) == 1 and image.units not in units:
@@ -59,7 +60,7 @@ class Domain(Settings):
         for axis, (name, step, count) in enumerate(zip(_AXES[kind], spacing, values.shape[1:], strict=False)):
             extent, (least, most) = step * count, self.extent_mm[axis] if self.extent_mm else (0.0, np.inf)
             if not least <= extent <= most:
-                what = "slices" if kind == "volume" and axis == 0 else "pixels"
+                what = ("slice" if kind == "volume" and axis == 0 else "pixel") + ("" if count == 1 else "s")
                 bound = f"at most {most:.0f} mm" if extent > most else f"at least {least:.0f} mm"
                 raise OutOfDomain(
                     f"the {kind} has {count} {what} of {step:.2f} mm {name} covering {count * step:.0f} mm; "

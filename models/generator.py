@@ -76,5 +76,5 @@ def load(folder: Path) -> Generator:
     """
     model = version.load(folder)
     if model.description.task != "generation":
-        raise Rejected(f"{model.identity.address} is a predictor; use `mirall predict`, or models.predictor.load")
+        raise Rejected(f"{model.identity.address} is a predictor; use `mirall predict`")
     return Generator(model)

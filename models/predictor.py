@@ -130,4 +130,4 @@ def load(folder: Path) -> Classifier | Segmenter:
         return Segmenter(model)
     if model.description.task == "classification":
         return Classifier(model)
-    raise Rejected(f"{model.identity.address} is a generator; use `mirall generate`, or models.generator.load")
+    raise Rejected(f"{model.identity.address} is a generator; use `mirall generate`")

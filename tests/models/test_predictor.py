@@ -105,12 +105,16 @@ def test_an_image_like_those_of_training_is_inside_the_domain(segmenter, classif
             r"267 slices of 3\.30 mm between slices covering 881 mm; the card of toy-lesions:1 says at most 21 mm",
         ),
         (
+            lambda v: replace(v, voxels=v.voxels[:, :1], sources=()),
+            r"the volume has 1 slice of 3\.30 mm between slices covering 3 mm; .* at least \d+ mm",
+        ),
+        (
             lambda v: replace(v, affine=oblique_affine(down_mm=2.5)),
             r"spacing of 2\.50 mm down a slice.*1\.83 to 2\.42 mm",
         ),
         (lambda v: replace(v, affine=oblique_affine(across_mm=0.4)), r"29 pixels of 0\.40 mm across.*at least 25 mm"),
         (lambda v: replace(v, units="BQML"), r"in 'BQML'; the card of toy-lesions:1 says 'g/ml\{SUVbw\}'"),
-        (lambda v: replace(v, voxels=v.voxels[0]), r"has 1 channels; toy-lesions:1 needs 2 \(one, two\)"),
+        (lambda v: replace(v, voxels=v.voxels[0]), r"has 1 channel; toy-lesions:1 needs 2 \(one, two\)"),
         (lambda v: replace(v, voxels=v.voxels * 1000), r"99\.5th percentile of one is .* g/ml\{SUVbw\}; the card"),
         (lambda v: projection(1, positive=True), r"is a projection; the card of toy-lesions:1 says volume"),
     ],

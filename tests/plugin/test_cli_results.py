@@ -149,7 +149,10 @@ def test_wrong_wishes_to_a_generator_are_refused(slice_generator, slice_classifi
     assert run("generate", "toy-maker:1", "--label", "ill", *models, code=1) == (
         "toy-maker:1 makes unlabelled slices; ask without label 'ill'"
     )
-    assert "toy-slices:1 is a predictor" in run("generate", "toy-slices:1", *models, code=1)
+    said = run("generate", "toy-slices:1", *models, code=1)
+    assert said == "toy-slices:1 is a predictor; use `mirall predict`"
+    said = run("predict", "toy-maker:1", tmp_path, *models, code=1)
+    assert said == "toy-maker:1 is a generator; use `mirall generate`"
     run("generate", "toy-maker:1", "-n", 0, *models, code=2)
     assert "--seed" in run("generate", "toy-maker:1", "--seed", -1, *models, code=2)
     run("generate", "toy-maker:1", "--format", "gif", *models, code=2)
