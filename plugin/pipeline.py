@@ -61,25 +61,34 @@ def predict(
 ) -> list[Made]:
     """Run a model version on every input that the files hold; SEG and SC (segmenters) or SC (classifiers) into `out`.
 
+    Inputs outside the model's card are left out, and the finding of everything that is made says which and why.
     made_at: the date and time that the objects bear. force: run outside the model's domain, and mark it.
 
     Raises:
         Rejected: no series suits the model, or none can be read.
-        OutOfDomain: the input is outside the model's card, and `force` is not set.
+        OutOfDomain: every input is outside the model's card, and `force` is not set; a sentence for each.
     """
     model = _predictor(model_folder)
     progress({"stage": "reading", "done": 0, "total": len(files)})
     inputs = cases(series.volumes(files), model.channels)
-    # All are judged before any is predicted: a refusal leaves nothing behind.
-    judged = [(case, _outside(model, case, force)) for case in inputs]
+    # All are judged before any is predicted: where none is inside, nothing is left behind.
+    judged = [(case, _complaint(model, case)) for case in inputs]
+    taken = [(case, bool(complaint)) for case, complaint in judged if force or not complaint]
+    refused = [(case, complaint) for case, complaint in judged if complaint and not force]
+    if not taken:
+        raise OutOfDomain(refused[0][1] if len(refused) == 1 else _sentences(refused))
     made: list[Made] = []
-    for number, (case, outside) in enumerate(judged):
-        progress({"stage": "predicting", "done": number, "total": len(inputs)})
+    for number, (case, outside) in enumerate(taken):
+        progress({"stage": "predicting", "done": number, "total": len(taken)})
         if isinstance(model, Segmenter):
             made += _write(_segmented(model, case, made_at, outside), out)
         else:
             made += _write(_classified(model, case, made_at, outside), out)
-    progress({"stage": "done", "done": len(inputs), "total": len(inputs)})
+    progress({"stage": "done", "done": len(taken), "total": len(taken)})
+    if refused:
+        others = "1 other input is" if len(refused) == 1 else f"{len(refused)} other inputs are"
+        note = f"; {others} outside the card and left out: {_sentences(refused)}"
+        made = [replace(each, finding=each.finding + note) for each in made]
     return made
 
 
@@ -158,14 +167,17 @@ def _generator(folder: Path) -> generator.Generator:
     return generator.load(folder)
 
 
-def _outside(model: Classifier | Segmenter, case: Case, force: bool) -> bool:
+def _complaint(model: Classifier | Segmenter, case: Case) -> str:
+    """Why the input is outside the model's card; "" where it is inside."""
     try:
         model.check_domain(case.image)
-    except OutOfDomain:
-        if not force:
-            raise
-        return True
-    return False
+    except OutOfDomain as error:
+        return str(error)
+    return ""
+
+
+def _sentences(refused: Sequence[tuple[Case, str]]) -> str:
+    return "; ".join(f"series {case.datasets[0].SeriesInstanceUID}: {complaint}" for case, complaint in refused)
 
 
 Object = tuple[Dataset, LabelRecord, str]

@@ -205,14 +205,43 @@ def test_an_input_outside_the_card_is_refused_and_leaves_nothing(long_pet, slice
     assert not list(tmp_path.rglob("*"))
 
 
-def test_one_input_outside_the_card_stops_all_before_any_is_written(slice_classifier, tmp_path):
-    # Series are read in the order of their UIDs: the one that is refused shall come last.
-    name = max("abcdefgh", key=lambda name: toy.uid(NEW, "", name))
-    files = toy.write(tmp_path / "in", toy.pet(NEW), toy.pet(NEW, shape=LONG, name=name))
+@pytest.mark.parametrize("order", [min, max])
+def test_an_input_outside_the_card_is_left_out_and_the_findings_say_so(slice_classifier, tmp_path, order):
+    # Series are read in the order of their UIDs: the one that is refused comes first, or last.
+    name = order("abcdefgh", key=lambda name: toy.uid(NEW, "", name))
+    short = toy.pet(NEW)
+    files = toy.write(tmp_path / "in", short, toy.pet(NEW, shape=LONG, name=name))
     both = cases(series.volumes(files), predictor.load(slice_classifier.folder).channels)
-    assert [case.image.spatial_shape[0] for case in both] == [6, 70]
-    with pytest.raises(OutOfDomain):
+    assert [case.image.spatial_shape[0] for case in both] == ([6, 70] if order is max else [70, 6])
+    told: list[dict] = []
+    made = pipeline.predict(
+        files,
+        slice_classifier.folder,
+        tmp_path / "out",
+        made_at=AT,
+        progress=lambda state: told.append(dict(state)),
+    )
+    alone = pipeline.predict(
+        toy.write(tmp_path / "alone", short), slice_classifier.folder, tmp_path / "out alone", made_at=AT
+    )
+    assert [each.path.read_bytes() for each in made] == [each.path.read_bytes() for each in alone]
+    assert not any(each.record.out_of_domain for each in made)
+    refused = next(case for case in both if case.image.spatial_shape[0] == 70).datasets[0].SeriesInstanceUID
+    for with_other, without in zip(made, alone, strict=True):
+        assert with_other.finding.startswith(
+            f"{without.finding}; 1 other input is outside the card and left out: series {refused}: the volume has "
+        )
+    assert told[-1] == {"stage": "done", "done": 1, "total": 1}
+
+
+def test_of_inputs_that_are_all_outside_the_card_each_is_named(slice_classifier, tmp_path):
+    files = toy.write(tmp_path / "in", toy.pet(NEW, shape=LONG), toy.pet(NEW, shape=LONG, name="second"))
+    both = cases(series.volumes(files), predictor.load(slice_classifier.folder).channels)
+    assert len(both) == 2
+    with pytest.raises(OutOfDomain) as refused:
         pipeline.predict(files, slice_classifier.folder, tmp_path / "out", made_at=AT)
+    for case in both:
+        assert f"series {case.datasets[0].SeriesInstanceUID}: the volume has 70 slices " in str(refused.value)
     assert not (tmp_path / "out").exists()
 
 
