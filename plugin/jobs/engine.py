@@ -28,11 +28,13 @@ QUEUE = "infer"
 LEADER = "leader"  # a name among the owner locks
 # A job that takes its worker down with it this many times ends as failed instead of taking it down for ever.
 RECOVERY_ATTEMPTS = 5
-DEAD = ("ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED")
+BROKE_OFF = "ERROR"
+DEAD = (BROKE_OFF, "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "CANCELLED")
 GAVE_UP = (
-    "the job took its worker down with it, or broke off, {attempts} times or more (engine state {status}); "
+    "the job took its worker down with it {attempts} times or more (engine state {status}); "
     "see the worker's log, then `mirall jobs retry`"
 )
+RAISED = "the job broke off: {error}; see the worker's log, then `mirall jobs retry`"
 
 
 class Work(Protocol):
@@ -97,11 +99,15 @@ class Engine:
             for each in DBOS.list_workflows(workflow_ids=wanted, load_input=False, load_output=False)
         }
         lost = {each: "" for each in wanted if each not in known}
-        return lost | {
+        dead = {
             name: GAVE_UP.format(attempts=RECOVERY_ATTEMPTS, status=each.status)
             for name, each in known.items()
             if each.status in DEAD
         }
+        # What a step raised although it should have answered it: the error stands in the workflow's output.
+        broken = [name for name in dead if known[name].status == BROKE_OFF]
+        raised = DBOS.list_workflows(workflow_ids=broken, load_input=False) if broken else []
+        return lost | dead | {each.workflow_id: RAISED.format(error=_in_words(each.error)) for each in raised}
 
     def recover_dead(self) -> list[str]:
         """Hand the jobs of workers that are gone back to the queue; gives the ids of those workers.
@@ -139,6 +145,16 @@ class Engine:
         DBOS.destroy()
         self.locks.bury(self.owner)
         self.locks.release()
+
+
+def _in_words(error: Exception | None) -> str:
+    """Class and first line of what a workflow raised; the further lines of SQLAlchemy show values of the statement.
+
+    What comes out of the engine's file is a PortableWorkflowError that has the class's name beside it.
+    """
+    name = getattr(error, "name", None) or type(error).__name__
+    first_line, _, _ = str(error).partition("\n")
+    return f"{name}: {first_line}"
 
 
 def _prepare(database: Path) -> None:

@@ -24,6 +24,8 @@ class Recorder:
 
     def keep(self, job_id: str, run: int, made: dict[str, Any]) -> dict[str, Any]:
         self.done.append(("keep", f"{job_id}-{run}"))
+        if job_id == "raises":
+            raise RuntimeError("the database or disk is full\n[parameters: Phantom^One]")
         return {"kept": len(made["made"])}
 
     def settle(self, job_id: str, run: int, kept: dict[str, Any]) -> None:
@@ -53,6 +55,14 @@ def test_what_failed_is_settled_and_nothing_of_it_is_kept(engine: tuple[Engine, 
     launched.enqueue("bad", 1)
     until(lambda: ("settle", "bad-1") in work.done)
     assert ("keep", "bad-1") not in work.done
+
+
+def test_a_run_that_broke_off_gives_what_it_raised(engine: tuple[Engine, Recorder]) -> None:
+    launched, _ = engine
+    launched.enqueue("raises", 1)
+    until(lambda: launched.dead(["raises-1"]))
+    sentence = launched.dead(["raises-1"])["raises-1"]
+    assert sentence.startswith("the job broke off: RuntimeError: the database or disk is full; "), sentence
 
 
 def test_an_ended_run_may_be_forgotten_and_an_unknown_one_is_told(engine: tuple[Engine, Recorder]) -> None:
