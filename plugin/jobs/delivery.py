@@ -91,7 +91,10 @@ class Courier:
         self._chance = chance
 
     def release_held(self) -> None:
-        """At a start: what was held under another configuration is judged anew; what has no destination is held."""
+        """At a start: what was held under another configuration is judged anew; what has no destination is held.
+
+        What was sent stays sent: it is not to be sent again, and is asked about once the destination is back.
+        """
         now = self._clock()
         with self._index.write() as connection:
             connection.execute(
@@ -102,7 +105,7 @@ class Courier:
             for name in set(connection.scalars(select(Delivery.destination).distinct())) - set(self._policies):
                 connection.execute(
                     update(Delivery)
-                    .where(Delivery.destination == name, Delivery.next_attempt_at.is_not(None))
+                    .where(Delivery.destination == name, Delivery.next_attempt_at.is_not(None), Delivery.state != SENT)
                     .values(
                         state=HELD,
                         next_attempt_at=null(),

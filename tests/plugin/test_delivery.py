@@ -288,6 +288,22 @@ def test_what_is_owed_to_a_destination_that_is_no_longer_configured_is_held(desk
     assert "no destination 'research' any more" in desk.row("research").last_error
 
 
+def test_what_was_sent_is_not_sent_again_because_its_destination_was_away_from_the_configuration(desk: Desk) -> None:
+    desk.research.answers = [Receipt("sent")]
+    uid = desk.result("proven", "research")
+    desk.courier.serve("research")
+    assert (desk.row("research").state, desk.row("research").next_attempt_at) == ("sent", desk.now + 5)
+    desk.service.configure(CONFIGURATION.split("[destinations.research]")[0])
+    desk.restart()
+    assert desk.row("research").state == "sent"
+    desk.service.configure(CONFIGURATION)
+    desk.restart()
+    desk.research.objects[uid] = b""
+    desk.now += 60
+    desk.courier.serve("research")
+    assert (desk.row("research").state, desk.research.received) == ("delivered", [])
+
+
 def test_a_person_can_stop_what_is_still_to_be_sent(desk: Desk) -> None:
     desk.pacs.down = True
     desk.result()
