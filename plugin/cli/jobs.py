@@ -281,11 +281,14 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], records: Sequen
     from rich.markup import escape
     from rich.table import Table
 
+    console = Console()
+    if not console.is_terminal:  # for other programs: a line for each row, with tabs between what may hold spaces
+        for line in (titles, *rows):
+            typer.echo("\t".join(" ".join(field.split()) for field in line))
+        return
     table = Table(box=None, pad_edge=False)
     for title in titles:
         table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
-    # Off a terminal nothing is folded, so that other programs may read the lines.
-    console = Console()
-    (console if console.is_terminal else Console(width=400)).print(table)
+    console.print(table)

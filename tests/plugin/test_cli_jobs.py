@@ -69,6 +69,15 @@ def test_jobs_are_listed_shown_cancelled_and_run_again(service: SmallService, jo
     assert call(service, "jobs", "list", "--state", "sleeping").exit_code == 2
 
 
+def test_off_a_terminal_a_list_is_plain_lines_with_tabs(service: SmallService, job: str) -> None:
+    call(service, "jobs", "cancel", job)
+    titles, row = call(service, "jobs", "list").output.splitlines()
+    study = service.jobs.get(job).study_instance_uid
+    assert titles == "id\tstate\tmodel\troute\tstudy\twhen\t"
+    fields = row.split("\t")
+    assert [*fields[:5], fields[6]] == [job, "cancelled", "fake:1", "mr", study, "cancelled on request"]
+
+
 def test_the_outbox_is_listed_stopped_and_sent_again(service: SmallService, job: str) -> None:
     study = service.jobs.get(job).study_instance_uid
     assert study is not None
