@@ -6,9 +6,11 @@ object already is a success: it is the same object under the same UID (promise 2
 
 from __future__ import annotations
 
+import logging
 import ssl
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -254,7 +256,8 @@ class DimseDestination:
         entity.connection_timeout = entity.acse_timeout = CONNECT_TIMEOUT_S
         entity.dimse_timeout = entity.network_timeout = ANSWER_TIMEOUT_S
         entity.add_requested_context(abstract, syntax)
-        return entity.associate(self._peer.host, self._peer.port, ae_title=self._peer.aet)
+        with _no_is_an_answer():
+            return entity.associate(self._peer.host, self._peer.port, ae_title=self._peer.aet)
 
     def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
         association = self._associate(STUDY_ROOT_FIND, ImplicitVRLittleEndian)
@@ -298,6 +301,25 @@ class DimseDestination:
             elif code != SUCCESS:
                 return None
         return listed
+
+
+@contextmanager
+def _no_is_an_answer() -> Iterator[None]:
+    """Where one context is proposed to learn whether the peer takes it, pynetdicom's error that it does not is noise.
+
+    The line comes from the association's thread; one of another association in the same moment may be lost with it,
+    and what became of that one stands in its receipts.
+    """
+    log = logging.getLogger("pynetdicom.acse")
+
+    def passes(record: logging.LogRecord) -> bool:
+        return "No accepted presentation contexts" not in record.getMessage()
+
+    log.addFilter(passes)
+    try:
+        yield
+    finally:
+        log.removeFilter(passes)
 
 
 def _not_taken(peer: client.Peer, parcel: Parcel) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -134,9 +135,14 @@ def test_the_status_of_a_c_store_decides_what_is_done_next(
         assert f"0x{status:04X}" in receipt.sentence
 
 
-def test_a_node_without_c_find_cannot_be_asked(parcel: Parcel) -> None:
-    with listening(Node(), finds=False) as port:
+def test_a_node_without_c_find_cannot_be_asked_and_the_log_is_spared(
+    parcel: Parcel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening(Node(), finds=False) as port, caplog.at_level("ERROR", "pynetdicom"):
         assert dimse(port).has([parcel]) == [None]
+    assert caplog.messages == []
+    logging.getLogger("pynetdicom.acse").error("No accepted presentation contexts")
+    assert caplog.messages == ["No accepted presentation contexts"], "only where it was an answer"
 
 
 def test_a_node_that_is_away_is_tried_again(parcel: Parcel) -> None:
