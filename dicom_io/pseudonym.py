@@ -6,6 +6,8 @@ import hashlib
 import hmac
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,16 +29,29 @@ def site_key(path: Path) -> bytes:
         Rejected: the file exists and does not hold a key of this length.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(KEY_BYTES))
+        _make_key(path)
     key = path.read_bytes()
     if len(key) != KEY_BYTES:
         raise Rejected(
             f"{path} holds {len(key)} bytes and a key has {KEY_BYTES}; restore it from a backup, or remove it"
         )
     return key
+
+
+def _make_key(path: Path) -> None:
+    """The file is there whole or not at all, and never replaced: of two makers the second keeps the first one's key."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # readable by its owner only
+    scratch = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(scratch, path)
+    finally:
+        scratch.unlink()
 
 
 def hidden_volume(key: bytes, volume: Volume) -> Volume:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
+import secrets
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -43,6 +47,52 @@ def test_a_key_is_made_once_and_is_for_its_owner_alone(tmp_path):
     assert site_key(path) == key
     assert path.stat().st_mode & 0o777 == 0o600
     assert site_key(tmp_path / "other.key") != key
+
+
+@pytest.mark.parametrize("when", ["as its file is opened", "as its bytes are drawn"])
+def test_of_two_makers_of_the_first_key_the_loser_takes_the_winners(when, tmp_path, monkeypatch):
+    """The other one's whole key appears between our look for the file and our writing of it."""
+    path, theirs = tmp_path / "cohort.key", b"w" * 32
+
+    def appears(wrapped):
+        def called(*arguments, **options):
+            if not path.exists():
+                path.write_bytes(theirs)
+            return wrapped(*arguments, **options)
+
+        return called
+
+    if when == "as its file is opened":
+        monkeypatch.setattr(os, "open", appears(os.open))
+    else:
+        monkeypatch.setattr(secrets, "token_bytes", appears(secrets.token_bytes))
+    assert site_key(path) == theirs
+    assert path.read_bytes() == theirs
+    assert [file.name for file in tmp_path.iterdir()] == ["cohort.key"]
+
+
+def test_many_processes_that_make_the_first_key_at_once_have_one(tmp_path):
+    code = (
+        "import sys, pathlib\nfrom dicom_io.pseudonym import site_key\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\nprint(site_key(pathlib.Path(sys.argv[1])).hex())"
+    )
+    makers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "cohort.key")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for maker in makers:
+        assert maker.stdout is not None and maker.stdout.readline() == "ready\n"
+    for maker in makers:
+        assert maker.stdin is not None
+        maker.stdin.write("go\n")
+        maker.stdin.flush()
+    assert {maker.communicate()[0].strip() for maker in makers} == {(tmp_path / "cohort.key").read_bytes().hex()}
+    assert [maker.returncode for maker in makers] == [0] * 4
 
 
 @pytest.mark.parametrize("held", [b"", b"short", b"x" * 33])
