@@ -115,13 +115,26 @@ class Ingest:
             NoSpace: nothing was kept, and nothing may be acknowledged.
             Unlabelled: a result of ours lacks a label; nothing was kept.
         """
+        outcome = self._take(received, arrival, record, announced, on_correction)
+        if outcome.state == "quarantined":
+            LOGGER.warning("refused (door %s): %s", arrival.door, outcome.reason)
+        return outcome
+
+    def _take(
+        self,
+        received: Path,
+        arrival: Arrival,
+        record: LabelRecord | None,
+        announced: Announced | None = None,
+        on_correction: Correction | None = None,
+    ) -> Outcome:
+        """`accept`, for a caller who tells the outcome himself."""
         try:
             try:
                 return self._accept(received, arrival, record, announced, on_correction)
             except Refused as why:
                 if record is not None:
                     raise Unlabelled(f"a result of ours cannot be stored: {why}") from why
-                LOGGER.warning("refused (door %s): %s", arrival.door, why)
                 self.quarantine.add(received, arrival, why, self._now())
                 return Outcome(
                     "quarantined",
@@ -134,9 +147,14 @@ class Ingest:
             received.unlink(missing_ok=True)
 
     def retry(self, entry_id: int, on_correction: Correction | None = None) -> Outcome:
-        """Try a quarantined object again; where it is accepted it leaves the quarantine. Raises Rejected, NoSpace."""
+        """Try a quarantined object again; where it is accepted it leaves the quarantine.
+
+        Raises Rejected (a damaged result of ours: Unlabelled), NoSpace.
+        """
         entry = self.quarantine.get(entry_id)
-        outcome = self.accept(self.storage.receive_file(entry.path), entry.arrival, on_correction=on_correction)
+        record = _record(self.quarantine.record(entry))
+        received = self.storage.receive_file(entry.path)
+        outcome = self._take(received, entry.arrival, record, on_correction=on_correction)
         if outcome.accepted:
             self.quarantine.forget(entry)
         return outcome
@@ -151,14 +169,10 @@ class Ingest:
         on_disk = frozenset(self.storage.walk())
         # By age, so that a corrected header comes after the one that it corrects.
         for key in sorted(on_disk - known, key=self.storage.age):
-            beside = self.storage.sidecar(key)
-            record = LabelRecord.from_json(beside["record"]) if beside else None
-            # A second name in incoming/ for the same bytes: `accept` may then rename or discard it as for any door.
-            twin = self.storage.link_to_incoming(key)
-            outcome = self.accept(twin, Arrival("own" if record else ""), record)
-            if outcome.state in ("quarantined", "held"):
+            state = self._take_up(key)
+            if state in ("quarantined", "held"):
                 self._drop_unless_indexed(key)
-            found[outcome.state] = found.get(outcome.state, 0) + 1
+            found[state] = found.get(state, 0) + 1
         listed = self.quarantine.reindex()
         missing = self.index.uids_under(known - on_disk)
         if missing:
@@ -168,6 +182,22 @@ class Ingest:
             )  # fmt: skip
         told = {"listed again": listed, "missing": len(missing)}
         return found | {state: number for state, number in told.items() if number}
+
+    def _take_up(self, key: str) -> State:
+        """Take up one stored file; a damaged result of ours is put into quarantine with its record beside it."""
+        beside = self.storage.sidecar_text(key)
+        # A second name in incoming/ for the same bytes: it may then be renamed or discarded as for any door.
+        twin = self.storage.link_to_incoming(key)
+        try:
+            record = _record(None if beside is None else _record_beside(beside))
+            return self.accept(twin, Arrival("own" if record else ""), record).state
+        except Unlabelled as why:
+            LOGGER.warning("refused (from disk): %s", why)
+            self.storage.link_to_incoming(key)
+            self.quarantine.add(twin, Arrival("own"), Refused(str(why)), self._now(), _record_beside(beside or ""))
+            return "quarantined"
+        finally:
+            twin.unlink(missing_ok=True)
 
     def missing(self) -> list[str]:
         """SOP Instance UIDs of what the index knows, earlier versions included, and no file is there for."""
@@ -389,6 +419,27 @@ class Ingest:
             connection.execute(
                 update(Instance).where(Instance.sop_instance_uid == known.sop_instance_uid).values(**arrival.as_json())
             )
+
+
+def _record_beside(text: str) -> str:
+    """The record in what lies beside a stored result; the text itself where it cannot be read."""
+    try:
+        return str(json.loads(text)["record"])
+    except (ValueError, KeyError, TypeError):
+        return text
+
+
+def _record(text: str | None) -> LabelRecord | None:
+    """The record of a result of ours, None for what others made. Raises Unlabelled where it is damaged."""
+    if text is None:
+        return None
+    try:
+        return LabelRecord.from_json(text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unlabelled(
+            f"the record beside a result of ours cannot be read ({type(error).__name__}: {error}), so its labels "
+            "cannot be checked; restore it from a backup, or run its job again"
+        ) from error
 
 
 def _is_whole(path: Path, size: int) -> bool:

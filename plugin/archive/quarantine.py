@@ -15,6 +15,9 @@ from plugin.archive.received import Refused
 from plugin.archive.storage import Storage, file_hash, sync_file
 from plugin.archive.tables import Quarantine
 
+# In the sidecar of a refused object of ours only; the database has no need of it.
+_RECORD = "record"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -51,8 +54,11 @@ class QuarantineList:
         self._index = index
         self._storage = storage
 
-    def add(self, received: Path, arrival: Arrival, why: Refused, at: float) -> None:
-        """Keep refused bytes with their reason; the same bytes again count as another attempt. Raises NoSpace."""
+    def add(self, received: Path, arrival: Arrival, why: Refused, at: float, record: str | None = None) -> None:
+        """Keep refused bytes with their reason; the same bytes again count as another attempt. Raises NoSpace.
+
+        record: what says of an object that it is ours; without it, it could come back as the work of others.
+        """
         key = f"{file_hash(received)}.dcm"
         row: dict[str, Any] = {
             "reason": str(why),
@@ -63,7 +69,7 @@ class QuarantineList:
             **arrival.as_json(),
         }
         sync_file(received)
-        self._storage.put_aside(received, key, row)
+        self._storage.put_aside(received, key, row | ({} if record is None else {_RECORD: record}))
         self._note(key, row)
 
     def list(self) -> list[Entry]:
@@ -81,6 +87,11 @@ class QuarantineList:
             raise Rejected(f"there is no entry {entry_id} in quarantine; see `mirall quarantine list`")
         return self._entry(row)
 
+    def record(self, entry: Entry) -> str | None:
+        """What `add` was given as the record of an object of ours."""
+        text: str | None = self._storage.quarantined_sidecar(entry.path.name).get(_RECORD)
+        return text
+
     def forget(self, entry: Entry) -> None:
         """Take an entry out, after its bytes were stored elsewhere."""
         with self._index.write() as connection:
@@ -92,7 +103,8 @@ class QuarantineList:
         with self._index.read() as connection:
             known = {row.storage_key for row in connection.execute(select(Quarantine.storage_key))}
         found = [(key, row) for key, row in self._storage.quarantined() if key not in known]
-        for key, row in found:
+        for key, beside in found:
+            row = {name: value for name, value in beside.items() if name != _RECORD}
             # Bytes without their note: it is made durable first, so only a damaged disk gets here.
             size = (self._storage.quarantine / key).stat().st_size
             unknown = {"reason": "the reason was lost; try it again", "sop_instance_uid": "", "study_instance_uid": ""}

@@ -161,9 +161,10 @@ class Storage:
     def path(self, key: str) -> Path:
         return self.objects / key
 
-    def sidecar(self, key: str) -> dict[str, Any] | None:
-        """What `put` was given beside the object."""
-        return _sidecar(self.objects / key)
+    def sidecar_text(self, key: str) -> str | None:
+        """What `put` was given beside the object, as JSON; it may be damaged, None where there is none."""
+        beside = (self.objects / key).with_suffix(".json")
+        return beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else None
 
     def walk(self) -> Iterator[str]:
         """Keys of all stored objects."""
@@ -198,6 +199,10 @@ class Storage:
         """(key, sidecar) of everything in quarantine."""
         for path in self.quarantine.glob("*.dcm"):
             yield path.name, _sidecar(path) or {}
+
+    def quarantined_sidecar(self, key: str) -> dict[str, Any]:
+        """What `put_aside` was given beside the bytes; empty where it was lost."""
+        return _sidecar(self.quarantine / key) or {}
 
     def forget_quarantined(self, key: str) -> None:
         """Delete bytes from quarantine, after they were stored as an instance."""

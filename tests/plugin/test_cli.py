@@ -125,6 +125,22 @@ def test_quarantine_retry_says_why_it_stays_or_what_became_of_it(data):
     assert len(json.loads(run("quarantine", "list", "--json", "--data", data))) == 1
 
 
+def test_quarantine_retry_says_its_reason_once(data):
+    command = [sys.executable, "-m", "plugin.cli", "quarantine", "retry", "2", "--data", str(data)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr.startswith("mirall: entry 2 stays in quarantine: the object is no DICOM file")
+    assert answer.stderr.count("the object is no DICOM file") == len(answer.stderr.splitlines()) == 1
+
+
+def test_reindex_names_objects_whose_file_is_missing(data):
+    ingest = archive(data)
+    ingest.index.instance("1.2.3").path.unlink()
+    ingest.index.close()
+    assert json.loads(run("reindex", "--json", "--data", data))["missing"] == ["1.2.3"]
+    assert run("reindex", "--data", data) == "1 missing; 1 instances of 1 studies are indexed\n"
+
+
 def test_reindex_builds_a_lost_index_anew(data):
     for part in data.glob("index.sqlite*"):
         part.unlink()

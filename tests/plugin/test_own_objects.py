@@ -152,6 +152,60 @@ def test_records_survive_the_loss_of_the_index(here):
     assert again.index.device_uids() == {record.model.device_uid}
 
 
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def lose_the_flag(path: Path) -> None:
+    dataset, _ = generated()
+    dataset.SyntheticData = "NO"
+    path.write_bytes(bytes_of(dataset))
+
+
+def break_the_record(path: Path) -> None:
+    path.with_suffix(".json").write_text('{"record": "{')
+
+
+def garble_the_sidecar(path: Path) -> None:
+    path.with_suffix(".json").write_bytes(b"\xff\0\0")
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (truncate, "a result of ours cannot be stored: the object ends too early"),
+        (lose_the_flag, "SyntheticData is NO, it must be 'YES'"),
+        (break_the_record, "the record beside a result of ours cannot be read (JSONDecodeError"),
+        (garble_the_sidecar, "the record beside a result of ours cannot be read (JSONDecodeError"),
+    ],
+)
+def test_one_damaged_result_does_not_keep_the_others_from_being_taken_up(here, damage, sentence):
+    dataset, record = generated()
+    give(here, bytes_of(dataset), record, OWN)
+    give(here, bytes_of(generated(4)[0]), generated(4)[1], OWN)
+    give(here, slice_of("1.2.3"))
+    damage(here.index.instance(record.sop_instance_uid).path)
+    here.index.close()
+    for part in here.index.data.glob("index.sqlite*"):
+        part.unlink()
+    again = archive(here.index.data)
+    assert again.reindex() == {"quarantined": 1, "stored": 2}
+    assert again.reindex() == {}
+    (entry,) = again.quarantine.list()
+    assert sentence in entry.reason
+    assert again.index.instance(record.sop_instance_uid) is None
+    assert list(again.storage.incoming.iterdir()) == []
+    # Nor does it come in later as the work of others, not even where the quarantine's list was lost as well.
+    again.index.close()
+    for part in again.index.data.glob("index.sqlite*"):
+        part.unlink()
+    once_more = archive(here.index.data)
+    assert once_more.reindex() == {"stored": 2, "listed again": 1}
+    with pytest.raises(Unlabelled):
+        once_more.retry(1)
+    assert len(once_more.quarantine.list()) == 1
+
+
 # The gate at the exits
 
 
