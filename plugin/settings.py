@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dicom_io.errors import Rejected
 from plugin.routes import unusable
@@ -25,8 +26,38 @@ OVERRIDES_VARIABLE = "MIRALL_OVERRIDES"
 """Environment variable (JSON) by which `mirall serve` hands its command-line options to the processes it starts."""
 
 Correction = Literal["replace", "keep-first", "hold"]
-ApplicationEntity = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-\x1f\x7f-\U0010ffff]+$")]
-ModelAddress = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*:[A-Za-z0-9][A-Za-z0-9._-]*$")]
+_MODEL_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*:[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _application_entity(title: str) -> str:
+    """An AE title (PS3.5 6.2): 1 to 16 characters of ASCII, no backslash, no control character, not spaces alone."""
+    if not title.strip(" ") or len(title) > 16:
+        raise ValueError(f"{title!r} has {len(title)} characters; an AE title has 1 to 16, and not spaces alone")
+    if re.search(r"[^\x20-\x7e]|\\", title):
+        raise ValueError(f"{title!r} is no AE title; use letters, digits and signs of ASCII, without backslash")
+    return title
+
+
+def _model_address(address: str) -> str:
+    if not _MODEL_ADDRESS.fullmatch(address):
+        raise ValueError(f"{address!r} must be NAME:VERSION, such as pet-tumour:1")
+    return address
+
+
+def _web_root(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets or a port that are none
+        right = False
+    if not right:
+        raise ValueError(f"{url!r} must be a whole http or https address, such as http://pacs:8042/dicom-web")
+    return url
+
+
+ApplicationEntity = Annotated[str, AfterValidator(_application_entity)]
+ModelAddress = Annotated[str, AfterValidator(_model_address)]
+WebRoot = Annotated[str, AfterValidator(_web_root)]
 
 
 class BadSettings(Rejected):
@@ -146,9 +177,7 @@ class Destination(_Section):
     aet: ApplicationEntity | None = Field(default=None, description="The peer's AE title (dimse).")
     host: str | None = Field(default=None, description="The peer's host name or address (dimse).")
     port: int | None = Field(default=None, ge=1, le=65535, description="The peer's port (dimse).")
-    url: str | None = Field(
-        default=None, pattern=r"^https?://", description="The peer's DICOMweb root, the part before /studies (stow)."
-    )
+    url: WebRoot | None = Field(default=None, description="The peer's DICOMweb root, the part before /studies (stow).")
     token: str | None = Field(default=None, description="Sent as `Authorization: Bearer ...` (stow).")
     allow_unproven: bool = Field(
         default=False, description="Take results of model versions whose evaluation proves nothing yet."
@@ -260,7 +289,7 @@ def _validated(path: Path | None, text: str, document: dict[str, Any], overrides
 
 
 def _unknown_names(settings: Settings) -> list[tuple[tuple[str | int, ...], str]]:
-    """Routes with conditions that can never hold, or to a destination that nobody defined; names used twice."""
+    """Routes that do nothing, whose conditions can never hold, or to an unknown destination; names used twice."""
     known = ", ".join(sorted(settings.destinations)) or "none"
     problems: list[tuple[tuple[str | int, ...], str]] = []
     seen: set[str] = set()
@@ -268,6 +297,9 @@ def _unknown_names(settings: Settings) -> list[tuple[tuple[str | int, ...], str]
         if route.name in seen:
             problems.append((("routes", number, "name"), f"the name {route.name!r} is used by an earlier route"))
         seen.add(route.name)
+        if not route.run and not route.send_to:
+            sentence = f"route {route.name!r} does nothing; give it models to run, or destinations to send_to"
+            problems.append((("routes", number, "name"), sentence))
         problems += [(("routes", number, "match", key), sentence) for key, sentence in unusable(route)]
         for name in route.send_to:
             if name not in settings.destinations:

@@ -87,8 +87,10 @@ def test_config_check_names_models_that_are_not_there(tmp_path):
 
 def test_a_good_configuration_is_said_to_be_one(tmp_path):
     path = tmp_path / "mirall.toml"
-    path.write_text('[[routes]]\nname = "all"\n')
-    assert run("config", "check", "--config", path) == f"{path}: no problems; 1 route(s), 0 destination(s)\n"
+    path.write_text(
+        '[destinations.pacs]\nkind = "stow"\nurl = "http://pacs"\n[[routes]]\nname = "all"\nsend_to = ["pacs"]\n'
+    )
+    assert run("config", "check", "--config", path) == f"{path}: no problems; 1 route(s), 1 destination(s)\n"
 
 
 # quarantine, reindex

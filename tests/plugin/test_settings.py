@@ -80,7 +80,29 @@ def test_without_a_file_the_defaults_hold(tmp_path, monkeypatch):
         (('"127.0.0.1:8080"', '"8080"'), 5, "node.http: '8080' is no HOST:PORT, such as 127.0.0.1:11112"),
         (("port = 4242\n", ""), 17, "destinations.pacs: a destination of kind 'dimse' needs port"),
         (('send_to = ["pacs", "web"]', 'send_to = ["pcas"]'), 32, "unknown destination 'pcas'"),
-        (('run = ["pet-tumour:1"]', 'run = ["../../etc"]'), 31, "routes[0].run[0]: String should match pattern"),
+        (
+            ('run = ["pet-tumour:1"]', 'run = ["../../etc"]'),
+            31,
+            "routes[0].run[0]: '../../etc' must be NAME:VERSION, such as pet-",
+        ),
+        (
+            ('aet = "MIRALL"', 'aet = "MIRALL-OF-RADIOLOGY"'),
+            3,
+            "node.aet: 'MIRALL-OF-RADIOLOGY' has 19 characters; an AE",
+        ),
+        (
+            ('aet = "MIRALL"', 'aet = "   "'),
+            3,
+            "node.aet: '   ' has 3 characters; an AE title has 1 to 16, and not spaces",
+        ),
+        (
+            ('aet = "MIRALL"', 'aet = "Bücker"'),
+            3,
+            "node.aet: 'Bücker' is no AE title; use letters, digits and signs of",
+        ),
+        (("http://web:8042/dicom-web", "http://"), 25, "destinations.web.url: 'http://' must be a whole http or https"),
+        (("http://web:8042/dicom-web", "http://web:x/"), 25, "'http://web:x/' must be a whole http or https address"),
+        (("http://web:8042/dicom-web", "web:8042"), 25, "'web:8042' must be a whole http or https address, such as"),
         (('"hold"', '"ask"'), 10, "archive.on_correction: Input should be 'replace', 'keep-first' or 'hold'"),
         (('match = { Modality = "PT",', "match = { Modality = 3,"), 30, "must be a text, or a list of texts"),
     ],
@@ -116,6 +138,16 @@ def test_a_model_that_is_not_in_the_registry_is_named_by_line(tmp_path):
 def test_a_misspelt_condition_of_a_route_is_named_by_line_and_key(tmp_path):
     said = refused(tmp_path, '[[routes]]\nname = "mr"\n[routes.match]\nModlity = "MR"\n')
     assert "mirall.toml:4: routes[0].match.Modlity: 'Modlity' is neither a DICOM keyword nor one of " in said
+
+
+def test_a_route_that_neither_runs_nor_sends_anything_is_refused_by_name(tmp_path):
+    said = refused(tmp_path, WHOLE + '\n[[routes]]\nname = "idle"\nrun = []\n')
+    assert said == (
+        f"{tmp_path / 'mirall.toml'}:35: routes[1].name: route 'idle' does nothing; give it models to run, or "
+        "destinations to send_to"
+    )
+    passing = WHOLE + '\n[[routes]]\nname = "passes on"\nsend_to = ["pacs"]\n'
+    assert load(written(tmp_path, passing)).routes[1].run == ()
 
 
 def test_two_routes_of_one_name_are_refused(tmp_path):
