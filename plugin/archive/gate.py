@@ -13,10 +13,14 @@ from pathlib import Path
 from pydicom import Dataset
 
 from dicom_io import labels
-from dicom_io.errors import Unlabelled
+from dicom_io.errors import Rejected, Unlabelled
 from dicom_io.provenance import MANUFACTURER, LabelRecord
 from plugin.archive.index import Index, InstanceRow
 from plugin.archive.received import Received, inspect
+
+
+class FileMissing(Rejected):
+    """The instance is indexed, and its file is not on disk any more."""
 
 
 def check_exit(row: InstanceRow) -> None:
@@ -47,10 +51,16 @@ class Gate:
         self._passed: set[tuple[str, str, int, int]] = set()
 
     def check(self, row: InstanceRow) -> None:
-        """Raises Unlabelled."""
+        """Raises Unlabelled; FileMissing where there is nothing that could leave, whoever made it."""
+        try:
+            state = row.path.stat()
+        except FileNotFoundError as error:
+            raise FileMissing(
+                f"instance {row.sop_instance_uid} is indexed but its file is missing on disk; send it again, or "
+                "restore the file from a backup"
+            ) from error
         if not row.made_by_us:
             return
-        state = row.path.stat()
         key = (row.storage_key, json.dumps(row.record, sort_keys=True), state.st_mtime_ns, state.st_size)
         if key not in self._passed:
             check_exit(row)

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from dicom_io.errors import ImagingError, TryAgain, Unlabelled
+from plugin.archive.gate import FileMissing
 from plugin.archive.query import BadQuery
 from plugin.archive.storage import NoSpace
 from plugin.dicomweb.multipart import BadMultipart
@@ -16,6 +17,7 @@ _STATUS: dict[type[ImagingError], int] = {
     BadQuery: 400,
     BadMultipart: 400,
     Unlabelled: 403,
+    FileMissing: 410,
     NoSpace: 507,
     TryAgain: 503,
     ImagingError: 409,

@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_io import dataset as whole_files
 from dicom_io.errors import Rejected, UndecodablePixels, Unlabelled
-from plugin.archive.gate import Gate, check_bytes
+from plugin.archive.gate import FileMissing, Gate, check_bytes
 from plugin.archive.index import Index, InstanceRow
 from plugin.archive.query import AVAILABLE_TRANSFER_SYNTAX
 from plugin.dicomweb import frames, media
@@ -121,15 +121,15 @@ def _rows(request: Request, study: str, series: str | None = None, instance: str
 
 
 def _cleared(request: Request, rows: list[InstanceRow]) -> list[InstanceRow]:
-    """The instances that may leave. Raises Unlabelled where none may."""
+    """The instances that may and can leave. Raises Unlabelled or FileMissing where none does."""
     gate: Gate = request.app.state.gate
     cleared: list[InstanceRow] = []
-    stopped: Unlabelled | None = None
+    stopped: Unlabelled | FileMissing | None = None
     for row in rows:
         try:
             gate.check(row)
             cleared.append(row)
-        except Unlabelled as error:
+        except (Unlabelled, FileMissing) as error:
             stopped = error
     if stopped is not None and not cleared:
         raise stopped
@@ -140,7 +140,7 @@ def _cleared(request: Request, rows: list[InstanceRow]) -> list[InstanceRow]:
 
 
 def _instances(request: Request, rows: list[InstanceRow]) -> Response:
-    """Part 10 files, as stored or as Explicit VR Little Endian; 206 where the gate held some back."""
+    """Part 10 files, as stored or as Explicit VR Little Endian; 206 where some were held back or are missing."""
     cleared = _cleared(request, rows)
     status = 200 if len(cleared) == len(rows) else 206
     reasons = []

@@ -449,6 +449,27 @@ def test_nothing_there_is_a_sentence(door):
     assert door.get(at("1.2.3", study="2.25.5")).status_code == 404
 
 
+@pytest.mark.parametrize("ours", [False, True])
+@pytest.mark.parametrize("rest", ["", "/metadata", "/frames/1", "/bulkdata/00091010"])
+def test_an_instance_whose_file_is_missing_is_gone_and_says_so(door, rest, ours):
+    dataset, record = generated()
+    give(door.ingest, bytes_of(dataset), record if ours else None, Arrival("own" if ours else "stow"))
+    door.ingest.index.instance(record.sop_instance_uid).path.unlink()
+    where = at(record.sop_instance_uid, record.study_instance_uid, record.series_instance_uid)
+    sentence = "is indexed but its file is missing on disk; send it again, or restore the file from a backup"
+    assert problem(door.get(where + rest)) == (410, f"instance {record.sop_instance_uid} {sentence}")
+
+
+def test_an_instance_whose_file_is_missing_is_left_out_of_a_study(door):
+    whole = file_of(slice_of("1.2.4", value=2))
+    door.store(file_of(slice_of("1.2.3")), whole)
+    door.ingest.index.instance("1.2.3").path.unlink()
+    answer = door.get(f"/studies/{STUDY}", 'multipart/related; type="application/dicom"')
+    assert (answer.status_code, [body for _, body in parts(answer)]) == (206, [whole])
+    answer = door.get(f"/studies/{STUDY}/metadata")
+    assert (answer.status_code, [one["00080018"]["Value"] for one in answer.json()]) == (206, [["1.2.4"]])
+
+
 # What we made, at this exit
 
 

@@ -174,7 +174,7 @@ def garble_the_sidecar(path: Path) -> None:
     ("damage", "sentence"),
     [
         (truncate, "a result of ours cannot be stored: the object ends too early"),
-        (lose_the_flag, "SyntheticData is NO, it must be 'YES'"),
+        (lose_the_flag, "SyntheticData is 'NO', it must be 'YES'"),
         (break_the_record, "the record beside a result of ours cannot be read (JSONDecodeError"),
         (garble_the_sidecar, "the record beside a result of ours cannot be read (JSONDecodeError"),
     ],
