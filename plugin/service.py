@@ -33,7 +33,7 @@ from plugin.settings import BadSettings, Settings
 
 LOGGER = logging.getLogger(__name__)
 
-_WRONG_USE = 2
+WRONG_USE = 2
 # A child that ran this long has recovered: its next restart is at once again.
 _HEALTHY_S = 60.0
 _LONGEST_WAIT_S = 30.0
@@ -110,14 +110,17 @@ def serve(
 ) -> int:
     """Run until SIGINT or SIGTERM. overrides: data, http, dimse, aet, open as given on the command line.
 
-    Returns the exit code: 0 after a clean end, 2 where the settings do not allow a start.
+    Returns the exit code: 0 after a clean end, 2 where a child could not start (an address is in use) and has said why.
 
     Raises:
-        BadSettings: the configuration is wrong, an address may not be bound, or the folder is in use.
+        BadSettings: the configuration is wrong, an address may not be bound, or the folder is in use. `mirall serve`
+            ends with 2 then, too.
         CannotServe: not on this operating system.
     """
     if sys.platform != "linux":
-        raise CannotServe(f"mirall serve needs Linux, this is {sys.platform}; convert, train, predict and generate run")
+        raise CannotServe(
+            f"mirall serve needs Linux, this is {sys.platform}; `mirall train`, `predict` and `generate` run here"
+        )
     given = {name: value for name, value in overrides.items() if value is not None}
     settings = configuration.load(config, **given)
     for warning in configuration.may_listen(settings):
@@ -146,8 +149,8 @@ def _supervise(children: Sequence[Child], settings: Settings, stop: threading.Ev
     while not stop.wait(0.1):
         for child in children:
             code = child.poll()
-            if code == _WRONG_USE and not announced:
-                return _WRONG_USE  # it has said why
+            if code == WRONG_USE and not announced:
+                return WRONG_USE  # it has said why
             if code is not None:
                 child.plan_restart(code)
             elif child.process is None and time.monotonic() >= child.start_at:

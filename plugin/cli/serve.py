@@ -27,6 +27,7 @@ def serve(
     """Run the service: DICOM and DICOMweb doors, and the worker behind them.
 
     Ends cleanly on Ctrl-C or SIGTERM. Beyond loopback it listens only with known peers and a token, or with --open.
+    Exit code 2: the settings are wrong or not safe, an address is in use, or another service works on the data folder.
 
     Example: mirall serve --data ./mirall-data --aet MIRALL
     """
@@ -37,5 +38,10 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     given = {"data": data, "http": http, "dimse": dimse, "aet": aet, "open": open_ or None}
-    code = service.serve(config, given, say=lambda line: print(line, flush=True))
+    try:
+        code = service.serve(config, given, say=lambda line: print(line, flush=True))
+    except service.BadSettings as error:
+        # As a busy port, which a child finds: what is wrong is how we were started, and a restart does not help.
+        print(f"mirall: {error}", file=sys.stderr)
+        code = service.WRONG_USE
     raise typer.Exit(code)

@@ -209,6 +209,40 @@ def test_two_services_on_one_folder_are_refused(told, monkeypatch, tmp_path):
         service.serve(None, told)
 
 
+def served(*options: object) -> tuple[int, str]:
+    """Exit code and errors of a `mirall serve` that is expected not to start."""
+    command = [sys.executable, "-m", "plugin.cli", "serve", *(str(option) for option in options)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return ended.returncode, ended.stderr
+
+
+def test_serve_that_may_not_start_ends_with_exit_code_two_whatever_the_reason(told, busy, tmp_path):
+    own = ("--data", tmp_path / "other")
+    unsafe, why_unsafe = served(*own, "--http", "0.0.0.0:0")
+    assert why_unsafe.startswith("mirall: 0.0.0.0:0 can be reached") and "Traceback" not in why_unsafe
+    taken, why_taken = served(*own, "--http", told["http"], "--dimse", f"127.0.0.1:{busy}")
+    assert "another program listens there" in why_taken
+    (tmp_path / "wrong.toml").write_text("[nodes]\n")
+    wrong, why_wrong = served("--config", tmp_path / "wrong.toml")
+    assert "nodes: no such setting" in why_wrong
+    assert (unsafe, taken, wrong) == (2, 2, 2)
+
+
+def test_a_second_service_on_a_folder_ends_with_exit_code_two(told):
+    with service.running(**told):
+        code, why = served("--data", told["data"], "--http", "127.0.0.1:0", "--dimse", "127.0.0.1:0")
+    assert (code, why.startswith(f"mirall: another service works on {told['data']}; end it")) == (2, True)
+
+
+def test_where_there_is_no_linux_the_sentence_names_the_commands_that_run(told, monkeypatch):
+    monkeypatch.setattr(service.sys, "platform", "darwin")
+    with pytest.raises(CannotServe) as caught:
+        service.serve(None, told)
+    assert str(caught.value) == (
+        "mirall serve needs Linux, this is darwin; `mirall train`, `predict` and `generate` run here"
+    )
+
+
 def test_effective_settings_reach_the_doors(told):
     """The AE title of the command line is what the listener answers to."""
     with service.running(**told) as running, pytest.raises(TryAgain, match="rejected"):
