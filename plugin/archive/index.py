@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from plugin.archive.storage import NoSpace
+from plugin.archive.storage import NoSpace, make_private
 from plugin.archive.tables import Device, Instance, InstanceVersion, Quarantine, Series, Study
 
 NO_INPUT = "0" * 64
@@ -114,7 +115,9 @@ class Index:
 
     def upgrade(self) -> None:
         """Bring the tables to this release's form; several processes may call it at once."""
-        self.data.mkdir(parents=True, exist_ok=True)
+        make_private(self.data)
+        # SQLite gives its -wal and -shm the mode of the database; it holds names of patients.
+        os.close(os.open(self.data / "index.sqlite", os.O_RDWR | os.O_CREAT, 0o600))
         with (self.data / "index.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             config = _alembic()
@@ -410,7 +413,7 @@ def _alembic() -> Config:
 
 
 def _engine(path: Path) -> Engine:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
     engine = create_engine(
         f"sqlite:///{path}",
         connect_args={"timeout": _LOCK_WAIT_S, "check_same_thread": False},

@@ -4,6 +4,8 @@
     <data>/archive/objects/     ab/<hash>.dcm, the stored objects; never changed, written once
     <data>/archive/quarantine/  <hash>.dcm and <hash>.json, what was refused and why
 
+They hold names of patients, so what is made here is the owner's alone.
+
 Durable means: the file's bytes are synced, it is renamed inside one file system, and the folder is synced. Names come
 from hashes of the bytes alone, so nothing that a peer writes into a header can become a path.
 """
@@ -108,8 +110,8 @@ class Storage:
         self.quarantine = data / "archive" / "quarantine"
         self._minimum_free_mb = minimum_free_mb
         self._free_bytes = free_bytes
-        for folder in (self.incoming, self.objects, self.quarantine):
-            folder.mkdir(parents=True, exist_ok=True)
+        for folder in (data, data / "archive", self.incoming, self.objects, self.quarantine):
+            make_private(folder)
         # All at once: made one by one, each would cost two more syncs while others wait for the index.
         if not (self.objects / "ff").is_dir():
             for number in range(256):
@@ -225,6 +227,11 @@ class Storage:
             _sync_folder(target.parent)
         except OSError as error:
             raise _no_space(error) from error
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that only its owner may enter; one that is there already keeps what its owner gave it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def sync_file(path: Path) -> None:

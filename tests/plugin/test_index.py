@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -60,6 +62,24 @@ def test_commits_are_on_disk_when_they_return(tmp_path):
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     index.close()
+
+
+def test_what_holds_names_of_patients_is_its_owner_s_alone(tmp_path):
+    """Whatever the process's mask, and also inside a data folder that somebody else made first."""
+    mask = os.umask(0o022)
+    try:
+        (tmp_path / "made-before").mkdir()
+        for data in (tmp_path / "new", tmp_path / "made-before"):
+            here = archive(data)
+            give(here, slice_of("1.2.3"))
+            give(here, b"a letter")
+            modes = [stat.S_IMODE(path.stat().st_mode) for path in data.glob("index.sqlite*")]
+            here.index.close()
+            assert modes == [0o600] * 3
+            assert stat.S_IMODE((data / "archive").stat().st_mode) == 0o700
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
