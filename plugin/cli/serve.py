@@ -35,12 +35,13 @@ def serve(
     import sys
 
     from plugin import service
+    from plugin.settings import BadSettings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     given = {"data": data, "http": http, "dimse": dimse, "aet": aet, "open": open_ or None}
     try:
         code = service.serve(config, given, say=lambda line: print(line, flush=True))
-    except service.BadSettings as error:
+    except BadSettings as error:
         # As a busy port, which a child finds: what is wrong is how we were started, and a restart does not help.
         print(f"mirall: {error}", file=sys.stderr)
         code = service.WRONG_USE
