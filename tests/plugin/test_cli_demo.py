@@ -174,11 +174,14 @@ import subprocess
 from types import SimpleNamespace
 from plugin.cli import demo
 
-with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+def wait():  # inside demo._stay, so that Ctrl-C cannot come before it
     print("up", flush=True)
-    demo._stay(SimpleNamespace(process=process))
-    print("the service is still there:", process.poll() is None)
-    process.kill()
+    process.wait()
+
+process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+demo._stay(SimpleNamespace(process=SimpleNamespace(wait=wait)))
+print("the service is still there:", process.poll() is None)
+process.kill()
 """
 
 
