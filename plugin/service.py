@@ -28,7 +28,7 @@ import httpx
 
 from dicom_io.errors import TryAgain
 from plugin import settings as configuration
-from plugin.archive.storage import Storage
+from plugin.archive.storage import Storage, make_private
 from plugin.settings import BadSettings, Settings
 
 LOGGER = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ def _children(
 
 def _lock(settings: Settings) -> int:
     """The data folder's lock, and what a service that was killed left half-received is cleared away."""
-    settings.data.mkdir(parents=True, exist_ok=True)
+    make_private(settings.data)
     lock = os.open(settings.data / "service.lock", os.O_RDWR | os.O_CREAT, 0o600)
     end = time.monotonic() + _LOCK_WAIT_S
     while True:
@@ -237,7 +237,7 @@ def running(
         CannotServe: it ended, or was not ready after `wait_s` seconds; the message ends with its last words.
     """
     settings = configuration.load(config, **overrides)
-    settings.data.mkdir(parents=True, exist_ok=True)
+    make_private(settings.data)
     log = log or settings.data / "service.log"
     options = [part for name, value in overrides.items() if value is not None for part in _option(name, value)]
     command = [sys.executable, "-m", "plugin.cli", "serve", *options]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import socket
@@ -125,6 +126,15 @@ def test_a_service_says_where_it_is_and_ends_cleanly_on_ctrl_c(told):
         assert f"DICOMweb  http://{told['http']}/dicom-web" in said
         assert "Research use only, not for diagnosis." in said
         assert "Traceback" not in said
+
+
+def test_a_service_makes_its_data_folder_for_its_owner_alone(told):
+    mask = os.umask(0o022)
+    try:
+        with service.running(**told):
+            assert told["data"].stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(mask)
 
 
 def test_what_dies_is_started_again(told):
