@@ -170,9 +170,13 @@ def test_waiting_ends_with_a_sentence(monkeypatch):
 
 
 STAYING = """
+import signal
 import subprocess
 from types import SimpleNamespace
 from plugin.cli import demo
+
+# Started in the background, a shell's children ignore what Ctrl-C sends; on a terminal they do not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def wait():  # inside demo._stay, so that Ctrl-C cannot come before it
     print("up", flush=True)
