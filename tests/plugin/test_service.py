@@ -119,6 +119,10 @@ def test_nothing_that_was_acknowledged_is_lost_by_kill_9(tmp_path, told):
 def test_a_service_says_where_it_is_and_ends_cleanly_on_ctrl_c(told):
     with service.running(**told) as running:
         client.echo(peer_of(running))
+        end = time.monotonic() + 20
+        # It is ready before it has said so.
+        while "Ctrl-C ends the service" not in running.log.read_text() and time.monotonic() < end:
+            time.sleep(0.05)
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(30) == 0
         said = running.log.read_text()
