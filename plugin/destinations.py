@@ -23,7 +23,9 @@ from pynetdicom.association import Association
 
 from dicom_io.errors import NotDicom, TryAgain
 from dicom_io.labels import MULTI_FRAME_GRAYSCALE_WORD, MULTI_FRAME_TRUE_COLOUR, SEGMENTATION_STORAGE
-from plugin.dimse import client
+from plugin.dimse.client.association import Peer
+from plugin.dimse.client.echo import echo
+from plugin.dimse.client.store import Sent, send
 from plugin.settings import Destination as Address
 
 CONNECT_TIMEOUT_S = 10.0
@@ -223,13 +225,13 @@ class StowDestination:
 class DimseDestination:
     """A DICOM peer: C-STORE (PS3.4 B) to send, C-FIND at image level (PS3.4 C, study root) to ask."""
 
-    def __init__(self, peer: client.Peer) -> None:
+    def __init__(self, peer: Peer) -> None:
         self._peer = peer
 
     def send(self, parcels: Sequence[Parcel]) -> list[Receipt]:
         answers: dict[Path, Receipt] = {}
         try:
-            for sent in client.send(self._peer, [parcel.path for parcel in parcels], ANSWER_TIMEOUT_S):
+            for sent in send(self._peer, [parcel.path for parcel in parcels], ANSWER_TIMEOUT_S):
                 answers[sent.path] = _dimse_receipt(sent)
         except TryAgain as error:
             # No association, perhaps only a second one: the others have their answers.
@@ -271,7 +273,7 @@ class DimseDestination:
                 association.release()
 
     def echo(self) -> str:
-        client.echo(self._peer, CONNECT_TIMEOUT_S)
+        echo(self._peer, CONNECT_TIMEOUT_S)
         return f"{self._peer} answers C-ECHO"
 
     def probe(self) -> Mapping[str, str]:
@@ -322,7 +324,7 @@ def _no_is_an_answer() -> Iterator[None]:
         log.removeFilter(passes)
 
 
-def _not_taken(peer: client.Peer, parcel: Parcel) -> str:
+def _not_taken(peer: Peer, parcel: Parcel) -> str:
     kind, syntax = UID(parcel.sop_class_uid).name, UID(parcel.transfer_syntax_uid).name
     return f"{peer} does not take SOP class {kind} in {syntax}; have it accept them"
 
@@ -332,7 +334,7 @@ def _is_rejected_for_good(association: Association) -> bool:
     return bool(association.is_rejected and association.acceptor.primitive.result == 1)
 
 
-def _dimse_receipt(sent: client.Sent) -> Receipt:
+def _dimse_receipt(sent: Sent) -> Receipt:
     if sent.status is None:
         return Receipt("unknown", sent.reason)
     if sent.accepted or sent.status == DUPLICATE:
@@ -344,7 +346,7 @@ def opened(address: Address, calling_aet: str) -> Destination:
     """The peer that a section [destinations.NAME] describes."""
     if address.kind == "stow":
         return StowDestination(str(address.url), address.token)
-    return DimseDestination(client.Peer(str(address.aet), str(address.host), int(address.port or 0), calling_aet))
+    return DimseDestination(Peer(str(address.aet), str(address.host), int(address.port or 0), calling_aet))
 
 
 def _stow_receipt(url: str, parcel: Parcel, response: httpx.Response) -> Receipt:

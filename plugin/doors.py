@@ -50,7 +50,7 @@ def _serve(settings: configuration.Settings) -> None:
         logging.getLogger(__name__).warning("taken up from disk: %s", found)
     # The web's socket is bound before anything listens, so that a busy port ends us before a peer was let in.
     web = _bound(settings.node.http_address)
-    listener = node.start(settings.node, archive)
+    listener = node.start(settings, archive)
     server = uvicorn.Server(
         uvicorn.Config(
             create(settings, archive),

@@ -26,6 +26,10 @@ OVERRIDES_VARIABLE = "MIRALL_OVERRIDES"
 """Environment variable (JSON) by which `mirall serve` hands its command-line options to the processes it starts."""
 
 Correction = Literal["replace", "keep-first", "hold"]
+Verb = Literal["echo", "store", "find", "move", "get", "commit"]
+Role = Literal["read", "store", "work", "delete"]
+TlsVersion = Literal["1.2", "1.3"]
+VERBS: tuple[Verb, ...] = ("echo", "store", "find", "move", "get", "commit")
 _MODEL_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*:[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -58,6 +62,11 @@ def _web_root(url: str) -> str:
 ApplicationEntity = Annotated[str, AfterValidator(_application_entity)]
 ModelAddress = Annotated[str, AfterValidator(_model_address)]
 WebRoot = Annotated[str, AfterValidator(_web_root)]
+
+
+def _both_or_none(section: BaseModel, one: str, other: str) -> None:
+    if (getattr(section, one) is None) != (getattr(section, other) is None):
+        raise ValueError(f"{one} and {other} go together; set both or neither")
 
 
 class BadSettings(Rejected):
@@ -106,13 +115,62 @@ class KnownPeer(_Section):
 
     aet: ApplicationEntity = Field(description="Calling AE title that the peer gives itself.")
     address: str = Field(description="Its IP address, a network such as 10.1.2.0/24, or a host name.", min_length=1)
+    verbs: tuple[Verb, ...] = Field(default=VERBS, min_length=1, description="What it may ask of us.")
+    username: str | None = Field(
+        default=None, min_length=1, description="It must give this user name and passcode (PS3.7 D.3.3.7)."
+    )
+    passcode: str | None = Field(default=None, min_length=1, description="The passcode that goes with `username`.")
+
+    @model_validator(mode="after")
+    def _pair(self) -> KnownPeer:
+        _both_or_none(self, "username", "passcode")
+        return self
+
+
+class Token(_Section):
+    """[[node.tokens]]: a token for HTTP that allows less, or more, than `node.http_token`."""
+
+    name: str = Field(min_length=1, description="Shown in logs in place of the token.")
+    token: str = Field(min_length=16, description="Clients send it as `Authorization: Bearer ...`.")
+    roles: tuple[Role, ...] = Field(
+        min_length=1,
+        description="`read` (queries, retrieval, pages), `store` (STOW-RS), `work` (jobs, outbox, worklist), `delete`.",
+    )
+
+
+class Tls(_Section):
+    """[node.tls]: encryption of our own doors (PS3.15 B)."""
+
+    certificate: Path = Field(description="PEM file of our certificate, with the chain.")
+    key: Path = Field(description="PEM file of its private key, without a passphrase.")
+    client_ca: Path | None = Field(
+        default=None, description="PEM file of authorities; a peer must then show a certificate of one of them."
+    )
+    minimum_version: TlsVersion = Field(default="1.2", description="Oldest version of TLS that is spoken.")
+    doors: tuple[Literal["dimse", "http"], ...] = Field(
+        default=("dimse", "http"), min_length=1, description="Which doors are encrypted."
+    )
+
+
+class Profile(_Section):
+    """[destinations.NAME.profile]: how results must be encoded for a peer; `mirall destinations probe` proposes one."""
+
+    segmentation: Literal["binary", "labelmap"] = Field(default="binary", description="Kind of SEG.")
+    empty_frames: bool = Field(default=False, description="SEG frames without a marked voxel are written, too.")
+    captures: Literal["multi-frame", "single-frame"] = Field(
+        default="multi-frame", description="Secondary Captures with up to 64 frames, or one instance for each frame."
+    )
+    transfer_syntaxes: tuple[str, ...] = Field(
+        default=(),
+        description="UIDs of the transfer syntaxes that the peer takes, the best first; none named: as stored.",
+    )
 
 
 class Node(_Section):
     """[node]: who we are, where we listen and who may speak to us."""
 
     aet: ApplicationEntity = Field(default="MIRALL", description="Our AE title; other called titles are refused.")
-    dimse: str = Field(default="127.0.0.1:11112", description="HOST:PORT for C-ECHO and C-STORE.")
+    dimse: str = Field(default="127.0.0.1:11112", description="HOST:PORT for DICOM associations.")
     http: str = Field(default="127.0.0.1:8080", description="HOST:PORT for DICOMweb, API and pages.")
     data: Path = Field(
         default=Path("mirall-data"),
@@ -129,6 +187,25 @@ class Node(_Section):
     known_peers: tuple[KnownPeer, ...] = Field(
         default=(),
         description="Peers that may associate. None named: this machine's own programs, over loopback, and no other.",
+    )
+    tokens: tuple[Token, ...] = Field(
+        default=(),
+        description="Tokens with roles. `http_token` has every role but `delete`; who deletes needs one of these.",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        default=(),
+        description="Web pages of these origins may use DICOMweb, such as https://viewer.example; `*` is any.",
+    )
+    tls: Tls | None = Field(default=None, description="Encryption of our doors. None: plain.")
+    listeners: int = Field(default=2, ge=1, le=32, description="Processes that receive on the one DICOM port.")
+    maximum_associations: int = Field(
+        default=64, ge=1, le=1024, description="Open associations over all listeners; the next one is rejected for now."
+    )
+    idle_timeout_s: float = Field(
+        default=120.0, gt=0, description="Seconds without a message after which an association is aborted."
+    )
+    artim_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds in which a connection must ask for an association (PS3.8 9.1.5)."
     )
 
     @field_validator("dimse", "http")
@@ -168,6 +245,11 @@ class Study(_Section):
     maximum_wait_s: float = Field(
         default=900.0, gt=0, description="Seconds after which a study that still grows is worked on as incomplete."
     )
+    reconcile: bool = Field(
+        default=True,
+        description="Ask the sender, where it is a destination that answers C-FIND, for its list of instances, fetch "
+        "what is missing, and only then count the study as complete.",
+    )
 
 
 class Destination(_Section):
@@ -182,17 +264,34 @@ class Destination(_Section):
     allow_unproven: bool = Field(
         default=False, description="Take results of model versions whose evaluation proves nothing yet."
     )
+    tls: bool = Field(default=False, description="Encrypt (dimse; an https url is encrypted anyway).")
+    ca: Path | None = Field(
+        default=None, description="PEM file of the authorities that we believe. None: the machine's own list."
+    )
+    certificate: Path | None = Field(default=None, description="PEM file of the certificate that we show to the peer.")
+    key: Path | None = Field(default=None, description="PEM file of its private key.")
+    username: str | None = Field(default=None, min_length=1, description="User name that we give to the peer (dimse).")
+    passcode: str | None = Field(default=None, min_length=1, description="Passcode that we give to the peer (dimse).")
+    commitment: bool = Field(
+        default=True, description="Ask for storage commitment after a send, where the peer offers it (dimse)."
+    )
+    retrieve: Literal["auto", "get", "move"] = Field(
+        default="auto", description="How we fetch from it: C-GET, C-MOVE, or C-GET where it is offered (dimse)."
+    )
+    profile: Profile = Field(default_factory=Profile, description="How results are encoded for it.")
 
     @model_validator(mode="after")
     def _complete(self) -> Destination:
         wanted = {"dimse": ("aet", "host", "port"), "stow": ("url",)}[self.kind]
-        other = {"dimse": ("url", "token"), "stow": ("aet", "host", "port")}[self.kind]
+        other = {"dimse": ("url", "token"), "stow": ("aet", "host", "port", "username", "passcode")}[self.kind]
         missing = [name for name in wanted if getattr(self, name) is None]
         idle = [name for name in other if getattr(self, name) is not None]
         if missing:
             raise ValueError(f"a destination of kind {self.kind!r} needs {' and '.join(missing)}")
         if idle:
             raise ValueError(f"a destination of kind {self.kind!r} does not use {' and '.join(idle)}; take it out")
+        _both_or_none(self, "username", "passcode")
+        _both_or_none(self, "certificate", "key")
         return self
 
 

@@ -140,9 +140,12 @@ def fields(model: type[pydantic.BaseModel], section: str) -> Iterator[tuple[str,
 SETTINGS = [
     *fields(settings.KnownPeer, "node"),
     *fields(settings.Node, "node"),
+    *fields(settings.Token, "node.tokens"),
+    *fields(settings.Tls, "node.tls"),
     *fields(settings.Archive, "archive"),
     *fields(settings.Study, "study"),
     *fields(settings.Destination, "destinations.NAME"),
+    *fields(settings.Profile, "destinations.NAME.profile"),
     *fields(settings.Route, "routes"),
 ]
 
@@ -157,7 +160,9 @@ def test_every_setting_stands_in_its_section_of_the_operators_guide(section: str
 
 def test_every_setting_with_a_plain_default_has_it_in_the_operators_guide() -> None:
     guide = TEXT[ROOT / "docs" / "operator.md"]
-    for model in (settings.Node, settings.Archive, settings.Study):
+    for model, section in ((settings.Node, "node"), (settings.Archive, "archive"), (settings.Study, "study")):
+        headed = re.search(rf"^### `\[{section}\]`.*?(?=^##)", guide, re.MULTILINE | re.DOTALL)
+        assert headed
         for name, field in model.model_fields.items():
             default = field.default
             if isinstance(default, bool):
@@ -166,7 +171,7 @@ def test_every_setting_with_a_plain_default_has_it_in_the_operators_guide() -> N
                 shown = "none"
             else:
                 shown = f"{default:g}" if isinstance(default, float) else str(default)
-            (row,) = re.findall(rf"^\| `{name}` \|.*$", guide, re.MULTILINE)
+            (row,) = re.findall(rf"^\| `{name}` \|.*$", headed[0], re.MULTILINE)
             assert row.split("|")[3].strip().strip("`") == shown, row
 
 

@@ -241,7 +241,8 @@ def _free(preferred: int) -> int:
 
 
 def _send(folder: Path, mirall: Running) -> list[PhantomStudy]:
-    from plugin.dimse.client import Peer, send
+    from plugin.dimse.client.association import Peer
+    from plugin.dimse.client.store import send
     from samples.phantoms import write_patients
 
     address = mirall.settings.node.dimse_address

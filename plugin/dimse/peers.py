@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
+from collections.abc import Sequence
 
-from plugin.settings import KnownPeer, Node
+from pynetdicom import evt
+from pynetdicom.events import Event, EventHandlerType
+
+from plugin.settings import KnownPeer, Node, Settings
+
+LOGGER = logging.getLogger(__name__)
+
+
+def handlers(settings: Settings) -> Sequence[EventHandlerType]:
+    """The node's handlers that decide on an association before any message is read."""
+    return [(evt.EVT_REQUESTED, _admit, [settings.node])]
 
 
 def refusal(node: Node, calling_aet: str, called_aet: str, address: str) -> tuple[int, int, int] | None:
@@ -42,3 +54,22 @@ def _addresses(host: str) -> set[str]:
         return {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
     except socket.gaierror:
         return set()
+
+
+def _admit(event: Event, node: Node) -> None:
+    """Reject an association by its AE titles and address."""
+    association = event.assoc
+    request = association.requestor.primitive
+    calling, called = request.calling_ae_title.strip(), request.called_ae_title.strip()
+    reason = refusal(node, calling, called, association.requestor.address)
+    if reason is None:
+        return
+    LOGGER.warning(
+        "refused an association from %r at %s to %r: %s",
+        calling,
+        association.requestor.address,
+        called,
+        "we have another AE title (node.aet)" if reason[2] == 7 else "it is not among node.known_peers",
+    )
+    association.acse.send_reject(*reason)
+    association.kill()

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from pydicom import Dataset
-from pynetdicom.events import Event
+from pynetdicom import evt
+from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.presentation import PresentationContext
 
 from plugin.archive.arrival import Arrival
 from plugin.archive.ingest import OUT_OF_RESOURCES, Announced, Ingest
 from plugin.archive.storage import NoSpace
 from plugin.dimse.reception import reception_of
+from plugin.dimse.services import House
+from plugin.settings import Verb
 
 LOGGER = logging.getLogger(__name__)
 
+VERB: Verb = "store"
 
-def handle(event: Event, ingest: Ingest) -> int | Dataset:
+
+def contexts() -> Sequence[PresentationContext]:
+    """None by name: `reception.install` has pynetdicom take every storage SOP class, private ones too."""
+    return []
+
+
+def handlers(house: House) -> Sequence[EventHandlerType]:
+    return [(evt.EVT_C_STORE, _handle, [house.ingest]), (evt.EVT_CONN_CLOSE, _discard_unfinished)]
+
+
+def _handle(event: Event, ingest: Ingest) -> int | Dataset:
     """Answer one C-STORE request; 0x0000 only after the object is on disk and indexed.
 
     Where it is refused, Error Comment (0000,0902) begins with the reason; the whole sentence stands in the quarantine.
@@ -45,7 +61,7 @@ def _status(status: int, reason: str) -> Dataset:
     return answer
 
 
-def discard_unfinished(event: Event) -> None:
+def _discard_unfinished(event: Event) -> None:
     """An association that ends inside a C-STORE leaves a part of a file; nothing of it was acknowledged."""
     message = event.assoc.dimse.message
     if message is not None and message._data_set_file is not None:

@@ -19,7 +19,7 @@ from dicom_io.errors import ImagingError
 from plugin import cli
 from plugin.dimse import node
 from plugin.registry import Registry
-from plugin.settings import Node
+from plugin.settings import Node, Settings
 
 COMMANDS = typer.main.get_command(cli.application())
 
@@ -157,7 +157,7 @@ def test_reindex_builds_a_lost_index_anew(data):
 @pytest.fixture
 def listener(tmp_path):
     ingest = archive(tmp_path / "peer")
-    running = node.start(Node(aet="PEER", dimse="127.0.0.1:0"), ingest)
+    running = node.start(Settings(node=Node(aet="PEER", dimse="127.0.0.1:0")), ingest)
     yield ingest, f"PEER@{running.address}"
     running.stop()
     ingest.index.close()

@@ -25,10 +25,11 @@ from dicom_io.dataset import dataset_hash
 from dicom_io.errors import TryAgain
 from plugin.archive.ingest import Ingest
 from plugin.archive.storage import Storage
-from plugin.dimse import client, node
-from plugin.dimse.client import Peer
+from plugin.dimse import node
+from plugin.dimse.client import echo, store
+from plugin.dimse.client.association import Peer
 from plugin.dimse.peers import refusal
-from plugin.settings import BadSettings, KnownPeer, Node
+from plugin.settings import BadSettings, KnownPeer, Node, Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 LOCAL = Node(dimse="127.0.0.1:0")
@@ -43,7 +44,7 @@ def here(tmp_path) -> Iterator[Ingest]:
 
 @pytest.fixture
 def peer(here) -> Iterator[Peer]:
-    listener = node.start(LOCAL, here)
+    listener = node.start(Settings(node=LOCAL), here)
     yield Peer("MIRALL", "127.0.0.1", listener.address.port, "SCANNER")
     listener.stop()
 
@@ -55,12 +56,12 @@ def written(folder: Path, name: str, raw: bytes) -> Path:
 
 
 def test_echo_is_answered(peer):
-    client.echo(peer)
+    echo.echo(peer)
 
 
 def test_a_slice_is_stored_with_the_titles_and_address_of_its_association(peer, here, tmp_path):
     path = written(tmp_path, "a.dcm", file_of(slice_of("1.2.3")))
-    (sent,) = client.send(peer, [path])
+    (sent,) = store.send(peer, [path])
     assert sent.accepted
     row = here.index.instance("1.2.3")
     assert (row.door, row.calling_aet, row.called_aet, row.address) == ("dimse", "SCANNER", "MIRALL", "127.0.0.1")
@@ -71,7 +72,7 @@ def test_a_slice_is_stored_with_the_titles_and_address_of_its_association(peer, 
 def test_sixteen_encodings_of_one_slice_are_as_many_instances_as_they_have_uids(peer, here, test_data):
     """Lossless encodings share a UID and are the same pixels; lossy ones bear their own."""
     paths = sorted((test_data / "transfer-syntaxes").glob("*.dcm"))
-    sent = list(client.send(peer, paths))
+    sent = list(store.send(peer, paths))
     assert all(one.accepted for one in sent)
     assert here.index.counts()["instances"] == len({one.sop_instance_uid for one in sent}) == 7
     assert here.quarantine.list() == []
@@ -89,7 +90,7 @@ SYNTAXES = [
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_an_encoding_is_stored_as_it_was_sent(here, peer, test_data, syntax):
     (path,) = (test_data / "transfer-syntaxes").glob(f"*Syntax_{syntax}.dcm")
-    (sent,) = client.send(peer, [path])
+    (sent,) = store.send(peer, [path])
     assert sent.accepted, sent.reason
     row = here.index.instance(sent.sop_instance_uid)
     assert row.transfer_syntax_uid == syntax
@@ -99,7 +100,7 @@ def test_an_encoding_is_stored_as_it_was_sent(here, peer, test_data, syntax):
 def test_a_private_storage_class_is_taken(peer, here, tmp_path):
     private = "1.3.46.670589.11.0.0.12.1"
     path = written(tmp_path, "p.dcm", file_of(slice_of("1.2.3", SOPClassUID=private)))
-    (sent,) = client.send(peer, [path])
+    (sent,) = store.send(peer, [path])
     assert sent.accepted
     assert here.index.instance("1.2.3").sop_class_uid == private
 
@@ -120,7 +121,7 @@ def test_dcmtk_echoes_and_stores(peer, here, needs, test_data):
 
 def test_bad_objects_are_refused_with_the_beginning_of_the_sentence(peer, here, tmp_path):
     path = written(tmp_path, "bad.dcm", file_of(slice_of("1.2.3", PixelData=b"\0" * 24)))
-    (sent,) = client.send(peer, [path])
+    (sent,) = store.send(peer, [path])
     assert (sent.status, sent.can_retry) == (0xC000, False)
     (entry,) = here.quarantine.list()
     assert entry.reason.startswith("PixelData (7FE0,0010) has 24 bytes, but 1 frame(s)")
@@ -130,7 +131,7 @@ def test_bad_objects_are_refused_with_the_beginning_of_the_sentence(peer, here, 
 def test_a_full_disk_is_answered_out_of_resources_and_may_be_tried_again(peer, here, tmp_path):
     full = Storage(here.index.data, minimum_free_mb=256, free_bytes=lambda folder: 0)
     here.storage._minimum_free_mb, here.storage._free_bytes = full._minimum_free_mb, full._free_bytes
-    (sent,) = client.send(peer, [written(tmp_path, "a.dcm", file_of(slice_of("1.2.3")))])
+    (sent,) = store.send(peer, [written(tmp_path, "a.dcm", file_of(slice_of("1.2.3")))])
     assert (sent.status, sent.can_retry) == (0xA700, True)
     assert "0 MB are free and archive.minimum_free_mb is 256" in sent.reason
     assert here.index.counts()["instances"] == 0
@@ -152,7 +153,7 @@ def test_what_is_received_is_born_in_our_own_folder(peer, here, tmp_path, monkey
         return accept(received, *args, **kwargs)
 
     monkeypatch.setattr(here, "accept", watch)
-    (sent,) = client.send(peer, [written(tmp_path, "a.dcm", file_of(slice_of("1.2.3")))])
+    (sent,) = store.send(peer, [written(tmp_path, "a.dcm", file_of(slice_of("1.2.3")))])
     assert sent.accepted
     assert [path.parent for path in seen] == [here.storage.incoming]
 
@@ -197,21 +198,21 @@ def _until(seen: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 def test_another_called_title_is_rejected(peer):
     with pytest.raises(TryAgain, match="rejected the association of SCANNER"):
-        client.echo(Peer("ORTHANC", peer.host, peer.port, "SCANNER"))
+        echo.echo(Peer("ORTHANC", peer.host, peer.port, "SCANNER"))
 
 
 def test_nobody_there_is_a_sentence():
     with pytest.raises(TryAgain, match=r"X@127\.0\.0\.1:1 does not answer; is it running, and are host and port right"):
-        client.echo(Peer("X", "127.0.0.1", 1))
+        echo.echo(Peer("X", "127.0.0.1", 1))
 
 
 def test_an_unknown_peer_is_rejected_and_a_known_one_let_in(here):
     known = Node(dimse="127.0.0.1:0", known_peers=(KnownPeer(aet="SCANNER", address="127.0.0.1"),))
-    listener = node.start(known, here)
+    listener = node.start(Settings(node=known), here)
     try:
-        client.echo(Peer("MIRALL", "127.0.0.1", listener.address.port, "SCANNER"))
+        echo.echo(Peer("MIRALL", "127.0.0.1", listener.address.port, "SCANNER"))
         with pytest.raises(TryAgain, match="have it know our AE title and address"):
-            client.echo(Peer("MIRALL", "127.0.0.1", listener.address.port, "STRANGER"))
+            echo.echo(Peer("MIRALL", "127.0.0.1", listener.address.port, "STRANGER"))
     finally:
         listener.stop()
 
@@ -239,7 +240,7 @@ def test_titles_and_addresses_decide_together(settings, calling, address, diagno
 
 def test_a_busy_port_is_a_sentence(here, peer):
     with pytest.raises(BadSettings) as caught:
-        node.start(Node(dimse=f"127.0.0.1:{peer.port}"), here)
+        node.start(Settings(node=Node(dimse=f"127.0.0.1:{peer.port}")), here)
     assert str(caught.value) == (
         f"node.dimse is 127.0.0.1:{peer.port}, which cannot be used: another program listens there; end it, or choose "
         "another port with --dimse HOST:PORT"
@@ -263,7 +264,7 @@ def test_a_class_that_the_peer_does_not_take_is_said_by_file(restricted, tmp_pat
     server = ae.start_server(("127.0.0.1", 0), block=False)
     peer = Peer("PICKY", "127.0.0.1", server.server_address[1])
     try:
-        (sent,) = client.send(peer, [written(tmp_path, "a.dcm", file_of(slice_of("1.2.3")))])
+        (sent,) = store.send(peer, [written(tmp_path, "a.dcm", file_of(slice_of("1.2.3")))])
     finally:
         server.shutdown()
     assert (sent.status, sent.can_retry) == (0x0122, False)
@@ -285,7 +286,7 @@ def test_a_peer_of_implicit_vr_alone_gets_implicit_vr(restricted, tmp_path):
     ours = slice_of("1.2.3")
     try:
         path = written(tmp_path, "a.dcm", file_of(ours))
-        (sent,) = client.send(Peer("OLD", "127.0.0.1", server.server_address[1]), [path])
+        (sent,) = store.send(Peer("OLD", "127.0.0.1", server.server_address[1]), [path])
     finally:
         server.shutdown()
     assert sent.accepted
@@ -297,7 +298,7 @@ def test_more_kinds_than_contexts_take_several_associations(peer, here, tmp_path
         written(tmp_path, f"{number}.dcm", file_of(slice_of(f"1.2.{number}", SOPClassUID=f"1.3.6.1.4.1.{number}")))
         for number in range(1, 140)
     ]
-    sent = list(client.send(peer, paths))
+    sent = list(store.send(peer, paths))
     assert [one.path for one in sent] == paths
     assert all(one.accepted for one in sent)
     assert here.index.counts()["instances"] == 139

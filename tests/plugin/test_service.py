@@ -21,8 +21,8 @@ from dicom_objects import file_of, slice_of
 from dicom_io.dataset import dataset_hash
 from dicom_io.errors import TryAgain
 from plugin import service
-from plugin.dimse import client
-from plugin.dimse.client import Peer
+from plugin.dimse.client import echo, store
+from plugin.dimse.client.association import Peer
 from plugin.service import CannotServe, Running
 
 
@@ -66,7 +66,7 @@ def send_until_killed(running: Running, files: list[dict[str, Path]], moment_s: 
 
     def send(paths: list[Path]) -> None:
         try:
-            for sent in client.send(peer_of(running), paths, timeout_s=5):
+            for sent in store.send(peer_of(running), paths, timeout_s=5):
                 if sent.accepted:
                     acknowledged.add(sent.sop_instance_uid)
         except TryAgain:
@@ -118,7 +118,7 @@ def test_nothing_that_was_acknowledged_is_lost_by_kill_9(tmp_path, told):
 
 def test_a_service_says_where_it_is_and_ends_cleanly_on_ctrl_c(told):
     with service.running(**told) as running:
-        client.echo(peer_of(running))
+        echo.echo(peer_of(running))
         end = time.monotonic() + 20
         # It is ready before it has said so.
         while "Ctrl-C ends the service" not in running.log.read_text() and time.monotonic() < end:
@@ -154,7 +154,7 @@ def test_what_dies_is_started_again(told):
         while True:
             assert time.monotonic() < end
             try:
-                client.echo(peer_of(running), timeout_s=2)
+                echo.echo(peer_of(running), timeout_s=2)
                 break
             except TryAgain:
                 time.sleep(0.1)
@@ -260,7 +260,7 @@ def test_where_there_is_no_linux_the_sentence_names_the_commands_that_run(told, 
 def test_effective_settings_reach_the_doors(told):
     """The AE title of the command line is what the listener answers to."""
     with service.running(**told) as running, pytest.raises(TryAgain, match="rejected"):
-        client.echo(Peer("MIRALL", "127.0.0.1", running.settings.node.dimse_address.port))
+        echo.echo(Peer("MIRALL", "127.0.0.1", running.settings.node.dimse_address.port))
 
 
 def test_the_doors_load_neither_torch_nor_monai():

@@ -1,45 +1,24 @@
-"""Us as the client on the DICOM network: C-ECHO, and C-STORE of files as they are."""
+"""C-STORE as a client (PS3.4 B): files as they are."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, build_context, evt
+from pynetdicom import _config, build_context
 from pynetdicom.association import Association
-from pynetdicom.events import Event
-from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import Verification
 
-from dicom_io.errors import NotDicom, TryAgain
-from plugin.archive.ingest import SUCCESS
+from dicom_io.errors import NotDicom
+from plugin.dimse.client.association import TIMEOUT_S, Peer, associate, end
+from plugin.dimse.client.echo import SUCCESS
 
 # Odd context IDs from 1 to 255 (PS3.8 9.3.2.2).
 _MAXIMUM_CONTEXTS = 128
-_TIMEOUT_S = 30.0
 _UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 SOP_CLASS_NOT_SUPPORTED = 0x0122
-
-
-class PeerUnreachable(TryAgain):
-    """No association: nobody listens there, or it was refused or broken off."""
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Whom we call. calling_aet: the AE title that we give ourselves."""
-
-    aet: str
-    host: str
-    port: int
-    calling_aet: str = "MIRALL"
-
-    def __str__(self) -> str:
-        return f"{self.aet}@{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -62,17 +41,7 @@ class Sent:
         return self.status is not None and is_accepted(self.status)
 
 
-def echo(peer: Peer, timeout_s: float = _TIMEOUT_S) -> None:
-    """C-ECHO. Raises PeerUnreachable."""
-    association = _associate(peer, [build_context(Verification)], timeout_s)
-    try:
-        if not association.is_established or association.send_c_echo().get("Status") != SUCCESS:
-            raise PeerUnreachable(f"{peer} took the association but did not answer C-ECHO; look at its log")
-    finally:
-        _end(association)
-
-
-def send(peer: Peer, paths: Sequence[Path], timeout_s: float = _TIMEOUT_S) -> Iterator[Sent]:
+def send(peer: Peer, paths: Sequence[Path], timeout_s: float = TIMEOUT_S) -> Iterator[Sent]:
     """C-STORE each file; one answer per file, in an order that keeps associations few.
 
     Contexts are built from the files, one per SOP class and transfer syntax; beside an uncompressed one Implicit VR
@@ -114,13 +83,15 @@ def _send_batch(
 ) -> Iterator[Sent]:
     implicit = [(abstract, ImplicitVRLittleEndian) for abstract, syntax in contexts if syntax in _UNCOMPRESSED]
     proposed = [build_context(abstract, syntax) for abstract, syntax in dict.fromkeys([*contexts, *implicit])]
-    association = _associate(peer, proposed, timeout_s)
+    # Files go out in pieces as they lie on disk; a setting of the whole process in pynetdicom.
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    association = associate(peer, proposed, timeout_s)
     accepted = {(str(cx.abstract_syntax), str(cx.transfer_syntax[0])) for cx in association.accepted_contexts}
     try:
         for number, path in enumerate(files, 1):
             yield _send_one(peer, association, path, kinds[path], accepted, number % 0xFFFF)
     finally:
-        _end(association)
+        end(association)
 
 
 def _send_one(
@@ -154,33 +125,3 @@ def _send_one(
 def is_accepted(status: int) -> bool:
     """Stored, perhaps with a warning (PS3.4 B.2.3: 0000, Bxxx)."""
     return status == SUCCESS or status >> 12 == 0xB
-
-
-def _associate(peer: Peer, contexts: list[PresentationContext], timeout_s: float) -> Association:
-    """An association; not established, but with `rejected_contexts`, where the peer takes none of the contexts."""
-    ae = AE(peer.calling_aet)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = timeout_s
-    # Files go out in pieces as they lie on disk; a setting of the whole process in pynetdicom.
-    _config.STORE_SEND_CHUNKED_DATASET = True
-    association = ae.associate(
-        peer.host, peer.port, contexts=contexts, ae_title=peer.aet, evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)]
-    )
-    if association.is_established or association.rejected_contexts:
-        return association
-    if association.is_rejected:
-        answer = association.acceptor.primitive
-        raise PeerUnreachable(
-            f"{peer} rejected the association of {peer.calling_aet} ({answer.reason_str}); "
-            "have it know our AE title and address"
-        )
-    raise PeerUnreachable(f"{peer} does not answer; is it running, and are host and port right?")
-
-
-def _end(association: Association) -> None:
-    if association.is_established:
-        association.release()
-
-
-def _no_delay(event: Event) -> None:
-    # A request goes out in two pieces; without this each waits 40 ms for the peer's acknowledgement.
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
