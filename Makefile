@@ -5,7 +5,7 @@ VENV := .venv
 TORCH ?= torch==2.13.0
 ARGS ?=
 
-.PHONY: run test install lint clean
+.PHONY: run test bench install clean
 
 run: $(VENV)/installed
 	$(VENV)/bin/mirall demo $(ARGS)
@@ -15,6 +15,10 @@ test: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+# How fast the doors are, beside Orthanc where it is installed; ARGS="--share 0.2 --repetitions 1" is a quick look.
+bench: $(VENV)/installed-dev
+	$(VENV)/bin/python tests/benchmarks/doors.py $(ARGS)
 
 install: $(VENV)/installed
 
