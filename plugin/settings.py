@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from dicom_io.errors import Rejected
 from plugin.routes import unusable
@@ -29,6 +38,7 @@ Correction = Literal["replace", "keep-first", "hold"]
 Verb = Literal["echo", "store", "find", "move", "get", "commit"]
 Role = Literal["read", "store", "work", "delete"]
 TlsVersion = Literal["1.2", "1.3"]
+Door = Literal["dimse", "http"]
 VERBS: tuple[Verb, ...] = ("echo", "store", "find", "move", "get", "commit")
 _MODEL_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*:[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -59,7 +69,21 @@ def _web_root(url: str) -> str:
     return url
 
 
+def _origin(origin: str) -> str:
+    """What a browser puts into the Origin header (RFC 6454): scheme, host and port, and nothing else."""
+    if origin != "*" and not re.fullmatch(r"https?://[^/?#@\s]+", origin):
+        raise ValueError(f"{origin!r} is no origin; give scheme, host and port alone, such as https://viewer.example")
+    return origin.lower()
+
+
+def _from_folder(path: Path, info: ValidationInfo) -> Path:
+    """A relative path counts from the folder of mirall.toml, wherever the service is started."""
+    return Path((info.context or {}).get("folder", "")) / path
+
+
 ApplicationEntity = Annotated[str, AfterValidator(_application_entity)]
+Origin = Annotated[str, AfterValidator(_origin)]
+PemFile = Annotated[Path, AfterValidator(_from_folder)]
 ModelAddress = Annotated[str, AfterValidator(_model_address)]
 WebRoot = Annotated[str, AfterValidator(_web_root)]
 
@@ -141,15 +165,16 @@ class Token(_Section):
 class Tls(_Section):
     """[node.tls]: encryption of our own doors (PS3.15 B)."""
 
-    certificate: Path = Field(description="PEM file of our certificate, with the chain.")
-    key: Path = Field(description="PEM file of its private key, without a passphrase.")
-    client_ca: Path | None = Field(
+    certificate: PemFile = Field(
+        description="PEM file of our certificate, with the chain; a relative one is counted from the folder of "
+        "mirall.toml."
+    )
+    key: PemFile = Field(description="PEM file of its private key, without a passphrase.")
+    client_ca: PemFile | None = Field(
         default=None, description="PEM file of authorities; a peer must then show a certificate of one of them."
     )
     minimum_version: TlsVersion = Field(default="1.2", description="Oldest version of TLS that is spoken.")
-    doors: tuple[Literal["dimse", "http"], ...] = Field(
-        default=("dimse", "http"), min_length=1, description="Which doors are encrypted."
-    )
+    doors: tuple[Door, ...] = Field(default=("dimse", "http"), min_length=1, description="Which doors are encrypted.")
 
 
 class Profile(_Section):
@@ -192,7 +217,7 @@ class Node(_Section):
         default=(),
         description="Tokens with roles. `http_token` has every role but `delete`; who deletes needs one of these.",
     )
-    cors_origins: tuple[str, ...] = Field(
+    cors_origins: tuple[Origin, ...] = Field(
         default=(),
         description="Web pages of these origins may use DICOMweb, such as https://viewer.example; `*` is any.",
     )
@@ -213,6 +238,24 @@ class Node(_Section):
     def _address(cls, value: str) -> str:
         host_port(value)
         return value
+
+    @model_validator(mode="after")
+    def _distinct_tokens(self) -> Node:
+        """One token is one name and one set of roles."""
+        secrets = [each.token for each in self.tokens] + ([self.http_token] if self.http_token else [])
+        names = [each.name for each in self.tokens]
+        for what, values in (("token", secrets), ("name of a token", names)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"a {what} is used twice in node.tokens and node.http_token; give each its own")
+        return self
+
+    def is_encrypted(self, door: Door) -> bool:
+        return self.tls is not None and door in self.tls.doors
+
+    @property
+    def web_url(self) -> str:
+        """Root of our own web server, as its clients call it."""
+        return f"{'https' if self.is_encrypted('http') else 'http'}://{self.http_address}"
 
     @property
     def dimse_address(self) -> HostPort:
@@ -265,11 +308,13 @@ class Destination(_Section):
         default=False, description="Take results of model versions whose evaluation proves nothing yet."
     )
     tls: bool = Field(default=False, description="Encrypt (dimse; an https url is encrypted anyway).")
-    ca: Path | None = Field(
+    ca: PemFile | None = Field(
         default=None, description="PEM file of the authorities that we believe. None: the machine's own list."
     )
-    certificate: Path | None = Field(default=None, description="PEM file of the certificate that we show to the peer.")
-    key: Path | None = Field(default=None, description="PEM file of its private key.")
+    certificate: PemFile | None = Field(
+        default=None, description="PEM file of the certificate that we show to the peer."
+    )
+    key: PemFile | None = Field(default=None, description="PEM file of its private key.")
     username: str | None = Field(default=None, min_length=1, description="User name that we give to the peer (dimse).")
     passcode: str | None = Field(default=None, min_length=1, description="Passcode that we give to the peer (dimse).")
     commitment: bool = Field(
@@ -292,7 +337,18 @@ class Destination(_Section):
             raise ValueError(f"a destination of kind {self.kind!r} does not use {' and '.join(idle)}; take it out")
         _both_or_none(self, "username", "passcode")
         _both_or_none(self, "certificate", "key")
+        self._check_encryption()
         return self
+
+    def _check_encryption(self) -> None:
+        """Certificates that nothing would use are a wish that did not come true; say so."""
+        if self.kind == "stow":
+            encrypted, way = str(self.url).startswith("https://"), "give an https url"
+        else:
+            encrypted, way = self.tls, "set tls = true"
+        idle = [name for name in ("ca", "certificate", "tls") if getattr(self, name)]
+        if idle and not encrypted:
+            raise ValueError(f"{' and '.join(idle)} would do nothing, because the peer is called in the clear; {way}")
 
 
 class Route(_Section):
@@ -377,7 +433,7 @@ def _validated(path: Path | None, text: str, document: dict[str, Any], overrides
         )
         document = document | {"node": {**node, **overrides, "data": folder}}
     try:
-        settings = Settings.model_validate(document)
+        settings = Settings.model_validate(document, context={"folder": base})
     except ValidationError as error:
         sentences = [_sentence(path, text, one["loc"], one["msg"], one["type"]) for one in error.errors()]
         raise BadSettings("\n".join(dict.fromkeys(sentences))) from error
@@ -441,7 +497,7 @@ def may_listen(settings: Settings) -> list[str]:
         (address, missing, key)
         for address, missing, key in (
             (node.dimse_address, not node.known_peers, "[[node.known_peers]]"),
-            (node.http_address, node.http_token is None, "node.http_token"),
+            (node.http_address, node.http_token is None and not node.tokens, "node.http_token"),
         )
         if not address.is_loopback
     ]

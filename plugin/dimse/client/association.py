@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.pdu_primitives import UserIdentityNegotiation
 from pynetdicom.presentation import PresentationContext
 
 from dicom_io.errors import TryAgain
+from plugin.dimse import chatter
+from plugin.security import tls
+from plugin.settings import Destination
 
 TIMEOUT_S = 30.0
+PDU_BYTES = 1 << 17  # what we take; larger than the customary 16 kB: fewer rounds of the interpreter for each object
 
 
 class PeerUnreachable(TryAgain):
@@ -22,12 +28,31 @@ class PeerUnreachable(TryAgain):
 
 @dataclass(frozen=True)
 class Peer:
-    """Whom we call. calling_aet: the AE title that we give ourselves."""
+    """Whom we call. calling_aet: the AE title that we give ourselves. tls: how we encrypt; None in the clear.
+
+    username, passcode: who we say that we are (PS3.7 D.3.3.7); both or neither.
+    """
 
     aet: str
     host: str
     port: int
     calling_aet: str = "MIRALL"
+    tls: tls.Client | None = None
+    username: str | None = None
+    passcode: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, destination: Destination, calling_aet: str) -> Peer:
+        """The peer that a section [destinations.NAME] of kind "dimse" describes."""
+        return cls(
+            aet=str(destination.aet),
+            host=str(destination.host),
+            port=int(destination.port or 0),
+            calling_aet=calling_aet,
+            tls=tls.Client.of(destination) if destination.tls else None,
+            username=destination.username,
+            passcode=destination.passcode,
+        )
 
     def __str__(self) -> str:
         return f"{self.aet}@{self.host}:{self.port}"
@@ -38,22 +63,33 @@ def associate(
     contexts: Sequence[PresentationContext],
     timeout_s: float = TIMEOUT_S,
     handlers: Sequence[EventHandlerType] = (),
+    *,
+    entity: AE | None = None,
+    negotiation: Sequence[Any] = (),
 ) -> Association:
     """An association; not established, but with `rejected_contexts`, where the peer takes none of the contexts.
 
     timeout_s: for the connection, the association and each answer. handlers: of what the peer asks of us on it.
+    entity: who calls, where it must be able to receive (`reception.ReceivingAE`). negotiation: items of the user
+    information (PS3.7 D.3.3) to propose, such as roles.
 
     Raises:
-        PeerUnreachable: nobody answers there, or the peer rejected us.
+        PeerUnreachable: nobody answers there, TLS with it fails, or the peer rejected us.
+        BadSettings: a file of the destination's `ca`, `certificate` or `key` cannot be used.
     """
-    ae = AE(peer.calling_aet)
+    chatter.quiet()
+    context = None if peer.tls is None else tls.dimse_context(peer.tls, peer.host)
+    ae = entity or AE(peer.calling_aet)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = timeout_s
     association = ae.associate(
         peer.host,
         peer.port,
         contexts=list(contexts),
         ae_title=peer.aet,
+        max_pdu=PDU_BYTES,
         evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay), *handlers],
+        tls_args=None if context is None else (context, peer.host),
+        ext_neg=[*_identity(peer), *negotiation],
     )
     if association.is_established or association.rejected_contexts:
         return association
@@ -63,7 +99,19 @@ def associate(
             f"{peer} rejected the association of {peer.calling_aet} ({answer.reason_str}); "
             "have it know our AE title and address"
         )
+    if context is not None and context.failure is not None:
+        raise PeerUnreachable(f"TLS with {peer} failed: {tls.why(context.failure)}; look at both ends' certificates")
     raise PeerUnreachable(f"{peer} does not answer; is it running, and are host and port right?")
+
+
+def _identity(peer: Peer) -> list[UserIdentityNegotiation]:
+    """User name and passcode as a negotiation item (PS3.7 D.3.3.7, type 2); no answer is asked for."""
+    if peer.username is None or peer.passcode is None:
+        return []
+    item = UserIdentityNegotiation()
+    item.user_identity_type = 2
+    item.primary_field, item.secondary_field = peer.username.encode(), peer.passcode.encode()
+    return [item]
 
 
 def end(association: Association) -> None:

@@ -1,0 +1,22 @@
+"""What pynetdicom says in the log: a sentence where a connection fails, never a stack trace.
+
+A peer can break a connection at any byte. pynetdicom logs each time where in its own code it noticed, which tells an
+operator nothing and lets any stranger fill the log.
+"""
+
+from __future__ import annotations
+
+import logging
+
+_LOGGERS = ("pynetdicom.dul", "pynetdicom.transport")
+
+
+def quiet() -> None:
+    """Take stack traces out of what these loggers say; as often as one likes."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_without_trace)
+
+
+def _without_trace(record: logging.LogRecord) -> bool:
+    record.exc_info = None
+    return True
