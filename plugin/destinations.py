@@ -18,14 +18,15 @@ from typing import Literal, Protocol
 import httpx
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import build_context
 from pynetdicom.association import Association
 
 from dicom_io.errors import NotDicom, TryAgain
 from dicom_io.labels import MULTI_FRAME_GRAYSCALE_WORD, MULTI_FRAME_TRUE_COLOUR, SEGMENTATION_STORAGE
-from plugin.dimse.client.association import Peer
+from plugin.dimse.client.association import Peer, attempt
 from plugin.dimse.client.echo import echo
 from plugin.dimse.client.store import Sent, send
+from plugin.security import tls
 from plugin.settings import Destination as Address
 
 CONNECT_TIMEOUT_S = 10.0
@@ -146,12 +147,19 @@ class StowDestination:
     must be the stored bytes.
     """
 
-    def __init__(self, url: str, token: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        context: ssl.SSLContext | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         self._url = url.rstrip("/")
         self._headers = {"Accept": "application/dicom+json"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        self._context = context or tls.https_context(tls.Client("destinations"))
         self._transport = transport
 
     def send(self, parcels: Sequence[Parcel]) -> list[Receipt]:
@@ -177,12 +185,12 @@ class StowDestination:
         return {"answers": self.echo(), "can be asked": "yes"}
 
     def _client(self) -> httpx.Client:
-        # The machine's own certificates, and no proxy of the environment: mirall.toml says where objects go.
+        # No proxy of the environment: mirall.toml says where objects go.
         return httpx.Client(
             timeout=self._timeout,
             headers=self._headers,
             transport=self._transport,
-            verify=ssl.create_default_context(),
+            verify=self._context,
             trust_env=False,
         )
 
@@ -254,12 +262,10 @@ class DimseDestination:
         return Receipt("again", str(error))
 
     def _associate(self, abstract: str, syntax: str) -> Association:
-        entity = AE(self._peer.calling_aet)
-        entity.connection_timeout = entity.acse_timeout = CONNECT_TIMEOUT_S
-        entity.dimse_timeout = entity.network_timeout = ANSWER_TIMEOUT_S
-        entity.add_requested_context(abstract, syntax)
         with _no_is_an_answer():
-            return entity.associate(self._peer.host, self._peer.port, ae_title=self._peer.aet)
+            return attempt(
+                self._peer, [build_context(abstract, syntax)], ANSWER_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S
+            )
 
     def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
         association = self._associate(STUDY_ROOT_FIND, ImplicitVRLittleEndian)
@@ -345,8 +351,8 @@ def _dimse_receipt(sent: Sent) -> Receipt:
 def opened(address: Address, calling_aet: str) -> Destination:
     """The peer that a section [destinations.NAME] describes."""
     if address.kind == "stow":
-        return StowDestination(str(address.url), address.token)
-    return DimseDestination(Peer(str(address.aet), str(address.host), int(address.port or 0), calling_aet))
+        return StowDestination(str(address.url), address.token, tls.https_context(tls.Client.of(address)))
+    return DimseDestination(Peer.of(address, calling_aet))
 
 
 def _stow_receipt(url: str, parcel: Parcel, response: httpx.Response) -> Receipt:

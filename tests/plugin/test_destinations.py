@@ -187,7 +187,7 @@ def test_a_file_that_cannot_be_read_holds_up_no_other(usual: tuple[Node, int], p
 
 
 def stow(answer: Callable[[httpx.Request], httpx.Response]) -> StowDestination:
-    return StowDestination("http://pacs/dicom-web/", "secret", httpx.MockTransport(answer))
+    return StowDestination("http://pacs/dicom-web/", "secret", transport=httpx.MockTransport(answer))
 
 
 def stored(uid: str) -> dict[str, Any]:

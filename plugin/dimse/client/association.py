@@ -26,6 +26,10 @@ class PeerUnreachable(TryAgain):
     """No association: nobody listens there, or it was refused or broken off."""
 
 
+class PeerRejected(PeerUnreachable):
+    """The peer rejected the association for good (result 1, PS3.8 9.3.4): it must first be told who we are."""
+
+
 @dataclass(frozen=True)
 class Peer:
     """Whom we call. calling_aet: the AE title that we give ourselves. tls: how we encrypt; None in the clear.
@@ -77,10 +81,47 @@ def associate(
         PeerUnreachable: nobody answers there, TLS with it fails, or the peer rejected us.
         BadSettings: a file of the destination's `ca`, `certificate` or `key` cannot be used.
     """
+    association, context = _attempt(peer, contexts, timeout_s, timeout_s, handlers, entity, negotiation)
+    if association.is_established or association.rejected_contexts:
+        return association
+    if association.is_rejected:
+        answer = association.acceptor.primitive
+        # Result 1 is permanent, 2 is transient (PS3.8 9.3.4).
+        kind = PeerRejected if answer.result == 1 else PeerUnreachable
+        raise kind(
+            f"{peer} rejected the association of {peer.calling_aet} ({answer.reason_str}); "
+            "have it know our AE title and address"
+        )
+    if context is not None and context.failure is not None:
+        raise PeerUnreachable(f"TLS with {peer} failed: {tls.why(context.failure)}; look at both ends' certificates")
+    raise PeerUnreachable(f"{peer} does not answer; is it running, and are host and port right?")
+
+
+def attempt(
+    peer: Peer,
+    contexts: Sequence[PresentationContext],
+    timeout_s: float = TIMEOUT_S,
+    *,
+    connect_timeout_s: float = TIMEOUT_S,
+) -> Association:
+    """An association, whatever became of it, for a caller to whom each refusal is an answer. Raises BadSettings."""
+    return _attempt(peer, contexts, timeout_s, connect_timeout_s)[0]
+
+
+def _attempt(
+    peer: Peer,
+    contexts: Sequence[PresentationContext],
+    timeout_s: float,
+    connect_timeout_s: float,
+    handlers: Sequence[EventHandlerType] = (),
+    entity: AE | None = None,
+    negotiation: Sequence[Any] = (),
+) -> tuple[Association, tls.DimseContext | None]:
     chatter.quiet()
     context = None if peer.tls is None else tls.dimse_context(peer.tls, peer.host)
     ae = entity or AE(peer.calling_aet)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = timeout_s
+    ae.acse_timeout = ae.connection_timeout = connect_timeout_s
+    ae.dimse_timeout = ae.network_timeout = timeout_s
     association = ae.associate(
         peer.host,
         peer.port,
@@ -91,17 +132,7 @@ def associate(
         tls_args=None if context is None else (context, peer.host),
         ext_neg=[*_identity(peer), *negotiation],
     )
-    if association.is_established or association.rejected_contexts:
-        return association
-    if association.is_rejected:
-        answer = association.acceptor.primitive
-        raise PeerUnreachable(
-            f"{peer} rejected the association of {peer.calling_aet} ({answer.reason_str}); "
-            "have it know our AE title and address"
-        )
-    if context is not None and context.failure is not None:
-        raise PeerUnreachable(f"TLS with {peer} failed: {tls.why(context.failure)}; look at both ends' certificates")
-    raise PeerUnreachable(f"{peer} does not answer; is it running, and are host and port right?")
+    return association, context
 
 
 def _identity(peer: Peer) -> list[UserIdentityNegotiation]:
