@@ -118,21 +118,33 @@ class Association:
 
     def store(self, item: Item, message_id: int) -> int:
         """C-STORE of the file; gives the status."""
-        context = self._contexts[item.sop_class_uid]
-        command = _c_store(item, message_id)
-        data = memoryview(data_set(item.path))
-        most = self._maximum - 6
-        blocks: list[Any] = [_p_data_head(context, 3, len(command)), command]
-        for start in range(0, len(data), most):
-            block = data[start : start + most]
-            blocks += [_p_data_head(context, 2 if start + most >= len(data) else 0, len(block)), block]
-        self._send(blocks)
+        self.begin(item, message_id)
         while True:
             kind, body = self._read()
             if kind != 4:
                 raise ConnectionError(f"the association ended (PDU type {kind})")
             if body[5] & 1:
                 return _status(body[6:])
+
+    def begin(self, item: Item, message_id: int, share: float = 1.0) -> None:
+        """The request of a C-STORE, or only this share of its data set."""
+        context = self._contexts[item.sop_class_uid]
+        command = _c_store(item, message_id)
+        whole = memoryview(data_set(item.path))
+        data = whole[: round(len(whole) * share)]
+        most = self._maximum - 6
+        blocks: list[Any] = [_p_data_head(context, 3, len(command)), command]
+        for start in range(0, len(data), most):
+            block = data[start : start + most]
+            is_last = start + most >= len(whole)
+            blocks += [_p_data_head(context, 2 if is_last else 0, len(block)), block]
+        self._send(blocks)
+
+    def reset(self) -> None:
+        """As when a cable is pulled: the connection is gone, and no release was asked for."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._file.close()
+        self._socket.close()
 
     def _send(self, blocks: list[Any]) -> None:
         for start in range(0, len(blocks), 64):
