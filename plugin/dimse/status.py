@@ -1,0 +1,14 @@
+"""Status codes of DIMSE answers that several services share (PS3.7 C, PS3.4 annexes)."""
+
+from __future__ import annotations
+
+SUCCESS = 0x0000
+CANCELLED = 0xFE00
+PENDING = (0xFF00, 0xFF01)
+PROCESSING_FAILURE = 0x0110
+RESOURCE_LIMITATION = 0x0213
+
+
+def is_temporary(status: int) -> bool:
+    """Out of Resources (A7xx, PS3.4 B.2.3, C.4), Resource Limitation, Processing Failure (PS3.7 C.5): may pass."""
+    return status & 0xFF00 == 0xA700 or status in (PROCESSING_FAILURE, RESOURCE_LIMITATION)
