@@ -59,6 +59,7 @@ class Result(Base):
     """An instance that a job made. Two jobs may make the same one: its UID is a function of what it was made from.
 
     finding: a few words on what was found, for people, such as "3.1 ml of tumour".
+    encoding: how it is written (`plugin.encodings`), such as "labelmap"; "" for results of before they were told apart.
     """
 
     __tablename__ = "result"
@@ -66,14 +67,17 @@ class Result(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
     finding: Mapped[str] = mapped_column(Text)
+    encoding: Mapped[str] = mapped_column(String(32), server_default="")
 
 
 class Delivery(Base):
     """One instance owed to one destination (a row of the outbox).
 
-    state: queued, held, sent, delivered, unknown, failed (`plugin.jobs.delivery` says what each means).
+    state: queued, held, sent, delivered, committed, unknown, failed (`plugin.jobs.delivery` says what each means).
     attempts: sends tried. checks: times the destination was asked whether it has the object.
     next_attempt_at: when to send, or to ask, again; None where nothing is left to do without a person.
+    commitment: "wanted": the destination is still to be asked to commit itself to the object; "asked": it was, and
+        `transaction_uid` names the request; "" where there is nothing to ask or to wait for.
     """
 
     __tablename__ = "outbox"
@@ -90,5 +94,49 @@ class Delivery(Base):
     last_error: Mapped[str] = mapped_column(Text)
     created_at: Mapped[float] = mapped_column(Float)
     updated_at: Mapped[float] = mapped_column(Float)
+    commitment: Mapped[str] = mapped_column(String(16), server_default="")
+    transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)
 
     __table_args__ = (UniqueConstraint("sop_instance_uid", "destination"),)
+
+
+class Commitment(Base):
+    """A storage commitment that we asked a destination for (PS3.4 J); the rows of the outbox that name it are its items.
+
+    state: "asked": the request is on its way or was taken; "reported": its N-EVENT-REPORT has come; "overdue": none
+        came in time (a late one still counts); "void": the request never reached the destination.
+    """
+
+    __tablename__ = "commitment"
+
+    transaction_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    destination: Mapped[str] = mapped_column(String(256))
+    state: Mapped[str] = mapped_column(String(16))
+    asked_at: Mapped[float] = mapped_column(Float)
+    reported_at: Mapped[float | None] = mapped_column(Float)
+
+    __table_args__ = (Index("commitment_waiting", "destination", "state"),)
+
+
+class OwedReport(Base):
+    """A storage commitment that a peer asked us for, and how far our N-EVENT-REPORT has come.
+
+    peer: its AE title. asked_for: [[SOP Class UID, SOP Instance UID], ...].
+    state: "owed"; "held": no destination of this AE title is configured; "reported"; "given up".
+    next_attempt_at: when to report on an association of our own; None where nothing is left to do.
+    """
+
+    __tablename__ = "commitment_owed"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(String(64))
+    peer: Mapped[str] = mapped_column(String(16))
+    asked_for: Mapped[list[list[str]]] = mapped_column(JSON)
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(Integer)
+    next_attempt_at: Mapped[float | None] = mapped_column(Float, index=True)
+    last_error: Mapped[str] = mapped_column(Text)
+    asked_at: Mapped[float] = mapped_column(Float)
+    updated_at: Mapped[float] = mapped_column(Float)
+
+    __table_args__ = (UniqueConstraint("peer", "transaction_uid"),)
