@@ -30,14 +30,16 @@ class Reader:
 
     open_part: called with a part's headers (names in lower case); gives where its body goes.
     close_part: called with that when the part is whole.
+    What the two do may raise; the reader is of no use afterwards.
     """
 
     def __init__(
         self, boundary: str, open_part: Callable[[dict[str, str]], Sink], close_part: Callable[[Sink], None]
     ) -> None:
         self._delimiter = b"\r\n--" + boundary.encode("latin-1")
-        # The first delimiter may stand at the very start, without a line before it.
-        self._buffer = bytearray(b"\r\n")
+        # What the next block goes on from: the beginning of a delimiter, a boundary's line or headers. The first
+        # delimiter may stand at the very start, without a line before it.
+        self._rest = b"\r\n"
         self._open_part, self._close_part = open_part, close_part
         self._sink: Sink | None = None
         self._state = "preamble"
@@ -49,76 +51,100 @@ class Reader:
 
     def feed(self, block: bytes) -> None:
         """Raises BadMultipart."""
-        self._buffer += block
-        while self._step():
-            pass
+        if self._state == "epilogue":
+            return
+        data = self._rest + block if self._rest else block
+        at = 0
+        while (step := self._step(data, at)) is not None:
+            at = step
+        self._rest = data[at:] if at else data
 
     def finish(self) -> None:
         """The body has ended. Raises BadMultipart where it did so inside a part."""
         if not self.is_complete:
             raise BadMultipart("the multipart body ends before its closing boundary; send the request again")
 
-    def _step(self) -> bool:
-        """Do one thing with the buffer; False where more bytes are needed."""
+    def _step(self, data: bytes, at: int) -> int | None:
+        """Do one thing with what begins at `at`; gives where the next begins, None where more bytes are needed."""
         if self._state in ("preamble", "body"):
-            return self._to_delimiter()
+            return self._to_delimiter(data, at)
         if self._state == "delimiter":
-            return self._after_delimiter()
+            return self._after_delimiter(data, at)
         if self._state == "headers":
-            return self._headers()
-        self._buffer.clear()
-        return False
+            return self._headers(data, at)
+        if self._state == "blank line":
+            return self._after_blank_line(data, at)
+        return None if at == len(data) else len(data)
 
-    def _to_delimiter(self) -> bool:
-        at = self._buffer.find(self._delimiter)
-        # The end of the buffer may be the beginning of a delimiter.
-        safe = max(len(self._buffer) - len(self._delimiter) + 1, 0) if at < 0 else at
-        if self._sink is not None and safe:
-            self._sink.write(bytes(self._buffer[:safe]))
-        del self._buffer[:safe]
-        if at < 0:
-            return False
-        del self._buffer[: len(self._delimiter)]
+    def _to_delimiter(self, data: bytes, at: int) -> int | None:
+        end = data.find(self._delimiter, at)
+        if end < 0:
+            safe = self._begin_of_delimiter(data, at)
+            self._write(data, at, safe)
+            return safe if safe > at else None
+        self._write(data, at, end)
         if self._sink is not None:
             self._close_part(self._sink)
             self._sink = None
         self._state = "delimiter"
-        return True
+        return end + len(self._delimiter)
 
-    def _after_delimiter(self) -> bool:
-        if len(self._buffer) < 2:
-            return False
-        if self._buffer[:2] == b"--":
+    def _begin_of_delimiter(self, data: bytes, at: int) -> int:
+        """Where the last bytes may be the beginning of a delimiter; the end where they cannot."""
+        found = data.find(b"\r", max(at, len(data) - len(self._delimiter) + 1))
+        while found >= 0 and not self._delimiter.startswith(data[found:]):
+            found = data.find(b"\r", found + 1)
+        return len(data) if found < 0 else found
+
+    def _write(self, data: bytes, start: int, end: int) -> None:
+        if self._sink is not None and end > start:
+            with memoryview(data) as view:
+                self._sink.write(view[start:end])
+
+    def _after_delimiter(self, data: bytes, at: int) -> int | None:
+        if len(data) - at < 2:
+            return None
+        if data.startswith(b"--", at):
             self._state = "epilogue"
-            return True
-        end = self._buffer.find(b"\r\n")
+            return len(data)
+        end = data.find(b"\r\n", at)
         if end < 0:
-            return False
-        if self._buffer[:end].strip(b" \t"):
-            raise BadMultipart("a boundary is followed by other text on its line; write the multipart body anew")
-        # The line's end stays: with no headers the blank line follows at once.
-        del self._buffer[:end]
+            # Blanks may follow the boundary; whatever else it is, it will not become a line's end.
+            if len(data) - at > _MAXIMUM_HEADER_BYTES or data[at:].strip(b" \t\r"):
+                raise _text_after_boundary()
+            return None
+        if data[at:end].strip(b" \t"):
+            raise _text_after_boundary()
         self._state = "headers"
-        return True
+        # The line's end stays: with no headers the blank line follows at once.
+        return end
 
-    def _headers(self) -> bool:
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            if len(self._buffer) > _MAXIMUM_HEADER_BYTES:
+    def _headers(self, data: bytes, at: int) -> int | None:
+        end = data.find(b"\r\n\r\n", at)
+        if end < 0 or end - at > _MAXIMUM_HEADER_BYTES:
+            if len(data) - at > _MAXIMUM_HEADER_BYTES:
                 raise BadMultipart("the headers of a part do not end; put a blank line before its body")
-            return False
+            return None
         headers = {}
-        for line in bytes(self._buffer[:end]).decode("latin-1").split("\r\n"):
+        for line in data[at:end].decode("latin-1").split("\r\n"):
             name, colon, value = line.partition(":")
             if colon:
                 headers[name.strip().lower()] = value.strip()
-        del self._buffer[: end + 4]
         self._sink = self._open_part(headers)
-        # A part without a body: its delimiter's line end was the blank line's.
-        if self._buffer.startswith(self._delimiter[2:]):
-            self._buffer[:0] = b"\r\n"
+        self._state = "blank line"
+        return end + 2
+
+    def _after_blank_line(self, data: bytes, at: int) -> int | None:
+        """The body begins behind the blank line's end, unless that is the next delimiter's: a part without a body."""
+        behind = data[at : at + len(self._delimiter)]
+        if len(behind) < len(self._delimiter) and self._delimiter.startswith(behind):
+            return None
         self._state = "body"
-        return True
+        return at if behind == self._delimiter else at + 2
+
+
+def _text_after_boundary() -> BadMultipart:
+    return BadMultipart("a boundary is followed by other text on its line; write the multipart body anew")
 
 
 @dataclass(frozen=True)
