@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
-from urllib.parse import urlsplit
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from jinja2 import Environment, PackageLoader, select_autoescape
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from plugin.api import router as api_router
 from plugin.archive.gate import Gate
 from plugin.archive.ingest import Ingest
 from plugin.archive.query import parse, run
 from plugin.dicomweb import problems, qido, stow, wado
+from plugin.dicomweb.doorkeeper import Cors, Doorkeeper
 from plugin.jobs.port import Jobs
 from plugin.settings import Settings
 
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PAGE_ROWS = 50
 
 
@@ -46,46 +43,11 @@ def create(settings: Settings, ingest: Ingest) -> FastAPI:
     app.include_router(api_router)
     app.include_router(pages)
     problems.install(app)
-    app.add_middleware(Doorkeeper, settings=settings)
+    app.add_middleware(Doorkeeper, node=settings.node)
+    if settings.node.cors_origins:
+        # Outermost: a browser asks before it shows a token, and must be able to read a refusal.
+        app.add_middleware(Cors, node=settings.node)
     return app
-
-
-class Doorkeeper:
-    """Who may speak to us: the token where one is set, our own Host names on loopback, no other site's scripts.
-
-    A page of another site that a browser on this machine shows could otherwise reach a service on loopback: by a name
-    that turns into 127.0.0.1 (hence the Host header), or by posting a form (hence Origin).
-    """
-
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        self._token = settings.node.http_token
-        address = settings.node.http_address
-        self._hosts = {"localhost", "127.0.0.1", "::1", address.host} if address.is_loopback else None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        refused = self._refusal(Request(scope))
-        await (refused or self._app)(scope, receive, send)
-
-    def _refusal(self, request: Request) -> Response | None:
-        host = request.headers.get("host", "")
-        if self._hosts is not None and (urlsplit(f"//{host}").hostname or "") not in self._hosts:
-            return problems.problem(
-                421, f"this service does not answer as {host!r}; call it by the address that it listens on"
-            )
-        origin = request.headers.get("origin")
-        if origin and request.method not in _SAFE_METHODS and urlsplit(origin).netloc != host:
-            return problems.problem(403, f"pages of {origin} may not change anything here; use this service's own")
-        if self._token is not None and not request.url.path.startswith("/health/"):
-            scheme, _, token = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not secrets.compare_digest(token.strip().encode(), self._token.encode()):
-                return problems.problem(
-                    401, "a token is needed; send Authorization: Bearer ...", {"WWW-Authenticate": "Bearer"}
-                )
-        return None
 
 
 # Health and the status page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -40,9 +42,28 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(StarletteHTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        return problem(error.status_code, str(error.detail), dict(error.headers or {}))
+        return problem(error.status_code, _sentence(request, error), dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def _ours_to_mend(request: Request, error: Exception) -> JSONResponse:
+        # The framework logs the error with its trace; the peer needs to know no more than that it is our fault.
+        return problem(500, f"{request.method} {request.url.path} failed here; the service's log says why")
 
     @app.exception_handler(RequestValidationError)
     async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         where = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         return problem(400, f"the request is malformed ({where}); see /api/openapi.json")
+
+
+def _sentence(request: Request, error: HTTPException) -> str:
+    """What the framework raises by itself says no more than the status does."""
+    detail = str(error.detail)
+    if detail != HTTPStatus(error.status_code).phrase:
+        return detail
+    match error.status_code:
+        case 404:
+            return f"there is nothing at {request.url.path}; see /api/openapi.json"
+        case 405:
+            return f"{request.method} is not possible at {request.url.path}; see /api/openapi.json"
+        case _:
+            return f"{request.method} {request.url.path} is refused: {detail}; see /api/openapi.json"
