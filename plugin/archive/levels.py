@@ -1,16 +1,18 @@
-"""Which attributes belong to which level of the index, and their two forms: DICOM JSON and case-folded text.
+"""Which attributes belong to which level of the index, and their two forms: DICOM JSON and what searches compare.
 
 The lists hold what QIDO-RS (PS3.18 10.6) asks of a server, what viewers ask beyond it, and what routes match on.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import unicodedata
 import warnings
 from typing import Any, Literal
 
 from pydicom import Dataset
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VM, tag_for_keyword
 from pydicom.multival import MultiValue
 
 Level = Literal["study", "series", "instance"]
@@ -102,25 +104,99 @@ def text(dataset: Dataset, keyword: str) -> str:
     return str(value).strip(" \0")
 
 
-def search_text(attributes: dict[str, Any]) -> dict[str, str]:
-    """Tag -> value as case-folded text, as queries compare it; several values are joined by a backslash."""
-    return {tag: folded for tag, element in attributes.items() if (folded := _folded(element)) is not None}
+def search_text(attributes: dict[str, Any]) -> dict[str, Any]:
+    """What queries compare (plugin.archive.query), by tag, made from the DICOM JSON model of one level.
+
+    tag: the value, `canonical`: one text, a list of texts where the dictionary allows several values (PS3.6 VM), for a
+    name the list of its component groups (alphabetic, ideographic, phonetic), for a sequence the list of its items.
+    tag with "=": the same as it was written, where the two differ and case has a meaning (`AS_WRITTEN`).
+    """
+    found: dict[str, Any] = {}
+    for tag, element in attributes.items():
+        vr, values = element["vr"], element.get("Value", [])
+        if vr == "SQ":
+            found[tag] = [search_text(item) for item in values if item]
+            continue
+        texts = [_value_text(value) for value in values]
+        found[tag] = _of_values(tag, [_parts(vr, text) for text in texts])
+        if vr in AS_WRITTEN:
+            written = _of_values(tag, [composed(text) for text in texts])
+            if written != found[tag]:
+                found[f"{tag}="] = written
+    return found
+
+
+AS_WRITTEN = frozenset({"SH", "LO", "ST", "LT", "UC", "UT", "AE"})
+"""VRs of text in which two values that differ in case only may be two things, such as two Patient IDs."""
+
+NUMBERS = frozenset({"IS", "DS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"})
 
 
 def folded(value: str) -> str:
     """Text as searches compare it: without regard to case, and to how accents are composed."""
-    return unicodedata.normalize("NFC", value).casefold()
+    return composed(value).casefold()
 
 
-def _folded(element: dict[str, Any]) -> str | None:
-    if element["vr"] == "SQ":
-        return None
-    return folded("\\".join(_value_text(value) for value in element.get("Value", [])))
+def composed(value: str) -> str:
+    """Text with each accent on its letter (NFC), without the spaces around it that mean nothing (PS3.5 6.2)."""
+    return unicodedata.normalize("NFC", value).strip(" \0")
+
+
+def canonical(vr: str, value: str) -> str:
+    """One value, or one component group of a name, in the one spelling that stands for all that mean the same.
+
+    Dates and times without the signs of ACR-NEMA, times to the second and date-times with all their digits, without an
+    offset from UTC; numbers without signs that add nothing; all else `folded`.
+    """
+    text = composed(value)
+    if vr == "DA":
+        return text.replace(".", "")
+    if vr == "TM":
+        return _filled(text.replace(":", ""), "000000")
+    if vr == "DT":
+        return _filled(re.sub(r"[+-]\d{4}$", "", text), "00000101000000")
+    if vr in NUMBERS:
+        return _number(text)
+    return text.casefold()
+
+
+def is_multiple(tag: str) -> bool:
+    """The dictionary allows several values (PS3.6 VM); so for an attribute that it does not know."""
+    try:
+        return dictionary_VM(int(tag, 16)) != "1"
+    except KeyError:
+        return True
+
+
+def _filled(digits: str, rest: str) -> str:
+    """With what is not said: the first month, day, hour, minute, second."""
+    return digits + rest[len(digits) :] if digits.isdigit() else digits
+
+
+def _number(text: str) -> str:
+    try:
+        value = float(text)
+    except ValueError:
+        return text.casefold()
+    if not math.isfinite(value):
+        return text.casefold()
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.15g}"
+
+
+def _of_values(tag: str, values: list[Any]) -> Any:
+    if is_multiple(tag):
+        return values
+    if not values:
+        return ""
+    # A value too many, against the dictionary; together they are the text that the object has.
+    return values[0] if len(values) == 1 or isinstance(values[0], list) else "\\".join(values)
+
+
+def _parts(vr: str, text: str) -> str | list[str]:
+    return [canonical(vr, group) for group in text.split("=")] if vr == "PN" else canonical(vr, text)
 
 
 def _value_text(value: Any) -> str:
     if isinstance(value, dict):
         return "=".join(value.get(group, "") for group in ("Alphabetic", "Ideographic", "Phonetic")).rstrip("=")
-    if value is None:
-        return ""
-    return f"{value:g}" if isinstance(value, float) else str(value).strip()
+    return "" if value is None else str(value)

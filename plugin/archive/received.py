@@ -102,8 +102,8 @@ class Received:
         """DICOM JSON model of one level."""
         return self._attributes[level]
 
-    def search(self, level: levels.Level) -> dict[str, str]:
-        """Case-folded text of one level, by tag."""
+    def search(self, level: levels.Level) -> dict[str, Any]:
+        """What queries compare of one level, by tag."""
         return levels.search_text(self._attributes[level])
 
 

@@ -1,12 +1,12 @@
 """The tables of the index. Times are seconds since 1970 (UTC); hashes are SHA-256 in hex.
 
 Attributes are kept as the DICOM JSON model (PS3.18 F) of the attributes that belong to the level; `search` holds the
-same values as case-folded text by tag, so that a search without regard to case needs no function of the database's own.
+same values as queries compare them (levels.search_text), so that a search needs no function of the database's own.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import JSON, Boolean, Float, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -30,7 +30,7 @@ class Study(Base):
     patient_id: Mapped[str] = mapped_column(String(256), index=True)
     study_date: Mapped[str] = mapped_column(String(16), index=True)
     attributes: Mapped[dict[str, Any]] = mapped_column(JSON)
-    search: Mapped[dict[str, str]] = mapped_column(JSON)
+    search: Mapped[dict[str, Any]] = mapped_column(JSON)
     first_arrival_at: Mapped[float] = mapped_column(Float)
     last_arrival_at: Mapped[float] = mapped_column(Float)
     input_hash: Mapped[str] = mapped_column(String(64))
@@ -49,7 +49,9 @@ class Series(Base):
     )
     modality: Mapped[str] = mapped_column(String(16), index=True)
     attributes: Mapped[dict[str, Any]] = mapped_column(JSON)
-    search: Mapped[dict[str, str]] = mapped_column(JSON)
+    search: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+    __table_args__ = (Index("series_of_study", "study_instance_uid", "series_instance_uid", "modality"),)
 
 
 class Instance(Base):
@@ -79,9 +81,22 @@ class Instance(Base):
     called_aet: Mapped[str] = mapped_column(String(16))
     address: Mapped[str] = mapped_column(String(64))
     attributes: Mapped[dict[str, Any]] = mapped_column(JSON)
-    search: Mapped[dict[str, str]] = mapped_column(JSON)
+    search: Mapped[dict[str, Any]] = mapped_column(JSON)
 
     __table_args__ = (Index("instance_of_series", "study_instance_uid", "series_instance_uid"),)
+
+
+class SeriesContent(Base):
+    """How many instances of one SOP class a series holds; triggers of the database keep it in step with `instance`."""
+
+    __tablename__ = "series_content"
+
+    study_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    instances: Mapped[int] = mapped_column(Integer)
+
+    __table_args__: ClassVar = {"sqlite_with_rowid": False}
 
 
 class InstanceVersion(Base):
