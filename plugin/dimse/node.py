@@ -12,14 +12,17 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from plugin.archive.gate import Gate
 from plugin.archive.ingest import Ingest
-from plugin.dimse import echo, peers, reception, store
+from plugin.dimse import commitment, echo, peers, reception, store
 from plugin.dimse.services import House, Service
+from plugin.security import tls
 from plugin.settings import BadSettings, HostPort, Settings
 
 # Larger than the customary 16 kB: fewer rounds of the interpreter for each object.
 _PDU_BYTES = 1 << 17
 
-SERVICES: Sequence[Service] = (echo, store)
+_UNLIMITED = 1 << 30
+
+SERVICES: Sequence[Service] = (echo, store, commitment)
 
 
 class Listener:
@@ -42,23 +45,29 @@ def start(settings: Settings, ingest: Ingest) -> Listener:
     the data sets kept in it.
 
     Raises:
-        BadSettings: the address is in use or not ours.
+        BadSettings: the address is in use or not ours, or a file of node.tls cannot be used.
     """
     reception.install()
     node = settings.node
     house = House(settings, ingest, Gate())
     ae = reception.ReceivingAE(node.aet, ingest.storage)
     ae.maximum_pdu_size = _PDU_BYTES
-    ae.maximum_associations = node.maximum_associations
+    # `peers` counts, over all listeners; this count of one process must never come first.
+    ae.maximum_associations = _UNLIMITED
     ae.network_timeout = node.idle_timeout_s
     ae.acse_timeout = node.artim_timeout_s
-    handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, _no_delay), *peers.handlers(settings)]
+    handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, _no_delay), *peers.handlers(settings, SERVICES)]
     for service in SERVICES:
         ae.supported_contexts = [*ae.supported_contexts, *service.contexts()]
         handlers += service.handlers(house)
     address = node.dimse_address
     try:
-        server = ae.start_server((address.host, address.port), block=False, evt_handlers=handlers)
+        server = ae.start_server(
+            (address.host, address.port),
+            block=False,
+            ssl_context=tls.server_context(node.tls, "dimse"),
+            evt_handlers=handlers,
+        )
     except OSError as error:
         raise cannot_listen("node.dimse", "--dimse", address, error) from error
     return Listener(server)
