@@ -58,11 +58,14 @@ def stored(dataset: Dataset, frame: int | None = None) -> npt.NDArray[Any]:
         UndecodablePixels: no pixel data, no decoder for the Transfer Syntax UID (0002,0010), or bytes that are more or
             fewer than Rows, Columns, Samples per Pixel, Bits Allocated and Number of Frames say.
     """
-    return _decoded(dataset, frame)[0]
+    return decoded(dataset, frame)[0]
 
 
-def _decoded(dataset: Dataset, frame: int | None) -> tuple[npt.NDArray[Any], str]:
-    """Array, and the Photometric Interpretation that it has after decoding."""
+def decoded(dataset: Dataset, frame: int | None, **options: bool) -> tuple[npt.NDArray[Any], str]:
+    """As `stored`, with the Photometric Interpretation (0028,0004) that the values have after decoding.
+
+    options: of pydicom's decoders, e.g. raw=True for no conversion of colours.
+    """
     syntax = _syntax(dataset)
     check_length(dataset)
     try:
@@ -72,7 +75,7 @@ def _decoded(dataset: Dataset, frame: int | None) -> tuple[npt.NDArray[Any], str
             f"{_named(dataset)}: its transfer syntax {syntax} ({syntax.name}) has no decoder; send it uncompressed"
         ) from error
     try:
-        pixels, meta = decoder.as_array(dataset, index=frame, decoding_plugin=_PLUGINS.get(syntax, ""))
+        pixels, meta = decoder.as_array(dataset, index=frame, decoding_plugin=_PLUGINS.get(syntax, ""), **options)
     except (RuntimeError, ValueError, AttributeError, TypeError, IndexError, NotImplementedError, OSError) as error:
         raise UndecodablePixels(
             f"{_named(dataset)}: pixel data in transfer syntax {syntax} ({syntax.name}) cannot be decoded "
@@ -108,8 +111,11 @@ def check_length(dataset: Dataset) -> None:
 
 
 def number_of_frames(dataset: Dataset) -> int:
-    """Number of Frames (0028,0008), 1 where it is absent or empty."""
-    return int(dataset.get("NumberOfFrames") or 1)
+    """Number of Frames (0028,0008), 1 where it is absent or empty. Raises UndecodablePixels where it is no number."""
+    try:
+        return int(dataset.get("NumberOfFrames") or 1)
+    except (ValueError, TypeError) as error:
+        raise UndecodablePixels(f"{_named(dataset)}: NumberOfFrames cannot be read ({error}); correct it") from error
 
 
 def modality(dataset: Dataset, frame: int | None = None) -> Float32:
@@ -169,7 +175,7 @@ def picture(dataset: Dataset, frame: int = 0, which_window: int = 0) -> Float32 
     Grey: Modality LUT, then number `which_window` of VOI LUT Sequence (0028,3010) or of the windows, or smallest to
     largest value where there is none; MONOCHROME1 is turned, so that 1 is white. Raises as `stored` does.
     """
-    values, photometric = _decoded(dataset, frame)
+    values, photometric = decoded(dataset, frame)
     if photometric == "PALETTE COLOR":
         return _eight_bits(np.asarray(apply_color_lut(values, dataset)))
     if values.ndim == 3:
