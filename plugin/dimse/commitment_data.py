@@ -1,4 +1,4 @@
-"""The data sets of storage commitment (PS3.4 J.3): what an N-ACTION asks and an N-EVENT-REPORT says, read and written."""
+"""The data sets of storage commitment (PS3.4 J.3): what an N-ACTION asks, what an N-EVENT-REPORT says; both ways."""
 
 from __future__ import annotations
 
