@@ -56,7 +56,7 @@ def start(settings: Settings, ingest: Ingest) -> Listener:
     ae.maximum_associations = _UNLIMITED
     ae.network_timeout = node.idle_timeout_s
     ae.acse_timeout = node.artim_timeout_s
-    handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, _no_delay), *peers.handlers(settings, SERVICES)]
+    handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, _no_delay), *peers.handlers(house, SERVICES)]
     for service in SERVICES:
         ae.supported_contexts = [*ae.supported_contexts, *service.contexts()]
         handlers += service.handlers(house)

@@ -1,41 +1,106 @@
-"""Who may open an association with us (promise 8)."""
+"""Who may open an association with us, and what it may ask on it (promise 8).
+
+What is decided when a peer asks for an association, in this order:
+
+    our AE title is meant                      A-ASSOCIATE-RJ 1, 1, 7 (PS3.8 9.3.4)
+    its AE title and address are known         1, 1, 3
+    it gives the user name and passcode, where its entry has them (PS3.7 D.3.3.7)    1, 1, 1
+    fewer than `maximum_associations` are open over all listeners                    2, 3, 2
+
+A peer that comes in is offered the presentation contexts of its `verbs`; the others are answered "user-rejection". The
+asynchronous operations window (PS3.7 D.3.3.3) is 1 invoked, 1 performed, whatever is proposed: one message at a time.
+
+A connection must ask within `artim_timeout_s`, TLS handshake included, and one on which nothing comes for
+`idle_timeout_s` is aborted.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
+import secrets
 import socket
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pynetdicom import evt
+from pynetdicom.acse import ACSE
+from pynetdicom.association import Association
 from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.pdu_primitives import UserIdentityNegotiation
+from pynetdicom.presentation import PresentationContext
 
-from plugin.settings import KnownPeer, Node, Settings
+from plugin.dimse import chatter
+from plugin.dimse.services import House, Service
+from plugin.dimse.slots import Slot, Slots
+from plugin.security import tls
+from plugin.settings import VERBS, KnownPeer, Node, Verb
 
 LOGGER = logging.getLogger(__name__)
 
+_ALL: frozenset[Verb] = frozenset(VERBS)
+_USER_REJECTION = 1  # PS3.8 9.3.3.2
+_WITH_PASSCODE = 2  # User-Identity-Type of PS3.7 D.3.3.7
 
-def handlers(settings: Settings) -> Sequence[EventHandlerType]:
-    """The node's handlers that decide on an association before any message is read."""
-    return [(evt.EVT_REQUESTED, _admit, [settings.node])]
 
+@dataclass(frozen=True)
+class Calling:
+    """What a peer says of itself, and where it is. address: its IP address.
 
-def refusal(node: Node, calling_aet: str, called_aet: str, address: str) -> tuple[int, int, int] | None:
-    """(result, source, diagnostic) of an A-ASSOCIATE-RJ (PS3.8 9.3.4), or None where the peer may come in.
-
-    address: the peer's IP address.
+    username, passcode: "" where it gives none.
     """
-    if called_aet != node.aet:
-        return 1, 1, 7  # called AE title not recognised
-    if node.open or _is_known(node, calling_aet, address):
-        return None
-    return 1, 1, 3  # calling AE title not recognised
+
+    aet: str
+    called_aet: str
+    address: str
+    username: str = ""
+    passcode: str = ""
 
 
-def _is_known(node: Node, calling_aet: str, address: str) -> bool:
+@dataclass(frozen=True)
+class Admission:
+    """It may come in. verbs: what it may ask. identified: its user name was asked for, and is right."""
+
+    verbs: frozenset[Verb]
+    identified: bool = False
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """It may not. answer: (result, source, diagnostic) of A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
+
+    answer: tuple[int, int, int]
+    sentence: str
+
+
+def decide(node: Node, calling: Calling) -> Admission | Refusal:
+    """Whether a peer may come in, by what stands in the settings."""
+    if calling.called_aet != node.aet:
+        return Refusal((1, 1, 7), "we have another AE title (node.aet)")
+    if node.open:
+        return Admission(_ALL)
     if not node.known_peers:
-        return ipaddress.ip_address(address).is_loopback
-    return any(peer.aet == calling_aet and _is_at(peer, address) for peer in node.known_peers)
+        if ipaddress.ip_address(calling.address).is_loopback:
+            return Admission(_ALL)
+        return Refusal((1, 1, 3), "only this machine's own programs may come in as long as node.known_peers is empty")
+    entries = [each for each in node.known_peers if each.aet == calling.aet and _is_at(each, calling.address)]
+    if not entries:
+        return Refusal((1, 1, 3), "it is not among node.known_peers")
+    fitting = [entry for entry in entries if _is_identified(entry, calling)]
+    if not fitting:
+        return Refusal((1, 1, 1), "it did not give the user name and passcode that node.known_peers asks of it")
+    verbs: frozenset[Verb] = frozenset(verb for entry in fitting for verb in entry.verbs)
+    return Admission(verbs, any(entry.username is not None for entry in fitting))
+
+
+def _is_identified(entry: KnownPeer, calling: Calling) -> bool:
+    if entry.username is None or entry.passcode is None:
+        return True
+    # Both are compared, in constant time, whatever the first comparison finds.
+    name = secrets.compare_digest(entry.username.encode(), calling.username.encode())
+    code = secrets.compare_digest(entry.passcode.encode(), calling.passcode.encode())
+    return name and code
 
 
 def _is_at(peer: KnownPeer, address: str) -> bool:
@@ -56,20 +121,153 @@ def _addresses(host: str) -> set[str]:
         return set()
 
 
-def _admit(event: Event, node: Node) -> None:
-    """Reject an association by its AE titles and address."""
+def handlers(house: House, services: Sequence[Service]) -> Sequence[EventHandlerType]:
+    """The node's handlers that decide on a connection and on an association before any message is read."""
+    chatter.quiet()
+    doorman = _Doorman(house, services)
+    return [
+        (evt.EVT_CONN_OPEN, _greet, [house.settings.node]),
+        (evt.EVT_REQUESTED, doorman.admit),
+        (evt.EVT_ASYNC_OPS, _one_at_a_time),
+        (evt.EVT_CONN_CLOSE, doorman.close),
+    ]
+
+
+def may(association: Association, verb: Verb) -> bool:
+    """Whether the peer of an association may ask this of us; on associations that we opened, what we asked for."""
+    admitted = association.acse
+    return bool(association.is_requestor or (isinstance(admitted, _Admitted) and verb in admitted.verbs))
+
+
+def _greet(event: Event, node: Node) -> None:
+    """The first moments of a connection, in a thread of its own: its limits of time, and TLS where it is spoken."""
     association = event.assoc
+    association.dul.artim_timer.timeout = node.artim_timeout_s
+    connection = association.dul.socket.socket
+    # By the kernel: a peer that stops inside a PDU, or does not read what it asked for, ends its own association. The
+    # timeout of Python's sockets would cost another call of the system for each read.
+    limit = struct.pack("ll", int(node.idle_timeout_s), int(node.idle_timeout_s % 1 * 1e6))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, limit)
+    try:
+        tls.shake_hands(connection, node.artim_timeout_s)
+    except OSError as error:
+        LOGGER.warning("TLS with %s failed: %s", association.requestor.address, tls.why(error))
+        association.dul.socket.close()
+
+
+def _one_at_a_time(event: Event) -> tuple[int, int]:
+    return 1, 1
+
+
+class _Doorman:
+    """Lets associations in, and counts them."""
+
+    def __init__(self, house: House, services: Sequence[Service]) -> None:
+        self._node = house.settings.node
+        # Beside the index: all listeners of one archive share it.
+        self._slots = Slots(house.ingest.index.data / "associations", self._node.maximum_associations)
+        self._taken: dict[Association, Slot] = {}
+        # What no service names is of a storage class: all of those are taken.
+        self._verbs: dict[str, Verb] = {
+            str(context.abstract_syntax): service.VERB for service in services for context in service.contexts()
+        }
+
+    def admit(self, event: Event) -> None:
+        """Let an association in, or reject it; one that we fail to decide on is rejected, too."""
+        association = event.assoc
+        decision: Admission | Refusal = Refusal((2, 1, 1), "it could not be decided on; the lines before say why")
+        try:
+            decision = self._decide(association)
+            if isinstance(decision, Admission):
+                association.acse = _Admitted(association, decision.verbs, self._verbs)
+                if decision.identified:
+                    _confirm_identity(association)
+        finally:
+            if isinstance(decision, Refusal):
+                _reject(association, decision)
+
+    def _decide(self, association: Association) -> Admission | Refusal:
+        decision = decide(self._node, _calling(association))
+        if isinstance(decision, Refusal):
+            return decision
+        # Where a connection died without a word to us.
+        for dead in [one for one in list(self._taken) if not one.is_alive()]:
+            self._release(dead)
+        slot = self._slots.take()
+        if slot is None:
+            limit = self._node.maximum_associations
+            return Refusal((2, 3, 2), f"{limit} associations are open, and node.maximum_associations allows no more")
+        self._taken[association] = slot
+        return decision
+
+    def close(self, event: Event) -> None:
+        association = event.assoc
+        self._release(association)
+        if association.requestor.primitive is None:
+            # It left without asking; pynetdicom's thread would wait for its question until the timeout.
+            association.dul.to_user_queue.put(None)
+
+    def _release(self, association: Association) -> None:
+        slot = self._taken.pop(association, None)
+        if slot is not None:
+            slot.release()
+
+
+class _Admitted(ACSE):
+    """Association control of a peer that came in: contexts outside its verbs are rejected when we accept."""
+
+    def __init__(self, association: Association, verbs: frozenset[Verb], verb_of: Mapping[str, Verb]) -> None:
+        super().__init__(association)
+        self.verbs = verbs
+        self._verb_of = verb_of
+
+    def send_accept(self) -> None:
+        association = self.assoc
+        for number, context in list(association._accepted_cx.items()):
+            if not self._is_allowed(context):
+                context.result = _USER_REJECTION
+                association._rejected_cx.append(association._accepted_cx.pop(number))
+        super().send_accept()
+
+    def _is_allowed(self, context: PresentationContext) -> bool:
+        verb = self._verb_of.get(str(context.abstract_syntax), "store")
+        if verb in self.verbs:
+            return True
+        # By C-GET it receives: it proposes storage classes with itself as the provider (PS3.4 C.4.3.3, role selection).
+        role = self.requestor.role_selection.get(context.abstract_syntax)
+        return verb == "store" and "get" in self.verbs and role is not None and bool(role.scp_role)
+
+
+def _calling(association: Association) -> Calling:
     request = association.requestor.primitive
-    calling, called = request.calling_ae_title.strip(), request.called_ae_title.strip()
-    reason = refusal(node, calling, called, association.requestor.address)
-    if reason is None:
-        return
+    who = Calling(request.calling_ae_title.strip(), request.called_ae_title.strip(), str(association.requestor.address))
+    identity = association.requestor.user_identity
+    if identity is None or identity.user_identity_type != _WITH_PASSCODE:
+        return who
+    return Calling(who.aet, who.called_aet, who.address, _text(identity.primary_field), _text(identity.secondary_field))
+
+
+def _text(field: bytes | None) -> str:
+    """UTF-8 (PS3.7 D.3.3.7.1); bytes that are none fit no user name."""
+    return (field or b"").decode("utf-8", "replace")
+
+
+def _confirm_identity(association: Association) -> None:
+    """The positive response, where it was asked for: empty for user name and passcode (PS3.7 D.3.3.7.2)."""
+    if association.requestor.user_identity.positive_response_requested:
+        item = UserIdentityNegotiation()
+        item.server_response = b""
+        association.acceptor.add_negotiation_item(item)
+
+
+def _reject(association: Association, refusal: Refusal) -> None:
     LOGGER.warning(
         "refused an association from %r at %s to %r: %s",
-        calling,
+        association.requestor.primitive.calling_ae_title.strip(),
         association.requestor.address,
-        called,
-        "we have another AE title (node.aet)" if reason[2] == 7 else "it is not among node.known_peers",
+        association.requestor.primitive.called_ae_title.strip(),
+        refusal.sentence,
     )
-    association.acse.send_reject(*reason)
+    association.acse.send_reject(*refusal.answer)
     association.kill()

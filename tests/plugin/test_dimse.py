@@ -28,7 +28,7 @@ from plugin.archive.storage import Storage
 from plugin.dimse import node
 from plugin.dimse.client import echo, store
 from plugin.dimse.client.association import Peer
-from plugin.dimse.peers import refusal
+from plugin.dimse.peers import Calling, Refusal, decide
 from plugin.settings import BadSettings, KnownPeer, Node, Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -234,8 +234,8 @@ def test_an_unknown_peer_is_rejected_and_a_known_one_let_in(here):
 )
 def test_titles_and_addresses_decide_together(settings, calling, address, diagnostic):
     known = tuple(KnownPeer(aet=aet, address=where) for aet, where in settings.get("known", {}).items())
-    answer = refusal(Node(open=settings.get("open", False), known_peers=known), calling, "MIRALL", address)
-    assert (answer and answer[2]) == diagnostic
+    answer = decide(Node(open=settings.get("open", False), known_peers=known), Calling(calling, "MIRALL", address))
+    assert (answer.answer[2] if isinstance(answer, Refusal) else None) == diagnostic
 
 
 def test_a_busy_port_is_a_sentence(here, peer):
