@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-Door = Literal["dimse", "stow", "own", "file", ""]
+Door = Literal["dimse", "stow", "pull", "own", "file", ""]
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """door: "dimse", "stow", "own" (a result of ours), "file" (a person), "" (found on disk).
+    """door: "dimse", "stow", "pull" (fetched by us), "own" (a result of ours), "file" (a person), "" (found on disk).
 
-    calling_aet, called_aet: titles of the association, "" at other doors. address: the peer's, without port.
+    calling_aet, called_aet: titles of the association, "" at other doors; of what we fetched by C-GET the peer's and
+    ours. address: the peer's, without port.
     """
 
     door: Door
