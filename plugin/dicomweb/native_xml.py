@@ -1,4 +1,4 @@
-"""The Native DICOM Model (PS3.19 A.1): the DICOM JSON model (PS3.18 F) of a data set, written as XML.
+"""The Native DICOM Model (PS3.19 A.1): the DICOM JSON model (PS3.18 F) of a data set, written as XML and read from it.
 
     {"00100010": {"vr": "PN", "Value": [{"Alphabetic": "Pháñtom^Ä"}]}}
     <DicomAttribute tag="00100010" vr="PN" keyword="PatientName"><PersonName number="1"><Alphabetic>...
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from xml.etree import ElementTree
 
 from pydicom.datadict import keyword_for_tag
 
@@ -27,6 +28,11 @@ _TAIL = "</NativeDicomModel>"
 _NAME_PARTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
 _NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;"}
+_TAG = re.compile(r"[0-9A-Fa-f]{8}")
+_MAXIMUM_VALUES = 1 << 20
+# VRs whose values are numbers in the JSON model (PS3.18 table F.2.3-1).
+_INTEGER_VRS = frozenset({"SL", "SS", "SV", "UL", "US", "UV", "IS"})
+_REAL_VRS = frozenset({"DS", "FD", "FL"})
 # What XML 1.0 has no way to write is left out: control characters, lone surrogates.
 _SPECIAL = re.compile('[&<>"\r\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')
 
@@ -39,6 +45,73 @@ def document(dataset: Mapping[str, Any]) -> bytes:
 def writer(datasets: Iterable[Mapping[str, Any]]) -> Writer:
     """Several data sets as the parts of a multipart/related body, one document each (PS3.18 8.7.3.2)."""
     return Writer(MEDIA_TYPE, [_part(document(dataset)) for dataset in datasets])
+
+
+def read(raw: bytes) -> dict[str, Any]:
+    """The data set of one document in the DICOM JSON model; BulkData becomes a BulkDataURI.
+
+    Raises ValueError where it is no document of this model, is not in UTF-8, or declares a document type.
+    """
+    if b"<!DOCTYPE" in raw:
+        raise ValueError("a document type declaration is not taken")
+    try:
+        root = ElementTree.fromstring(raw.decode("utf-8-sig"))
+    except ElementTree.ParseError as error:
+        raise ValueError(str(error)) from error
+    if _local(root) != "NativeDicomModel":
+        raise ValueError(f"the root element is {_local(root)}, not NativeDicomModel")
+    return _read_attributes(root)
+
+
+def _read_attributes(parent: ElementTree.Element) -> dict[str, Any]:
+    found = {}
+    for child in parent:
+        if _local(child) == "DicomAttribute":
+            tag, vr = child.get("tag", ""), child.get("vr", "")
+            if not _TAG.fullmatch(tag) or not vr:
+                raise ValueError(f"a DicomAttribute has the tag {tag!r} and the vr {vr!r}")
+            found[tag.upper()] = {"vr": vr} | _read_content(child, vr)
+    return found
+
+
+def _read_content(element: ElementTree.Element, vr: str) -> dict[str, Any]:
+    values: dict[int, Any] = {}
+    for child in element:
+        kind = _local(child)
+        if kind == "BulkData":
+            return {"BulkDataURI": child.get("uri") or child.get("uuid") or ""}
+        if kind == "InlineBinary":
+            return {"InlineBinary": (child.text or "").strip()}
+        number = int(child.get("number", len(values) + 1))
+        if kind == "Item":
+            values[number] = _read_attributes(child)
+        elif kind == "PersonName":
+            values[number] = _read_person(child)
+        elif kind == "Value":
+            values[number] = _read_value(child.text or "", vr)
+    if values and not 0 < max(values) <= _MAXIMUM_VALUES:
+        raise ValueError(f"a value has the number {max(values)}")
+    # Values that are not written are empty ones.
+    return {"Value": [values.get(number) for number in range(1, max(values) + 1)]} if values else {}
+
+
+def _read_value(text: str, vr: str) -> Any:
+    if vr in _INTEGER_VRS:
+        return int(text)
+    return float(text) if vr in _REAL_VRS else text
+
+
+def _read_person(element: ElementTree.Element) -> dict[str, str]:
+    name = {}
+    for group in element:
+        parts = {_local(part): part.text or "" for part in group}
+        name[_local(group)] = "^".join(parts.get(part, "") for part in _NAME_PARTS).rstrip("^")
+    return name
+
+
+def _local(element: ElementTree.Element) -> str:
+    """Its name without the namespace, which some clients leave out."""
+    return element.tag.rpartition("}")[2]
 
 
 def _part(body: bytes) -> Part:

@@ -1,25 +1,51 @@
-"""STOW-RS: storing instances (PS3.18 10.5), streamed part by part into incoming/ and through the same ingest."""
+"""STOW-RS: storing instances (PS3.18 10.5), streamed part by part into incoming/ and through the same ingest.
+
+What a part is, and how an instance is made of metadata and bulk data, is `intake`'s business; here is what becomes of
+each instance, and how it is told.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+import logging
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
-from starlette.concurrency import run_in_threadpool
+from pydicom.uid import UID
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import ClientDisconnect
 
 from plugin.archive.arrival import Arrival
 from plugin.archive.ingest import OUT_OF_RESOURCES, Announced, Ingest, Outcome
-from plugin.archive.storage import NoSpace, Reception
-from plugin.dicomweb import media
-from plugin.dicomweb.multipart import Reader
+from plugin.archive.received import CANNOT_UNDERSTAND, Refused
+from plugin.archive.storage import NoSpace
+from plugin.dicomweb import media, native_xml
+from plugin.dicomweb.assembly import CannotAssemble
+from plugin.dicomweb.intake import Arrived, UnsupportedPart, objects
+from plugin.dicomweb.multipart import BadMultipart
+from plugin.dicomweb.problems import problem
 from plugin.dicomweb.qido import root
 
+LOGGER = logging.getLogger(__name__)
 router = APIRouter(tags=["STOW-RS"])
 
-_PROCESSING_FAILURE = 0x0110
+# PS3.18 I.2.2, table I.2-2; ingest's own (A700, A900, C000, C1xx) come as they are.
+PROCESSING_FAILURE, CLASS_NOT_SUPPORTED = 0x0110, 0x0122
+# PS3.18 table I.2-1: the instance was stored, and its attributes are not (all) what the archive answers with.
+COERCED = 0xB000
+
+# Instances that are looked at, synced and indexed at once, over all requests. Ingest commits in groups: whoever waits
+# for the disk shares one sync with the others, so more threads than processors are of use.
+_INGESTING = ThreadPoolExecutor(8, thread_name_prefix="stow")
+# Of one request; what lies whole in incoming/ beyond it keeps the body waiting.
+_AT_ONCE = 16
+_SENTENCES = 10
 
 
 @router.post("/studies")
@@ -34,116 +60,175 @@ async def store_in_study(request: Request, study: str) -> Response:
     return await _store(request, study)
 
 
+async def _store(request: Request, study: str) -> Response:
+    kind = _answer_type(request)
+    ingest: Ingest = request.app.state.archive
+    arrival = Arrival("stow", address=request.client.host if request.client else "")
+    work = _Work(ingest, arrival, Announced(study_instance_uid=study))
+    stored = _Stored()
+    try:
+        async for arrived in objects(request, ingest.storage):
+            await work.add(arrived)
+    except BadMultipart as error:
+        stored.broken = error
+    except UnsupportedPart as error:
+        stored.unsupported = error
+    except ClientDisconnect:
+        # Nobody reads an answer. What was whole is stored; the rest was abandoned.
+        done = await work.finished()
+        LOGGER.warning("STOW-RS: a sender went away; %d of its instances had come whole", len(done))
+        return problem(400, "the request ended before its body did; send it again")
+    finally:
+        # Also where the request is given up: what was handed to a thread is stored, and nothing is left behind.
+        stored.outcomes = await asyncio.shield(work.finished())
+    return stored.answer(request, study, kind)
+
+
+class _Work:
+    """The instances of one request on their way through ingest, several at once."""
+
+    def __init__(self, ingest: Ingest, arrival: Arrival, announced: Announced) -> None:
+        self._ingest, self._arrival, self._announced = ingest, arrival, announced
+        self._begun: list[asyncio.Future[Outcome]] = []
+
+    async def add(self, arrived: Arrived) -> None:
+        """Begin with one more; waits while too many are on their way."""
+        loop = asyncio.get_running_loop()
+        self._begun.append(loop.run_in_executor(_INGESTING, self._ingested, arrived))
+        if len(self._begun) > _AT_ONCE:
+            await asyncio.wait([self._begun[-_AT_ONCE - 1]])
+
+    async def finished(self) -> list[Outcome]:
+        """The outcomes in the order of the parts, when all are there."""
+        return list(await asyncio.gather(*self._begun))
+
+    def _ingested(self, arrived: Arrived) -> Outcome:
+        try:
+            path = arrived.take()
+            sop_class = announced_class(path)
+            if not is_storable(sop_class):
+                return self._set_aside(path, sop_class)
+            return self._ingest.accept(path, self._arrival, announced=self._announced)
+        except NoSpace as error:
+            return _refused(OUT_OF_RESOURCES, str(error))
+        except CannotAssemble as error:
+            return _refused(CANNOT_UNDERSTAND, str(error), error.sop_class_uid, error.sop_instance_uid)
+        except (OSError, SQLAlchemyError) as error:
+            LOGGER.exception("STOW-RS: an instance could not be processed")
+            return _refused(PROCESSING_FAILURE, f"the instance could not be processed ({type(error).__name__})")
+
+    def _set_aside(self, path: Path, sop_class: str) -> Outcome:
+        """Into quarantine, as all that is refused."""
+        why = Refused(
+            f"SOP class {sop_class} ({UID(sop_class).name}) is none of storage; send instances of storage classes",
+            status=CLASS_NOT_SUPPORTED,
+        )
+        self._ingest.quarantine.add(path, self._arrival, why, time.time())
+        return _refused(why.status, str(why), sop_class)
+
+
+def _refused(status: int, reason: str, sop_class: str = "", sop_instance: str = "") -> Outcome:
+    return Outcome("quarantined", status, reason, sop_class_uid=sop_class, sop_instance_uid=sop_instance)
+
+
+def announced_class(path: Path) -> str:
+    """Media Storage SOP Class UID (0002,0002) of a file, "" where it does not begin as PS3.10 7.1 says."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    at = head.find(b"\x02\x00\x02\x00UI", 132)
+    if head[128:132] != b"DICM" or at < 0:
+        return ""
+    length = int.from_bytes(head[at + 6 : at + 8], "little")
+    return head[at + 8 : at + 8 + length].decode("ascii", "replace").strip("\0 ")
+
+
+def is_storable(sop_class_uid: str) -> bool:
+    """Storage classes, private and unknown ones; not what the standard registers as another service's class."""
+    uid = UID(sop_class_uid)
+    if uid.type not in ("SOP Class", "Meta SOP Class"):
+        return True
+    # A directory (PS3.3 F) is a file of its own kind, and no instance of a study.
+    return "Storage" in uid.name and not uid.name.startswith(("Storage Commitment", "Media Storage Directory"))
+
+
 @dataclass
 class _Stored:
-    """What became of the objects of one request; `lacking`: how many there was no space for."""
+    """What became of the objects of one request. broken: the body did not follow its boundary to the end."""
 
     outcomes: list[Outcome] = field(default_factory=list)
-    lacking: int = 0
+    broken: BadMultipart | None = None
+    unsupported: UnsupportedPart | None = None
 
-    def answer(self, request: Request, study: str) -> Response:
-        """200 all stored, 202 some, 409 none, 507 none for want of space (PS3.18 10.5.3)."""
-        good = [outcome for outcome in self.outcomes if outcome.accepted]
-        bad = [outcome for outcome in self.outcomes if not outcome.accepted]
+    def answer(self, request: Request, study: str, kind: str) -> Response:
+        """The Store Instances Response (PS3.18 I.2) with its status."""
+        ended = self.broken or self.unsupported
+        if not self.outcomes:
+            if self.broken is not None:
+                raise self.broken
+            if self.unsupported is not None:
+                raise HTTPException(415, str(self.unsupported))
+            raise HTTPException(400, "the request holds no object; send at least one part of type application/dicom")
+        refused = [outcome for outcome in self.outcomes if not outcome.accepted]
+        if ended is not None:
+            refused.append(_refused(CANNOT_UNDERSTAND, str(ended)))
+        document = self._document(request, study, refused)
+        if kind == native_xml.MEDIA_TYPE:
+            response = Response(native_xml.document(document), self._status(refused), media_type=kind)
+        else:
+            response = Response(json.dumps(document), self._status(refused), media_type=kind)
+        # PS3.18 has no place in the body for a sentence; RFC 7234's Warning header is where servers put it.
+        for line in _sentences(refused, self._aside()):
+            response.headers.append("Warning", line)
+        return response
+
+    def _good(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.accepted]
+
+    def _aside(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.state == "put aside"]
+
+    def _status(self, refused: list[Outcome]) -> int:
+        """200 all stored, 202 some, or with a warning, 409 none, 507 none for want of space (PS3.18 10.5.3.1)."""
+        if self._good():
+            return 202 if refused or self._aside() else 200
+        return 507 if any(outcome.status == OUT_OF_RESOURCES for outcome in refused) else 409
+
+    def _document(self, request: Request, study: str, refused: list[Outcome]) -> dict[str, Any]:
+        good = self._good()
         body: dict[str, Any] = {}
         if study or len({outcome.study_instance_uid for outcome in good}) == 1:
             url = f"{root(request)}/studies/{study or good[0].study_instance_uid}"
             body["00081190"] = {"vr": "UR", "Value": [url]}
-        if good:
-            body["00081199"] = {"vr": "SQ", "Value": [_referenced(request, outcome) for outcome in good]}
-        named = [outcome for outcome in bad if outcome.sop_instance_uid]
-        nameless = [outcome for outcome in bad if not outcome.sop_instance_uid]
-        if named:
-            body["00081198"] = {"vr": "SQ", "Value": [_failed(outcome) for outcome in named]}
-        if nameless:
-            body["0008119A"] = {"vr": "SQ", "Value": [_failed(outcome) for outcome in nameless]}
-        if not bad:
-            status = 200
-        elif good:
-            status = 202
-        else:
-            status = 507 if self.lacking else 409
-        # PS3.18 has no place in the body for a sentence; RFC 7234's Warning header is where servers put it.
-        headers = [f'299 mirall "{outcome.reason.translate(_UNQUOTABLE)}"' for outcome in bad[:10]]
-        response = Response(json.dumps(body), status, media_type=media.DICOM_JSON)
-        for line in headers:
-            response.headers.append("Warning", line.encode("ascii", "replace").decode())
-        return response
+        for tag, items in (
+            ("00081198", [_failed(outcome) for outcome in refused if outcome.sop_instance_uid]),
+            ("00081199", [_referenced(request, outcome) for outcome in good]),
+            ("0008119A", [_failed(outcome) for outcome in refused if not outcome.sop_instance_uid]),
+        ):
+            if items:
+                body[tag] = {"vr": "SQ", "Value": items}
+        return body
+
+
+def _answer_type(request: Request) -> str:
+    """DICOM JSON or XML, whichever the client prefers. Raises 406."""
+    for entry in media.wanted(request):
+        if entry.media_type in (media.DICOM_JSON, media.ANYTHING, "application/*", "application/json"):
+            return media.DICOM_JSON
+        if entry.media_type == native_xml.MEDIA_TYPE:
+            return native_xml.MEDIA_TYPE
+    raise HTTPException(406, "storing is answered as application/dicom+json or application/dicom+xml; accept one")
 
 
 _UNQUOTABLE = str.maketrans({'"': "'", "\\": "/", "\r": " ", "\n": " "})
 
 
-async def _store(request: Request, study: str) -> Response:
-    ingest: Ingest = request.app.state.archive
-    if media.accepts_json(request) is None:
-        raise HTTPException(406, "storing is answered as application/dicom+json; accept that")
-    stored = _Stored()
-    arrival = Arrival("stow", address=request.client.host if request.client else "")
-    async for reception in _receptions(request, ingest):
-        outcome = await run_in_threadpool(_ingest, ingest, reception, arrival, Announced(study_instance_uid=study))
-        stored.outcomes.append(outcome)
-        stored.lacking += outcome.status == OUT_OF_RESOURCES
-    if not stored.outcomes:
-        raise HTTPException(400, "the request holds no object; send at least one part of type application/dicom")
-    return stored.answer(request, study)
-
-
-def _ingest(ingest: Ingest, reception: Reception, arrival: Arrival, announced: Announced) -> Outcome:
-    try:
-        return ingest.accept(reception.finish(), arrival, announced=announced)
-    except NoSpace as error:
-        return Outcome("quarantined", OUT_OF_RESOURCES, str(error))
-
-
-async def _receptions(request: Request, ingest: Ingest) -> AsyncIterator[Reception]:
-    """Whole objects, each as soon as its part has ended; parts of files that never end are discarded."""
-    media_type, values = media.parameters(request.headers.get("content-type", ""))
-    if media_type == media.DICOM:
-        single = ingest.storage.receive()
-        try:
-            async for block in request.stream():
-                single.write(block)
-        except BaseException:  # the client went away, or the server is asked to stop
-            single.abandon()
-            raise
-        yield single
-        return
-    if media_type != "multipart/related" or values.get("type", media.DICOM).lower() != media.DICOM:
-        raise HTTPException(
-            415, f"{media_type or 'no content type'} cannot be stored; send multipart/related of application/dicom"
-        )
-    if not values.get("boundary"):
-        raise HTTPException(400, "the Content-Type names no boundary; add boundary=...")
-    async for part in _parts(request, ingest, values["boundary"]):
-        yield part
-
-
-async def _parts(request: Request, ingest: Ingest, boundary: str) -> AsyncIterator[Reception]:
-    whole: list[Reception] = []
-    opened: list[Reception] = []
-
-    def open_part(headers: dict[str, str]) -> Reception:
-        kind, _ = media.parameters(headers.get("content-type", media.DICOM))
-        if kind != media.DICOM:
-            raise HTTPException(415, f"a part of type {kind} cannot be stored; send application/dicom")
-        opened.append(ingest.storage.receive())
-        return opened[-1]
-
-    def close_part(part: Any) -> None:
-        opened.remove(part)
-        whole.append(part)
-
-    reader = Reader(boundary, open_part, close_part)
-    try:
-        async for block in request.stream():
-            reader.feed(block)
-            while whole:
-                yield whole.pop(0)
-        reader.finish()
-    finally:
-        for reception in (*opened, *whole):
-            reception.abandon()
+def _sentences(refused: Iterable[Outcome], aside: Iterable[Outcome]) -> list[str]:
+    told = [outcome.reason for outcome in refused] + [
+        f"instance {outcome.sop_instance_uid} is kept with another header, and this one was put aside as a version"
+        for outcome in aside
+    ]
+    lines = [f'299 mirall "{sentence.translate(_UNQUOTABLE)}"' for sentence in told[:_SENTENCES]]
+    return [line.encode("ascii", "replace").decode() for line in lines]
 
 
 def _referenced(request: Request, outcome: Outcome) -> dict[str, Any]:
@@ -151,15 +236,16 @@ def _referenced(request: Request, outcome: Outcome) -> dict[str, Any]:
         f"{root(request)}/studies/{outcome.study_instance_uid}/series/{outcome.series_instance_uid}"
         f"/instances/{outcome.sop_instance_uid}"
     )
-    return {
+    item = {
         "00081150": {"vr": "UI", "Value": [outcome.sop_class_uid]},
         "00081155": {"vr": "UI", "Value": [outcome.sop_instance_uid]},
         "00081190": {"vr": "UR", "Value": [url]},
     }
+    return item | ({"00081196": {"vr": "US", "Value": [COERCED]}} if outcome.state == "put aside" else {})
 
 
 def _failed(outcome: Outcome) -> dict[str, Any]:
-    item: dict[str, Any] = {"00081197": {"vr": "US", "Value": [outcome.status or _PROCESSING_FAILURE]}}
+    item: dict[str, Any] = {"00081197": {"vr": "US", "Value": [outcome.status]}}
     for tag, uid in (("00081150", outcome.sop_class_uid), ("00081155", outcome.sop_instance_uid)):
         if uid:
             item[tag] = {"vr": "UI", "Value": [uid]}
