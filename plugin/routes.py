@@ -7,8 +7,8 @@ helps nobody.
     match = { Modality = "PT", SeriesDescription = ["*WB*", "*body*"], calling_aet = "ORTHANC", time = "07:00-19:00" }
 
 Keys are DICOM keywords (PS3.6) of attributes that the index keeps, or `calling_aet`, `called_aet`, `address`, `door`
-("dimse", "stow", "pull", ...) and `time` (of arrival, this machine's clock; may pass midnight). Values are compared without
-regard to case, with the wildcards * and ?; of several values one must hold, and of several values of a
+("dimse", "stow", "pull", ...) and `time` (of arrival, this machine's clock; may pass midnight). Values are compared
+without regard to case, with the wildcards * and ?; of several values one must hold, and of several values of a
 multi-valued attribute one must. What Mirall made itself is picked by no route that does not say `allow_results = true`.
 """
 
