@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any, Protocol
 
 from pydicom import Dataset
 
 from dicom_io import labels
 from dicom_io.errors import Rejected, Unlabelled
 from dicom_io.provenance import MANUFACTURER, LabelRecord
-from plugin.archive.index import Index, InstanceRow
+from plugin.archive.index import Index
 from plugin.archive.received import Received, inspect
 
 
@@ -23,13 +24,28 @@ class FileMissing(Rejected):
     """The instance is indexed, and its file is not on disk any more."""
 
 
-def check_exit(row: InstanceRow) -> None:
+class Leaving(Protocol):
+    """What the gate must know of an instance; an InstanceRow has it, and so has a row of fewer columns."""
+
+    @property
+    def sop_instance_uid(self) -> str: ...
+    @property
+    def storage_key(self) -> str: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def made_by_us(self) -> bool: ...
+    @property
+    def record(self) -> dict[str, Any] | None: ...
+
+
+def check_exit(row: Leaving) -> None:
     """Raises Unlabelled where the instance is ours and its labels cannot be shown to be right."""
     if row.made_by_us:
         check_bytes(row, row.path.read_bytes())
 
 
-def check_bytes(row: InstanceRow, raw: bytes) -> None:
+def check_bytes(row: Leaving, raw: bytes) -> None:
     """`check_exit` for the bytes that really leave, e.g. in another encoding than the stored one."""
     if not row.made_by_us:
         return
@@ -50,7 +66,7 @@ class Gate:
     def __init__(self) -> None:
         self._passed: set[tuple[str, str, int, int]] = set()
 
-    def check(self, row: InstanceRow) -> None:
+    def check(self, row: Leaving) -> None:
         """Raises Unlabelled; FileMissing where there is nothing that could leave, whoever made it."""
         try:
             state = row.path.stat()

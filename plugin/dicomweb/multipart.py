@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from dicom_io.errors import Rejected
 
@@ -147,19 +147,27 @@ def _text_after_boundary() -> BadMultipart:
     return BadMultipart("a boundary is followed by other text on its line; write the multipart body anew")
 
 
+P = TypeVar("P")
+"""What a body is made of: bytes, or what `plugin.dicomweb.sending` takes."""
+
+
 @dataclass(frozen=True)
-class Part:
-    """One part of an answer. size: bytes of the body, None where not known before it is made."""
+class Part(Generic[P]):
+    """One part of an answer. size: bytes of the body, None where not known before it is made.
+
+    location: where the same can be had alone, for its Content-Location (RFC 9110 8.7).
+    """
 
     content_type: str
-    body: Callable[[], Iterator[bytes]]
+    body: Callable[[], Iterable[P]]
     size: int | None = None
+    location: str = ""
 
 
-class Writer:
+class Writer(Generic[P]):
     """An answer of several parts; all of one type as the standard asks."""
 
-    def __init__(self, media_type: str, parts: Iterable[Part]) -> None:
+    def __init__(self, media_type: str, parts: Iterable[Part[P]]) -> None:
         self.boundary = uuid.uuid4().hex
         self.content_type = f'multipart/related; type="{media_type}"; boundary={self.boundary}'
         self._parts = parts
@@ -170,15 +178,16 @@ class Writer:
             return None
         return sum(len(self._head(part)) + (part.size or 0) + 2 for part in self._parts) + len(self._end())
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[bytes | P]:
         for part in self._parts:
             yield self._head(part)
             yield from part.body()
             yield b"\r\n"
         yield self._end()
 
-    def _head(self, part: Part) -> bytes:
-        return f"--{self.boundary}\r\nContent-Type: {part.content_type}\r\n\r\n".encode("latin-1")
+    def _head(self, part: Part[P]) -> bytes:
+        location = f"Content-Location: {part.location}\r\n" if part.location else ""
+        return f"--{self.boundary}\r\nContent-Type: {part.content_type}\r\n{location}\r\n".encode("latin-1")
 
     def _end(self) -> bytes:
         return f"--{self.boundary}--\r\n".encode("latin-1")

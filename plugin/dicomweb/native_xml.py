@@ -42,7 +42,7 @@ def document(dataset: Mapping[str, Any]) -> bytes:
     return f"{_HEAD}{''.join(_attributes(dataset))}{_TAIL}".encode()
 
 
-def writer(datasets: Iterable[Mapping[str, Any]]) -> Writer:
+def writer(datasets: Iterable[Mapping[str, Any]]) -> Writer[bytes]:
     """Several data sets as the parts of a multipart/related body, one document each (PS3.18 8.7.3.2)."""
     return Writer(MEDIA_TYPE, [_part(document(dataset)) for dataset in datasets])
 
@@ -114,7 +114,7 @@ def _local(element: ElementTree.Element) -> str:
     return element.tag.rpartition("}")[2]
 
 
-def _part(body: bytes) -> Part:
+def _part(body: bytes) -> Part[bytes]:
     return Part(MEDIA_TYPE, lambda: iter([body]), len(body))
 
 

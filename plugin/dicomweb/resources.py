@@ -1,0 +1,145 @@
+"""Which stored instances a path names, and which of them may leave.
+
+The lean row here is read for each frame that a viewer asks for; what searches need of an instance stays in the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from sqlalchemy import Row, Select, bindparam, select
+from starlette.requests import Request
+
+from dicom_io.errors import Unlabelled
+from plugin.archive.gate import FileMissing, Gate
+from plugin.archive.index import Index
+from plugin.archive.tables import Instance
+
+_COLUMNS = (
+    Instance.sop_instance_uid,
+    Instance.study_instance_uid,
+    Instance.series_instance_uid,
+    Instance.sop_class_uid,
+    Instance.transfer_syntax_uid,
+    Instance.storage_key,
+    Instance.size,
+    Instance.synthetic,
+    Instance.made_by_us,
+    Instance.record,
+)
+_BY_UID = select(*_COLUMNS).where(Instance.sop_instance_uid == bindparam("instance"))
+_OF_STUDY = (
+    select(*_COLUMNS)
+    .where(Instance.study_instance_uid == bindparam("study"))
+    .order_by(Instance.series_instance_uid, Instance.arrived_at, Instance.sop_instance_uid)
+)
+_OF_SERIES = _OF_STUDY.where(Instance.series_instance_uid == bindparam("series"))
+
+
+@dataclass(frozen=True)
+class Held:
+    """A stored instance: who it is, and where its bytes lie. record: the LabelRecord (as JSON) of one of ours."""
+
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    storage_key: str
+    size: int
+    synthetic: bool
+    made_by_us: bool
+    record: dict[str, Any] | None
+    path: Path
+
+    @property
+    def where(self) -> str:
+        """Its path below the root of DICOMweb."""
+        return (
+            f"/studies/{self.study_instance_uid}/series/{self.series_instance_uid}/instances/{self.sop_instance_uid}"
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a path names. cleared: what may and can leave; is_partial: something else may or can not."""
+
+    cleared: Sequence[Held]
+    is_partial: bool = False
+
+    @property
+    def status(self) -> int:
+        return 206 if self.is_partial else 200
+
+
+def one(request: Request) -> Held:
+    """The instance that the path names.
+
+    Raises:
+        HTTPException: 404, it is not here. Unlabelled, FileMissing: see `Gate.check`.
+    """
+    path = request.path_params
+    return instance(request, path["study"], path["series"], path["instance"])
+
+
+def instance(request: Request, study: str, series: str, uid: str) -> Held:
+    """As `one`, by its three UIDs."""
+    index: Index = request.app.state.archive.index
+    rows = _rows(index, _BY_UID, instance=uid)
+    if not rows or (rows[0].study_instance_uid, rows[0].series_instance_uid) != (study, series):
+        raise _nothing(request)
+    _gate(request).check(rows[0])
+    return rows[0]
+
+
+def every(request: Request) -> Found:
+    """The instances of the study, series or instance that the path names, by series and arrival.
+
+    Raises:
+        HTTPException: 404, there is none. Unlabelled, FileMissing: there are some, and none may or can leave.
+    """
+    path = request.path_params
+    index: Index = request.app.state.archive.index
+    if "instance" in path:
+        return Found([one(request)])
+    query, names = (_OF_SERIES, ("study", "series")) if "series" in path else (_OF_STUDY, ("study",))
+    rows = _rows(index, query, **{name: path[name] for name in names})
+    if not rows:
+        raise _nothing(request)
+    return _cleared(_gate(request), rows)
+
+
+def _cleared(gate: Gate, rows: Sequence[Held]) -> Found:
+    cleared: list[Held] = []
+    stopped: Unlabelled | FileMissing | None = None
+    for row in rows:
+        try:
+            gate.check(row)
+            cleared.append(row)
+        except (Unlabelled, FileMissing) as error:
+            stopped = error
+    if stopped is not None and not cleared:
+        raise stopped
+    return Found(cleared, stopped is not None)
+
+
+def _gate(request: Request) -> Gate:
+    gate: Gate = request.app.state.gate
+    return gate
+
+
+def _nothing(request: Request) -> HTTPException:
+    return HTTPException(404, f"nothing is stored under {request.url.path}; search for what there is with QIDO-RS")
+
+
+def _rows(index: Index, query: Select[Any], **values: str) -> list[Held]:
+    with index.read() as connection:
+        return [_held(row, index.objects) for row in connection.execute(query, values)]
+
+
+def _held(row: Row[Any], objects: Path) -> Held:
+    return Held(*row, path=objects / row.storage_key)
