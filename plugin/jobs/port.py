@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, func, insert, null, select, update
+from sqlalchemy import Connection, Row, Select, func, insert, null, select, update
 
 from dicom_io.errors import Rejected
-from plugin.archive.index import Index
+from plugin.archive.index import NO_INPUT, Index, hash_of_input
 from plugin.archive.tables import Study
 from plugin.jobs.planning import CANCELLED, DONE, FAILED, RUNNING, WAITING, new_job
 from plugin.jobs.tables import Delivery, Job, Result
@@ -97,17 +98,63 @@ class Jobs:
     # New work
 
     def enqueue_generation(
-        self, model: str, *, n: int, seed: int = 0, label: str | None = None, send_to: Sequence[str] = ()
+        self,
+        model: str,
+        *,
+        n: int,
+        seed: int = 0,
+        label: str | None = None,
+        send_to: Sequence[str] = (),
+        connection: Connection | None = None,
     ) -> str:
-        """Ask for `n` synthetic samples of a model version; gives the job's id. Each call is a job of its own."""
-        identifier = uuid.uuid4().hex[:16]
+        """Ask for `n` synthetic samples of a model version; gives the job's id. Each call is a job of its own.
+
+        connection: of a transaction that the job is to be part of.
+        """
         spec = {"n": n, "seed": seed, "label": label, "send_to": list(send_to)}
-        with self._index.write() as connection:
-            connection.execute(
-                insert(Job).values(
-                    new_job(self._clock(), id=identifier, kind="generate", route="", model=model, spec=spec)
-                )
-            )
+        return self._enqueue(connection, kind="generate", model=model, spec=spec)
+
+    def enqueue_prediction(
+        self,
+        study_instance_uid: str,
+        model: str,
+        *,
+        series: Sequence[str] = (),
+        force: bool = False,
+        send_to: Sequence[str] = (),
+        connection: Connection | None = None,
+    ) -> str:
+        """Ask for a model version to be run on a study, or on some of its series; gives the job's id.
+
+        What we made ourselves is input only where its series is named. Each call is a job of its own.
+
+        Raises:
+            NoSuchJob: nothing that may be input is in the archive.
+        """
+        rows = self._index.instances(study_instance_uid, include_ours=bool(series), connection=connection)
+        picked = [row for row in rows if not series or row.series_instance_uid in series]
+        missing = set(series) - {row.series_instance_uid for row in picked}
+        if missing or not picked:
+            what = f"series {min(missing)} of study {study_instance_uid}" if missing else f"study {study_instance_uid}"
+            raise NoSuchJob(f"{what} is not in the archive; send it first")
+        input_hash = NO_INPUT
+        for row in picked:
+            input_hash = hash_of_input(input_hash, add=(row.sop_instance_uid, row.dataset_hash))
+        spec = {"instances": [row.sop_instance_uid for row in picked], "force": force, "send_to": list(send_to)}
+        return self._enqueue(
+            connection,
+            kind="predict",
+            model=model,
+            spec=spec,
+            study_instance_uid=study_instance_uid,
+            input_hash=input_hash,
+        )
+
+    def _enqueue(self, connection: Connection | None, **columns: Any) -> str:
+        """A job that no route asked for."""
+        identifier = uuid.uuid4().hex[:16]
+        with self._index.write() if connection is None else nullcontext(connection) as writing:
+            writing.execute(insert(Job).values(new_job(self._clock(), id=identifier, route="", **columns)))
         return identifier
 
     def study_complete(self, study_instance_uid: str) -> None:
