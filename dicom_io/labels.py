@@ -43,10 +43,13 @@ from dicom_io.provenance import FICTITIOUS_PATIENT_PREFIX, MANUFACTURER, LabelRe
 from dicom_io.volume import Source
 
 SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
+LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MULTI_FRAME_GRAYSCALE_WORD = "1.2.840.10008.5.1.4.1.1.7.3"
 MULTI_FRAME_TRUE_COLOUR = "1.2.840.10008.5.1.4.1.1.7.4"
+_SEGMENTATIONS = (SEGMENTATION_STORAGE, LABEL_MAP_STORAGE)
 # Only these are written for pictures; generated objects in a modality's own SOP class are not let out.
-_CAPTURES = (MULTI_FRAME_GRAYSCALE_WORD, MULTI_FRAME_TRUE_COLOUR)
+_CAPTURES = (SECONDARY_CAPTURE, MULTI_FRAME_GRAYSCALE_WORD, MULTI_FRAME_TRUE_COLOUR)
 
 PRIVATE_CREATOR = "MIRALL"
 PRIVATE_GROUP = 0x4D4D
@@ -188,8 +191,8 @@ def _require_sound(record: LabelRecord) -> None:
         )
 
     if record.kind == "segmentation":
-        if record.sop_class_uid != SEGMENTATION_STORAGE:
-            refuse(f"has SOP class {record.sop_class_uid}, not {SEGMENTATION_STORAGE}")
+        if record.sop_class_uid not in _SEGMENTATIONS:
+            refuse(f"has SOP class {record.sop_class_uid}, not one of {' '.join(_SEGMENTATIONS)}")
         if record.mark_rows:
             refuse(f"has {record.mark_rows} mark rows, a segmentation none")
     elif record.kind in ("generated", "generated-from-real", "capture"):

@@ -1,11 +1,14 @@
-"""Pictures -> multi-frame Secondary Capture (PS3.3 A.8.4 grayscale word, A.8.5 true colour), and back.
+"""Pictures -> Secondary Capture: multi-frame (PS3.3 A.8.4 grayscale word, A.8.5 true colour) or single (A.8.1); back.
 
 Each frame gets a border strip below the image with the visible mark; its height is recorded, and `read_back` crops it.
 What comes back is exactly what was stored: RGB byte for byte, and gray as `dequantise` gives it, which differs from the
 floats that went in by half a step at most (step = Rescale Slope).
 
-An instance has at most 64 frames, because viewers take 90 and more for a video; more become consecutive instances of
-one series. `generated` files under a fictitious patient, `of_prediction` under the patient of the sources.
+A multi-frame instance has at most 64 frames, because viewers take 90 and more for a video; more become consecutive
+instances of one series. Single frames, for peers without the multi-frame classes, are instances of Secondary Capture
+Image Storage, colour and gray alike: its image may have any depth, and Modality LUT and VOI LUT are modules of it, so
+that 16 bits keep the slope that makes floats of them. `generated` files under a fictitious patient, `of_prediction`
+under the patient of the sources.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +26,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from dicom_io import filing, labels
 from dicom_io.errors import Rejected
-from dicom_io.labels import MULTI_FRAME_GRAYSCALE_WORD, MULTI_FRAME_TRUE_COLOUR
+from dicom_io.labels import MULTI_FRAME_GRAYSCALE_WORD, MULTI_FRAME_TRUE_COLOUR, SECONDARY_CAPTURE
 from dicom_io.picture import Ink, text_strip
 from dicom_io.provenance import (
     FictitiousStudy,
@@ -37,10 +40,11 @@ from dicom_io.volume import Float32, Source
 
 __all__ = ["FictitiousStudy", "dequantise", "generated", "of_prediction", "quantise", "read_back"]
 
+Form = Literal["multi-frame", "single-frame"]
 FRAMES_PER_INSTANCE = 64
 _FULL = 65535
 # Changes whenever the same input would be written as other pixels: part of the results' UIDs.
-_ENCODING = "capture 1"
+_ENCODINGS = {"multi-frame": "capture 1", "single-frame": "capture 1 single frames"}
 _PAGE_NUMBER_VECTOR = Tag(0x0018, 0x2001)
 _PER_FRAME_GROUPS = Tag(0x5200, 0x9230)
 
@@ -92,13 +96,14 @@ def generated(
     audit_id: str = "",
     value_range: tuple[float, float] | None = None,
     out_of_domain: bool = False,
+    form: Form = "multi-frame",
 ) -> list[tuple[Dataset, LabelRecord]]:
     """Generated frames (n, rows, columns) as one series of a fictitious patient.
 
     spacing_mm: (down, across) between pixels, or None. units: UCUM, of the values. label: what was asked for, "" for
     nothing. study: the one that the series joins; None makes the study of this model, seed and label.
     value_range: what the 16 bits span (`quantise`), and the window; None is 0 to 1 for such values of unit "1", else
-    the range of these frames.
+    the range of these frames. form: up to 64 frames in one instance, or one.
 
     Raises:
         Rejected: a pixel is not finite or outside `value_range`.
@@ -118,13 +123,14 @@ def generated(
         "units": units,
         "spacing_mm": [float(step) for step in spacing_mm or ()],
         "range": [quantised.slope, quantised.intercept],
-        "encoding": _ENCODING,
+        "encoding": _ENCODINGS[form],
     }
-    series_uid = result_uid("series", model, (), naming, MULTI_FRAME_GRAYSCALE_WORD)
+    sop_class = MULTI_FRAME_GRAYSCALE_WORD if form == "multi-frame" else SECONDARY_CAPTURE
+    series_uid = result_uid("series", model, (), naming, sop_class)
     record = LabelRecord(
         kind="generated",
         model=model,
-        sop_class_uid=MULTI_FRAME_GRAYSCALE_WORD,
+        sop_class_uid=sop_class,
         sop_instance_uid="",
         series_instance_uid=series_uid,
         study_instance_uid=study.study_instance_uid,
@@ -137,8 +143,8 @@ def generated(
     )
     made = []
     for number, (part, mark_rows) in enumerate(_marked_parts(quantised.stored, record, (0, _FULL)), start=1):
-        instance = result_uid(f"instance {number}", model, (), naming, MULTI_FRAME_GRAYSCALE_WORD)
-        dataset = _capture(part, record.series_instance_uid, instance, number, made_at)
+        instance = result_uid(f"instance {number}", model, (), naming, sop_class)
+        dataset = _capture(part, record, instance, number, made_at)
         filing.under_fictitious(dataset, study)
         _set_gray(dataset, quantised, (quantised.intercept, quantised.intercept + _FULL * quantised.slope))
         if spacing_mm is not None:
@@ -165,6 +171,7 @@ def of_prediction(
     units: str = "1",
     zoom: int | None = None,
     further_sources: Sequence[Dataset] = (),
+    form: Form = "multi-frame",
 ) -> list[tuple[Dataset, LabelRecord]]:
     """What a model saw in real images, as one new series of their study.
 
@@ -176,6 +183,7 @@ def of_prediction(
     zoom: None, or how many pixels of frame i show one pixel of source i along a side, from the top left corner; then
     there are as many frames as sources, captions lie below, and the frames' places in the patient are written.
     further_sources: images of other series that the model looked at, too; referenced, but no frame's plane.
+    form: up to 64 frames in one instance, or one.
 
     Raises:
         Rejected: several studies or patients; non-finite pixels; with `zoom`: sources without plane, or not parallel.
@@ -190,6 +198,8 @@ def of_prediction(
     if zoom is not None:
         _require_pixels_of(frames, sources, zoom)
     sop_class = MULTI_FRAME_TRUE_COLOUR if colour else MULTI_FRAME_GRAYSCALE_WORD
+    if form == "single-frame":
+        sop_class = SECONDARY_CAPTURE
     quantised = None if colour else quantise(frames, _covering(np.asarray(frames, np.float32), window))
     naming = {
         "purpose": purpose,
@@ -198,7 +208,7 @@ def of_prediction(
         "out_of_domain": out_of_domain,
         "zoom": zoom,
         "window": None if colour else [window[0], window[1]],
-        "encoding": _ENCODING,
+        "encoding": _ENCODINGS[form],
     }
     record = LabelRecord(
         kind="capture",
@@ -223,7 +233,7 @@ def of_prediction(
     made = []
     for number, (part, mark_rows) in enumerate(parts, start=1):
         instance = result_uid(f"instance {number}", model, source_refs, naming, sop_class)
-        dataset = _capture(part, record.series_instance_uid, instance, number, made_at)
+        dataset = _capture(part, record, instance, number, made_at)
         filing.under_sources(dataset, all_sources)
         dataset.Laterality = sources[0].get("Laterality")
         dataset.LossyImageCompression = (
@@ -232,7 +242,7 @@ def of_prediction(
         if quantised is not None:
             _set_gray(dataset, quantised, window)
         if zoom is not None:
-            start = (number - 1) * FRAMES_PER_INSTANCE
+            start = (number - 1) * _frames_per_instance(sop_class)
             _set_planes(dataset, sources[start : start + len(part)], zoom)
         of_instance = replace(record, sop_instance_uid=instance, mark_rows=mark_rows)
         labels.apply(dataset, of_instance, all_sources, made_at, description, "" if colour else units)
@@ -277,35 +287,44 @@ def _stored(window: tuple[float, float], quantised: Quantised) -> tuple[int, int
 def _marked_parts(
     pixels: npt.NDArray[Any], record: LabelRecord, paper_and_ink: tuple[int, int]
 ) -> list[tuple[npt.NDArray[Any], int]]:
-    """The frames in parts of at most 64, the visible mark below each, and the height of its strip."""
+    """The frames in parts of at most 64, or of 1, the visible mark below each, and the height of its strip."""
     ink: Ink = text_strip(labels.visible_mark(record), pixels.shape[2])
     strip = np.where(ink, paper_and_ink[1], paper_and_ink[0]).astype(pixels.dtype)
     if pixels.ndim == 4:
         strip = np.repeat(strip[..., np.newaxis], 3, axis=-1)
-    parts = []
-    for start in range(0, len(pixels), FRAMES_PER_INSTANCE):
-        part = pixels[start : start + FRAMES_PER_INSTANCE]
+    parts, step = [], _frames_per_instance(record.sop_class_uid)
+    for start in range(0, len(pixels), step):
+        part = pixels[start : start + step]
         strips = np.broadcast_to(strip, (len(part), *strip.shape))
         parts.append((np.concatenate([part, strips], axis=1), len(strip)))
     return parts
 
 
-def _capture(pixels: npt.NDArray[Any], series_uid: str, instance_uid: str, number: int, made_at: datetime) -> Dataset:
-    """Image, series and pixel modules that all captures share (PS3.3 C.7.3.1, C.7.6.1, C.7.6.3, C.8.6.3)."""
+def _frames_per_instance(sop_class_uid: str) -> int:
+    return 1 if sop_class_uid == SECONDARY_CAPTURE else FRAMES_PER_INSTANCE
+
+
+def _capture(
+    pixels: npt.NDArray[Any], record: LabelRecord, instance_uid: str, number: int, made_at: datetime
+) -> Dataset:
+    """Image, series and pixel modules that all captures share (PS3.3 C.7.3.1, C.7.6.1, C.7.6.3, C.8.6.3).
+
+    pixels: (frames, rows, columns) or (frames, rows, columns, 3).
+    """
     colour = pixels.ndim == 4
-    sop_class = MULTI_FRAME_TRUE_COLOUR if colour else MULTI_FRAME_GRAYSCALE_WORD
     dataset = Dataset()
-    dataset.file_meta = labels.file_meta(sop_class, instance_uid)
+    dataset.file_meta = labels.file_meta(record.sop_class_uid, instance_uid)
     filing.stamp(dataset, made_at)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class, instance_uid
-    dataset.SeriesInstanceUID, dataset.SeriesNumber = series_uid, series_number(series_uid)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = record.sop_class_uid, instance_uid
+    dataset.SeriesInstanceUID = record.series_instance_uid
+    dataset.SeriesNumber = series_number(record.series_instance_uid)
     dataset.InstanceNumber = number
     dataset.Modality = "OT"
     dataset.PatientOrientation = None
     # Type 2C where a body part is paired (PS3.3 C.7.3.1): empty says that it is not known.
     dataset.Laterality = None
     dataset.LossyImageCompression = "00"
-    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = pixels.shape[:3]
+    dataset.Rows, dataset.Columns = pixels.shape[1:3]
     dataset.SamplesPerPixel = 3 if colour else 1
     dataset.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
     bits = 8 * pixels.dtype.itemsize
@@ -313,15 +332,18 @@ def _capture(pixels: npt.NDArray[Any], series_uid: str, instance_uid: str, numbe
     dataset.PixelRepresentation = 0
     if colour:
         dataset.PlanarConfiguration = 0
-    dataset.FrameIncrementPointer = _PAGE_NUMBER_VECTOR
-    dataset.PageNumberVector = list(range(1, len(pixels) + 1))
+    if record.sop_class_uid != SECONDARY_CAPTURE:
+        dataset.NumberOfFrames = len(pixels)
+        dataset.FrameIncrementPointer = _PAGE_NUMBER_VECTOR
+        dataset.PageNumberVector = list(range(1, len(pixels) + 1))
     raw = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
     dataset.add_new("PixelData", "OW" if bits == 16 else "OB", raw + b"\0" * (len(raw) % 2))
     return dataset
 
 
 def _set_gray(dataset: Dataset, quantised: Quantised, window: tuple[float, float]) -> None:
-    dataset.PresentationLUTShape = "IDENTITY"
+    if dataset.SOPClassUID != SECONDARY_CAPTURE:  # of the multi-frame image's module (PS3.3 C.8.6.3)
+        dataset.PresentationLUTShape = "IDENTITY"
     dataset.RescaleIntercept = format_number_as_ds(quantised.intercept)
     dataset.RescaleSlope = format_number_as_ds(quantised.slope)
     # The only type that the module allows (PS3.3 C.8.6.3); the unit stands in our private block.
@@ -354,7 +376,8 @@ def _require_pixels_of(frames: npt.NDArray[Any], sources: Sequence[Dataset], zoo
 
 
 def _set_planes(dataset: Dataset, sources: Sequence[Dataset], zoom: int) -> None:
-    """Pixel Measures, Plane Orientation and Plane Position of frames that show their sources (PS3.3 C.7.6.16.2)."""
+    """Where frames that show their sources lie: Pixel Measures, Plane Orientation and Plane Position (PS3.3 C.7.6.16.2)
+    of a multi-frame capture, Image Plane (C.7.6.2) of a single one."""
     for source in sources:
         if not all(
             source.get(keyword) for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
@@ -365,11 +388,13 @@ def _set_planes(dataset: Dataset, sources: Sequence[Dataset], zoom: int) -> None
     shared = Dataset()
     measures, plane = Dataset(), Dataset()
     measures.PixelSpacing = [format_number_as_ds(float(step) / zoom) for step in spacing]
+    single = dataset.SOPClassUID == SECONDARY_CAPTURE
     if sources[0].get("SliceThickness"):
         measures.SliceThickness = sources[0].SliceThickness
+    elif single:
+        measures.SliceThickness = None  # Type 2 of the Image Plane module
     plane.ImageOrientationPatient = list(sources[0].ImageOrientationPatient)
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [plane]
-    dataset.SharedFunctionalGroupsSequence = [shared]
     frames = []
     for source in sources:
         if (
@@ -385,6 +410,12 @@ def _set_planes(dataset: Dataset, sources: Sequence[Dataset], zoom: int) -> None
         position.ImagePositionPatient = [format_number_as_ds(float(value)) for value in corner]
         frame.PlanePositionSequence = [position]
         frames.append(frame)
+    if single:
+        dataset.update(measures)
+        dataset.update(plane)
+        dataset.update(frames[0].PlanePositionSequence[0])
+        return
+    dataset.SharedFunctionalGroupsSequence = [shared]
     dataset.PerFrameFunctionalGroupsSequence = frames
     dataset.FrameIncrementPointer = _PER_FRAME_GROUPS
     del dataset.PageNumberVector

@@ -1,6 +1,10 @@
-"""Label maps <-> DICOM Segmentation (PS3.3 A.51), BINARY, on the geometry of the images that they were made from.
+"""Label maps <-> DICOM Segmentation (PS3.3 A.51) on the geometry of the images that they were made from.
 
-BINARY because every viewer opens it in the right colours; the probability behind a mask is another object's matter.
+BINARY where nothing else is asked for, because every viewer opens it in the right colours; LABELMAP (a SOP class of its
+own) holds one frame for each slice, whatever the number of segments, for peers that want it. Its Segment Sequence has
+an item for the background, number 0, as the label map's pixels do; OHIF up to 3.13 counts that one with the others and
+shows the colours shifted by one. The probability behind a mask is another object's matter.
+
 Written through highdicom, with UIDs that are functions of the input: the same call gives the same bytes.
 """
 
@@ -9,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import highdicom as hd
 import numpy as np
@@ -22,7 +26,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_io import filing, labels
 from dicom_io.errors import GapInSeries, MissingAttribute, Rejected
-from dicom_io.labels import SEGMENTATION_STORAGE
+from dicom_io.labels import LABEL_MAP_STORAGE, SEGMENTATION_STORAGE
 from dicom_io.provenance import (
     MANUFACTURER,
     LabelRecord,
@@ -38,10 +42,16 @@ ABNORMALITY: Code = codes.SCT.MorphologicallyAbnormalStructure
 NEOPLASM: Code = codes.SCT.Neoplasm
 LESION: Code = codes.SCT.Lesion
 MASS: Code = codes.SCT.Mass
-LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
+
+Form = Literal["binary", "labelmap"]
 
 # Changes whenever the same input would be written in another form: part of the results' UIDs.
-_ENCODING = "binary 1"
+_ENCODINGS = {
+    ("binary", False): "binary 1",
+    ("binary", True): "binary 1 with empty frames",
+    ("labelmap", False): "labelmap 1",
+    ("labelmap", True): "labelmap 1 with empty frames",
+}
 # What the stand-ins below hold: what highdicom reads from a source that says where the pixels lie.
 _GEOMETRY = (
     "SOPClassUID",
@@ -88,6 +98,8 @@ def segmentation(
     audit_id: str = "",
     source_refs: Sequence[Source] = (),
     further_sources: Sequence[Dataset] = (),
+    form: Form = "binary",
+    empty_frames: bool = False,
 ) -> tuple[Dataset, LabelRecord]:
     """A mask as SEG on the planes of its source images, in their study, and the record that the gate needs.
 
@@ -98,9 +110,13 @@ def segmentation(
     Their data-set hashes go into the UIDs, their synthetic flag is inherited. further_sources: datasets of the other
     channels; referenced, but no frame's plane.
 
-    One segment has a frame for each slice from its first to its last, so that readers that take frames for a regular
-    stack (GDCM, ITK) find the right geometry; of several, frames without a labelled pixel are left out. A mask without
-    any is written with every frame, because an object without frames is no SEG, and "nothing found" is a result.
+    form: "binary" is Segmentation Storage, one bit for each voxel and segment; "labelmap" is Label Map Segmentation
+    Storage, whose pixels are the segments' numbers. empty_frames: write those without a labelled pixel, too.
+
+    One segment, or a label map, has a frame for each slice from the first to the last that is labelled, so that readers
+    that take frames for a regular stack (GDCM, ITK) find the right geometry; of several in binary form, frames without
+    a labelled pixel are left out. A mask without any is written with every frame, because an object without frames is
+    no SEG, and "nothing found" is a result.
 
     Raises:
         Rejected: the mask holds values that are no segment's, or does not lie on the planes of the sources.
@@ -116,14 +132,15 @@ def segmentation(
         "parameters": dict(parameters),
         "segments": [[segment.number, segment.label] for segment in segments],
         "out_of_domain": out_of_domain,
-        "encoding": _ENCODING,
+        "encoding": _ENCODINGS[form, empty_frames],
     }
+    sop_class = SEGMENTATION_STORAGE if form == "binary" else LABEL_MAP_STORAGE
     record = LabelRecord(
         kind="segmentation",
         model=model,
-        sop_class_uid=SEGMENTATION_STORAGE,
-        sop_instance_uid=result_uid("instance 1", model, refs, naming, SEGMENTATION_STORAGE),
-        series_instance_uid=result_uid("series", model, refs, naming, SEGMENTATION_STORAGE),
+        sop_class_uid=sop_class,
+        sop_instance_uid=result_uid("instance 1", model, refs, naming, sop_class),
+        series_instance_uid=result_uid("series", model, refs, naming, sop_class),
         study_instance_uid=str(sources[0].StudyInstanceUID),
         patient_id=str(sources[0].get("PatientID") or ""),
         frame_of_reference_uid=mask.frame_of_reference_uid,
@@ -134,11 +151,12 @@ def segmentation(
         parameters=canonical_json(parameters),
         source_equipment=tuple(labels.equipment_key(item) for item in labels.equipment_of(all_sources)),
     )
-    written = _frames_to_write(values, len(segments))
+    scattered = form == "binary" and len(segments) > 1
+    written = _frames_to_write(values, all_slices=empty_frames or scattered)
     dataset = hd.seg.Segmentation(
         source_images=[_stand_in(source) for source in sources[written]],
         pixel_array=values[written],
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segmentation_type=hd.seg.SegmentationTypeValues[form.upper()],
         segment_descriptions=[_described(segment, record) for segment in segments],
         series_instance_uid=record.series_instance_uid,
         series_number=series_number(record.series_instance_uid),
@@ -149,13 +167,13 @@ def segmentation(
         software_versions=model.version,
         device_serial_number=model.content_hash[:16],
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        omit_empty_frames=bool(values.any()) and len(segments) > 1,
+        omit_empty_frames=bool(values.any()) and scattered and not empty_frames,
         content_label="OUT_OF_DOMAIN" if out_of_domain else "SEGMENTATION",
         content_description=description[:64],
         content_creator_name=f"{MANUFACTURER}^{model.name}"[:64],
         specific_character_set="ISO_IR 192",
     )
-    dataset.file_meta = labels.file_meta(SEGMENTATION_STORAGE, record.sop_instance_uid)
+    dataset.file_meta = labels.file_meta(sop_class, record.sop_instance_uid)
     filing.under_sources(dataset, all_sources)
     filing.stamp(dataset, made_at)
     _name_dimensions(dataset)
@@ -177,9 +195,9 @@ def _label_map(mask: Volume, segments: Sequence[Segment]) -> npt.NDArray[np.uint
     return mask.voxels.astype(np.uint8)
 
 
-def _frames_to_write(values: npt.NDArray[np.uint8], segments: int) -> slice:
+def _frames_to_write(values: npt.NDArray[np.uint8], *, all_slices: bool) -> slice:
     labelled = np.flatnonzero(values.any(axis=(1, 2)))
-    if segments > 1 or not labelled.size:
+    if all_slices or not labelled.size:
         return slice(0, len(values))
     return slice(int(labelled[0]), int(labelled[-1]) + 1)
 
