@@ -24,6 +24,7 @@ from dicom_io import dataset as whole_files
 from dicom_io import labels, pixels
 from dicom_io.errors import UndecodablePixels, Unlabelled
 from dicom_io.provenance import LabelRecord
+from plugin.archive import tombstones
 from plugin.archive.arrival import Arrival
 from plugin.archive.index import NO_INPUT, Index, InstanceRow
 from plugin.archive.quarantine import QuarantineList
@@ -165,6 +166,8 @@ class Ingest:
         Gives how many objects were found, by what became of them.
         """
         found: dict[str, int] = {}
+        # First what was deleted: a kill may have left its files, and they must not be taken up.
+        swept = tombstones.sweep(self.index, self.storage)
         known = self.index.storage_keys()
         on_disk = frozenset(self.storage.walk())
         # By age, so that a corrected header comes after the one that it corrects.
@@ -180,7 +183,7 @@ class Ingest:
                 "%d indexed object(s) have no file below %s; send them again, or restore the files from a backup: %s",
                 len(missing), self.storage.objects, ", ".join(missing),
             )  # fmt: skip
-        told = {"listed again": listed, "missing": len(missing)}
+        told = {"listed again": listed, "missing": len(missing), "deleted": swept}
         return found | {state: number for state, number in told.items() if number}
 
     def _take_up(self, key: str) -> State:

@@ -26,6 +26,8 @@ from plugin.routes import Candidate, judge
 from plugin.settings import Route, Settings
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
+INPUT_DELETED = "its input was deleted from the archive"
+"""Error of a job that a deletion cancelled; the same input, sent anew, lets it run anew."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def _add_job(
     connection.execute(update(Job).where(*same_work, Job.id != identifier).values(superseded_by=identifier))
     connection.execute(update(Job).where(Job.id == identifier).values(superseded_by=null(), incomplete=incomplete))
     if connection.scalar(select(Job.id).where(Job.id == identifier)):
-        return []
+        return _run_anew(connection, identifier)
     # What has not begun on an older input is not worth beginning.
     connection.execute(
         update(Job)
@@ -231,6 +233,18 @@ def _add_job(
         )
     )
     return [identifier]
+
+
+def _run_anew(connection: Connection, identifier: str) -> list[str]:
+    """A job whose input was deleted and has come again."""
+    revived = connection.execute(
+        update(Job)
+        .where(Job.id == identifier, Job.state == CANCELLED, Job.error == INPUT_DELETED)
+        .values(
+            state=WAITING, error="", run=Job.run + 1, attempts=0, handed_over=False, progress=null(), ended_at=null()
+        )
+    )
+    return [identifier] if revived.rowcount else []
 
 
 def _visible(route: Route, candidates: Sequence[Candidate], routes: Sequence[Route]) -> list[Candidate]:
