@@ -90,7 +90,7 @@ class InstanceRow:
     path: Path
     size: int
     dataset_hash: str
-    pixel_hash: str
+    has_pixels: bool
     synthetic: bool
     made_by_us: bool
     record: dict[str, Any] | None
@@ -311,7 +311,6 @@ class Index:
                 storage_key=row.storage_key,
                 sop_instance_uid=row.sop_instance_uid,
                 dataset_hash=row.dataset_hash,
-                pixel_hash=row.pixel_hash,
                 size=row.size,
                 state=state,
                 arrived_at=row.arrived_at,

@@ -28,7 +28,7 @@ from plugin.archive import tombstones
 from plugin.archive.arrival import Arrival
 from plugin.archive.index import NO_INPUT, Index, InstanceRow
 from plugin.archive.quarantine import QuarantineList
-from plugin.archive.received import DOES_NOT_MATCH, Received, Refused, inspect
+from plugin.archive.received import DOES_NOT_MATCH, Received, Refused, inspect, pixel_hash
 from plugin.archive.storage import Storage, mapped, sync_file
 from plugin.archive.tables import Instance
 from plugin.registry import Registry
@@ -104,6 +104,7 @@ class Ingest:
         *,
         announced: Announced | None = None,
         on_correction: Correction | None = None,
+        dataset_hash: str | None = None,
     ) -> Outcome:
         """Take over a file that lies in incoming/; it is gone from there afterwards.
 
@@ -111,12 +112,13 @@ class Ingest:
         announced: what the sender said outside the object; it must agree.
         on_correction: a person's decision for this object, in place of the setting; with it, "replace" also takes
             other pixels.
+        dataset_hash: SHA-256 (hex) of the bytes after the file meta group, where the door has made it.
 
         Raises:
             NoSpace: nothing was kept, and nothing may be acknowledged.
             Unlabelled: a result of ours lacks a label; nothing was kept.
         """
-        outcome = self._take(received, arrival, record, announced, on_correction)
+        outcome = self._take(received, arrival, record, announced, on_correction, dataset_hash)
         if outcome.state == "quarantined":
             LOGGER.warning("refused (door %s): %s", arrival.door, outcome.reason)
         return outcome
@@ -128,11 +130,12 @@ class Ingest:
         record: LabelRecord | None,
         announced: Announced | None = None,
         on_correction: Correction | None = None,
+        dataset_hash: str | None = None,
     ) -> Outcome:
         """`accept`, for a caller who tells the outcome himself."""
         try:
             try:
-                return self._accept(received, arrival, record, announced, on_correction)
+                return self._accept(received, arrival, record, announced, on_correction, dataset_hash)
             except Refused as why:
                 if record is not None:
                     raise Unlabelled(f"a result of ours cannot be stored: {why}") from why
@@ -224,8 +227,9 @@ class Ingest:
         record: LabelRecord | None,
         announced: Announced | None,
         on_correction: Correction | None,
+        dataset_hash: str | None,
     ) -> Outcome:
-        received = inspect(path)
+        received = inspect(path, dataset_hash)
         if announced is not None:
             _check_announced(received, announced)
         if record is not None:
@@ -259,7 +263,7 @@ class Ingest:
                 self._put_again(connection, received, known)
                 self._complete_arrival(connection, known, arrival)
                 return _outcome("held", received)
-            if on_correction != "replace" and (known.made_by_us or received.pixel_hash != known.pixel_hash):
+            if on_correction != "replace" and (known.made_by_us or received.has_pixels or known.has_pixels):
                 raise _refused(
                     received,
                     OTHER_PIXELS,
@@ -299,7 +303,6 @@ class Ingest:
                 known,
                 storage_key=received.storage_key,
                 dataset_hash=received.dataset_hash,
-                pixel_hash=received.pixel_hash,
                 size=received.size,
                 arrived_at=now,
             )
@@ -362,7 +365,7 @@ class Ingest:
             "storage_key": received.storage_key,
             "size": received.size,
             "dataset_hash": received.dataset_hash,
-            "pixel_hash": received.pixel_hash,
+            "has_pixels": received.has_pixels,
             "synthetic": received.is_synthetic,
             "made_by_us": made_by_us,
             "record": None if record is None else json.loads(record.to_json()),
@@ -490,10 +493,10 @@ def _check_announced(received: Received, announced: Announced) -> None:
 
 def _same_pixels(received: Received, known: InstanceRow) -> bool:
     """Equal as encoded, or, in two encodings, equal when decoded; what cannot be decoded is not equal."""
-    if received.pixel_hash == known.pixel_hash:
+    if not received.has_pixels or not known.has_pixels:
+        return received.has_pixels == known.has_pixels
+    if pixel_hash(received.path) == pixel_hash(known.path):
         return True
-    if not received.pixel_hash or not known.pixel_hash:
-        return False
     try:
         return np.array_equal(_stored(received.path), _stored(known.path))
     except UndecodablePixels:

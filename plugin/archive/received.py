@@ -1,6 +1,7 @@
 """What a received file is: its identity, hashes and attributes, or the sentence that says why it cannot be kept.
 
-The file is mapped, not read: only headers are parsed, pixels are hashed where they lie.
+The file is mapped, not read: its structure is walked once from end to end, and of the values only those are parsed that
+the index holds, each spelling of a value once (`header`). Pixels are passed over, and hashed with all the rest.
 """
 
 from __future__ import annotations
@@ -8,31 +9,25 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-import warnings
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import ceil
-from mmap import mmap
 from pathlib import Path
 from typing import Any
 
 import pydicom
-from pydicom.dataelem import RawDataElement
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.tag import BaseTag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID
 
 from dicom_io import dataset as whole_files
+from dicom_io.dataset import Layout, Place
 from dicom_io.errors import Rejected
 from plugin.archive import levels
+from plugin.archive.header import Header
 from plugin.archive.storage import mapped
 
 CANNOT_UNDERSTAND = 0xC000
 DOES_NOT_MATCH = 0xA900
 
-# Elements longer than this are left where they are in the file.
-_DEFER_BYTES = 1 << 16
-_UNDEFINED = 0xFFFFFFFF
 # Bits of one sample where Bits Allocated (0028,0100) does not rule: Float and Double Float Pixel Data.
 _PIXELS = {0x7FE00010: None, 0x7FE00008: 32, 0x7FE00009: 64}
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -70,45 +65,48 @@ class Refused(Rejected):
 class Received:
     """A file that can be kept.
 
-    storage_key: from the hashes of its data set and its file meta information. pixel_hash: SHA-256 (hex) of the pixel
-    data as encoded, "" where there are none. dataset: header; long values are deferred and must not be asked for.
+    storage_key: from its file meta information and the hash of its data set. has_pixels: it has (Float, Double Float)
+    Pixel Data.
     """
 
     path: Path
     size: int
     storage_key: str
     dataset_hash: str
-    pixel_hash: str
+    has_pixels: bool
     transfer_syntax_uid: str
     sop_class_uid: str
     sop_instance_uid: str
     series_instance_uid: str
     study_instance_uid: str
-    dataset: pydicom.Dataset = field(repr=False)
+    header: Header = field(repr=False)
+
+    @property
+    def dataset(self) -> pydicom.Dataset:
+        """The header; values longer than 64 KiB are absent."""
+        return self.header.dataset
 
     @property
     def patient_id(self) -> str:
-        return levels.text(self.dataset, "PatientID")
+        return self.header.text("PatientID")
 
     @property
     def is_synthetic(self) -> bool:
-        return levels.text(self.dataset, "SyntheticData") == "YES"
-
-    @cached_property
-    def _attributes(self) -> dict[levels.Level, dict[str, Any]]:
-        return {level: levels.attributes(self.dataset, level) for level in levels.KEYWORDS}
+        return self.header.text("SyntheticData") == "YES"
 
     def attributes(self, level: levels.Level) -> dict[str, Any]:
         """DICOM JSON model of one level."""
-        return self._attributes[level]
+        return self.header.attributes(level)
 
     def search(self, level: levels.Level) -> dict[str, Any]:
         """What queries compare of one level, by tag."""
-        return levels.search_text(self._attributes[level])
+        return self.header.search(level)
 
 
-def inspect(path: Path) -> Received:
+def inspect(path: Path, dataset_hash: str | None = None) -> Received:
     """Look at a received file.
+
+    dataset_hash: where the door has made it from the bytes as they came.
 
     Raises:
         Refused: not DICOM, truncated, without or with malformed UIDs, no SOP class, or pixel data whose length
@@ -116,10 +114,9 @@ def inspect(path: Path) -> Received:
     """
     with mapped(path) as raw:
         try:
-            whole_files.check_whole(raw)
-            hashed = whole_files.dataset_hash(raw)
-            dataset = _header(path)
-            identity = _identity(dataset)
+            layout = whole_files.layout(raw)
+            header = Header(layout)
+            identity = _identity(header)
         except Refused:
             raise
         except Rejected as error:
@@ -127,32 +124,28 @@ def inspect(path: Path) -> Received:
         except _DAMAGE as error:
             raise Refused(f"the object cannot be parsed as DICOM ({error}); write it again") from error
         try:
-            pixel_hash = _pixel_hash(dataset, raw)
+            has_pixels = _check_pixels(header, layout)
         except Refused as error:
             error.sop_instance_uid = identity["sop_instance_uid"]
             error.study_instance_uid = identity["study_instance_uid"]
             raise
-        whole = hashlib.sha256(raw).hexdigest()
+        hashed = dataset_hash or whole_files.dataset_hash(raw)
         return Received(
             path=path,
             size=len(raw),
-            storage_key=f"{whole[:2]}/{whole}.dcm",
+            storage_key=_storage_key(bytes(raw[: layout.start]), hashed),
             dataset_hash=hashed,
-            pixel_hash=pixel_hash,
-            transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
-            dataset=dataset,
+            has_pixels=has_pixels,
+            transfer_syntax_uid=layout.transfer_syntax,
+            header=header,
             **identity,
         )
 
 
-def _header(path: Path) -> pydicom.Dataset:
-    with warnings.catch_warnings():
-        # pydicom warns of each odd value; the bytes are kept as they came, and the archive is not their judge.
-        warnings.simplefilter("ignore")
-        meta = pydicom.filereader.read_file_meta_info(path)
-        # A deflated data set is inflated in memory: its values have no place in the file to come back to.
-        deflated = meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
-        return pydicom.dcmread(path, defer_size=None if deflated else _DEFER_BYTES)
+def _storage_key(file_meta: bytes, dataset_hash: str) -> str:
+    """Two files have the same key where all their bytes are the same."""
+    name = hashlib.sha256(file_meta + dataset_hash.encode()).hexdigest()
+    return f"{name[:2]}/{name}.dcm"
 
 
 _IDENTITY = {
@@ -163,9 +156,9 @@ _IDENTITY = {
 }
 
 
-def _identity(dataset: pydicom.Dataset) -> dict[str, str]:
+def _identity(header: Header) -> dict[str, str]:
     """The four UIDs. Raises Refused where one is absent, malformed or longer than 64 characters (PS3.5 9)."""
-    identity = {name: levels.text(dataset, keyword) for name, (keyword, _) in _IDENTITY.items()}
+    identity = {name: header.text(keyword) for name, (keyword, _) in _IDENTITY.items()}
 
     def refused(message: str) -> Refused:
         uids = (identity["sop_instance_uid"][:256], identity["study_instance_uid"][:256])
@@ -184,33 +177,44 @@ def _identity(dataset: pydicom.Dataset) -> dict[str, str]:
     return identity
 
 
-def _pixel_hash(dataset: pydicom.Dataset, raw: mmap | bytes) -> str:
-    """SHA-256 (hex) of the pixel data as encoded, from where they start to the file's end; "" where there are none.
+def _check_pixels(header: Header, layout: Layout) -> bool:
+    """Whether there are pixels.
 
     Raises:
         Refused: native pixel data of another length than the header says.
     """
     for tag, bits in _PIXELS.items():
-        if tag not in dataset:
+        place = _place(layout, tag)
+        if place is None:
             continue
-        element = dataset.get_item(BaseTag(tag), keep_deferred=True)
-        syntax = UID(dataset.file_meta.TransferSyntaxUID)
+        syntax = UID(layout.transfer_syntax)
         # A private transfer syntax may encode pixels in any way.
-        undefined = isinstance(element, RawDataElement) and element.length == _UNDEFINED
-        encapsulated = undefined or (syntax.is_transfer_syntax and syntax.is_compressed)
-        length = element.length if isinstance(element, RawDataElement) else len(element.value)
+        encapsulated = place.length == whole_files.UNDEFINED or (syntax.is_transfer_syntax and syntax.is_compressed)
         if not encapsulated and (syntax.is_transfer_syntax or not syntax.is_private):
-            _check_pixel_length(dataset, length, bits)
-        if isinstance(element, RawDataElement) and element.value is None and element.length:
-            start, end = element.value_tell, None if undefined else element.value_tell + length
-            return hashlib.sha256(raw[start:end]).hexdigest()
-        return hashlib.sha256(element.value or b"").hexdigest()
-    return ""
+            _check_pixel_length(header, place.length, bits)
+        return True
+    return False
 
 
-def _check_pixel_length(dataset: pydicom.Dataset, length: int, bits: int | None) -> None:
+def pixel_hash(path: Path) -> str:
+    """SHA-256 (hex) of the pixel data of a whole file as encoded; "" where there are none."""
+    with mapped(path) as raw:
+        layout = whole_files.layout(raw)
+        place = next((found for tag in _PIXELS if (found := _place(layout, tag))), None)
+        if place is None:
+            return ""
+        with memoryview(layout.raw) as view, view[place.start : place.end] as pixels:
+            return hashlib.sha256(pixels).hexdigest()
+
+
+def _place(layout: Layout, tag: int) -> Place | None:
+    """The element of the outermost data set with this tag; pixel data are near the end."""
+    return next((place for place in reversed(layout.places) if place.tag == tag), None)
+
+
+def _check_pixel_length(header: Header, length: int, bits: int | None) -> None:
     numbers = {
-        keyword: levels.text(dataset, keyword) or default
+        keyword: header.text(keyword) or default
         for keyword, default in (
             ("Rows", ""), ("Columns", ""), ("BitsAllocated", str(bits or "")),
             ("SamplesPerPixel", "1"), ("NumberOfFrames", "1"),
@@ -220,7 +224,7 @@ def _check_pixel_length(dataset: pydicom.Dataset, length: int, bits: int | None)
         if not value.isdigit():
             raise Refused(f"the object has pixel data but {keyword} is {value!r}; have the sender correct the header")
     rows, columns, allocated, samples, frames = (int(value) for value in numbers.values())
-    samples_stored = 2 if levels.text(dataset, "PhotometricInterpretation") == "YBR_FULL_422" else samples
+    samples_stored = 2 if header.text("PhotometricInterpretation") == "YBR_FULL_422" else samples
     expected = ceil(rows * columns * samples_stored * frames * (bits or allocated) / 8)
     if length not in (expected, expected + expected % 2):
         raise Refused(

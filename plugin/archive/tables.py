@@ -6,9 +6,9 @@ same values as queries compare them (levels.search_text), so that a search needs
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
-from sqlalchemy import JSON, Boolean, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, Boolean, Float, ForeignKey, Index, Integer, String, Text, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -57,8 +57,8 @@ class Series(Base):
 class Instance(Base):
     """One instance, its current bytes, and by which door it came.
 
-    dataset_hash: of the bytes after the file meta group. pixel_hash: of the value of Pixel Data (7FE0,0010) as
-    encoded, "" where there is none. record: the LabelRecord (JSON) of an object that we made.
+    dataset_hash: of the bytes after the file meta group. has_pixels: it has (Float, Double Float) Pixel Data.
+    record: the LabelRecord (JSON) of an object that we made.
     """
 
     __tablename__ = "instance"
@@ -71,7 +71,7 @@ class Instance(Base):
     storage_key: Mapped[str] = mapped_column(String(128), unique=True)
     size: Mapped[int] = mapped_column(Integer)
     dataset_hash: Mapped[str] = mapped_column(String(64))
-    pixel_hash: Mapped[str] = mapped_column(String(64))
+    has_pixels: Mapped[bool] = mapped_column(Boolean, server_default=false())
     synthetic: Mapped[bool] = mapped_column(Boolean)
     made_by_us: Mapped[bool] = mapped_column(Boolean)
     record: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
@@ -96,7 +96,7 @@ class SeriesContent(Base):
     sop_class_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
     instances: Mapped[int] = mapped_column(Integer)
 
-    __table_args__: ClassVar = {"sqlite_with_rowid": False}
+    __table_args__ = ({"sqlite_with_rowid": False},)
 
 
 class InstanceVersion(Base):
@@ -107,7 +107,6 @@ class InstanceVersion(Base):
     storage_key: Mapped[str] = mapped_column(String(128), primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
     dataset_hash: Mapped[str] = mapped_column(String(64))
-    pixel_hash: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(Integer)
     state: Mapped[str] = mapped_column(String(16))  # "superseded" | "put aside"
     arrived_at: Mapped[float] = mapped_column(Float)

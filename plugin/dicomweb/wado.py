@@ -179,7 +179,7 @@ def _part(row: InstanceRow, transfer_syntax: str) -> Part:
 def _check_decodable(row: InstanceRow) -> None:
     """Before the first byte has left: decode one frame. Raises NotAcceptable."""
     try:
-        if row.pixel_hash:
+        if row.has_pixels:
             frames.decoded(row.path, 1)
     except UndecodablePixels as error:
         raise NotAcceptable(f"instance {row.sop_instance_uid} cannot be decoded: {error}") from error

@@ -13,13 +13,15 @@ from pynetdicom.presentation import PresentationContext
 from plugin.archive.arrival import Arrival
 from plugin.archive.ingest import OUT_OF_RESOURCES, Announced, Ingest
 from plugin.archive.storage import NoSpace
-from plugin.dimse.reception import reception_of
+from plugin.dimse import peers
+from plugin.dimse.reception import StoreRequest
 from plugin.dimse.services import House
 from plugin.settings import Verb
 
 LOGGER = logging.getLogger(__name__)
 
 VERB: Verb = "store"
+NOT_AUTHORISED = 0x0124  # PS3.7 C.5.23
 
 
 def contexts() -> Sequence[PresentationContext]:
@@ -28,15 +30,13 @@ def contexts() -> Sequence[PresentationContext]:
 
 
 def handlers(house: House) -> Sequence[EventHandlerType]:
-    return [(evt.EVT_C_STORE, _handle, [house.ingest]), (evt.EVT_CONN_CLOSE, _discard_unfinished)]
+    return [(evt.EVT_C_STORE, _handle, [house.ingest])]
 
 
 def _handle(event: Event, ingest: Ingest) -> int | Dataset:
-    """Answer one C-STORE request; 0x0000 only after the object is on disk and indexed.
-
-    Where it is refused, Error Comment (0000,0902) begins with the reason; the whole sentence stands in the quarantine.
-    """
-    request = event.request
+    if not peers.may(event.assoc, VERB):
+        # Its contexts were rejected, or accepted for C-GET, where it is the one that receives.
+        return _status(NOT_AUTHORISED, "not among this peer's node.known_peers.verbs: store")
     requestor = event.assoc.requestor
     arrival = Arrival(
         "dimse",
@@ -44,9 +44,20 @@ def _handle(event: Event, ingest: Ingest) -> int | Dataset:
         called_aet=requestor.primitive.called_ae_title.strip(),
         address=requestor.address,
     )
-    announced = Announced(str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID))
+    return take(event, ingest, arrival)
+
+
+def take(event: Event, ingest: Ingest, arrival: Arrival) -> int | Dataset:
+    """Answer one C-STORE request of a ReceivingAE; 0x0000 only after the object is on disk and indexed.
+
+    Where it is refused, Error Comment (0000,0902) begins with the reason; the whole sentence stands in the quarantine.
+    """
+    request = event.request
+    assert isinstance(request, StoreRequest)
+    announced = Announced(request.AffectedSOPClassUID, request.AffectedSOPInstanceUID)
     try:
-        outcome = ingest.accept(reception_of(request).finish(), arrival, announced=announced)
+        received = request.reception.finish()
+        outcome = ingest.accept(received, arrival, announced=announced, dataset_hash=request.dataset_hash)
     except NoSpace as error:
         LOGGER.error("no space: %s", error)
         return _status(OUT_OF_RESOURCES, str(error))
@@ -59,10 +70,3 @@ def _status(status: int, reason: str) -> Dataset:
     # LO: at most 64 characters, no backslash (PS3.5 6.2), ASCII because a command set names no character set.
     answer.ErrorComment = reason.encode("ascii", "replace").decode()[:64].replace("\\", "/")
     return answer
-
-
-def _discard_unfinished(event: Event) -> None:
-    """An association that ends inside a C-STORE leaves a part of a file; nothing of it was acknowledged."""
-    message = event.assoc.dimse.message
-    if message is not None and message._data_set_file is not None:
-        message._data_set_file.abandon()

@@ -238,16 +238,21 @@ def test_a_missing_file_comes_back_behind_another_file_meta_group(here):
     assert here.reindex() == {}
 
 
-def test_a_corrected_header_takes_the_place_of_a_missing_file(here):
-    give(here, slice_of("1.2.3", StudyDescription="Chset"))
+def test_a_corrected_header_without_pixels_takes_the_place_of_a_missing_file(here):
+    def report(**attributes: object) -> Dataset:
+        dataset = slice_of("1.2.3", **attributes)
+        del dataset.PixelData
+        return dataset
+
+    give(here, report(StudyDescription="Chset"))
     here.index.instance("1.2.3").path.unlink()
-    second = file_of(slice_of("1.2.3"))
+    second = file_of(report())
     assert give(here, second).state == "replaced"
     assert stored_bytes(here, "1.2.3") == second
     assert here.index.versions("1.2.3") == []
 
 
-def test_other_pixels_than_those_of_a_missing_file_are_held_for_a_person(here):
+def test_pixels_that_cannot_be_compared_with_those_of_a_missing_file_are_held_for_a_person(here):
     give(here, slice_of("1.2.3", value=1))
     here.index.instance("1.2.3").path.unlink()
     outcome = give(here, slice_of("1.2.3", value=2))
