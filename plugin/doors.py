@@ -18,9 +18,10 @@ import uvicorn
 
 from dicom_io.errors import ImagingError
 from plugin import settings as configuration
-from plugin.archive.ingest import open_archive
+from plugin.archive.ingest import Ingest, open_archive
 from plugin.dicomweb.app import create
 from plugin.dimse import node
+from plugin.security import tls
 from plugin.settings import HostPort
 
 WRONG_USE = 2
@@ -51,22 +52,28 @@ def _serve(settings: configuration.Settings) -> None:
     # The web's socket is bound before anything listens, so that a busy port ends us before a peer was let in.
     web = _bound(settings.node.http_address)
     listener = node.start(settings, archive)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create(settings, archive),
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=5,
-            # A peer's address is what the socket says; headers of proxies are believed on loopback only.
-            forwarded_allow_ips="127.0.0.1",
-        )
-    )
+    server = uvicorn.Server(_web(settings, archive))
     threading.Thread(target=_announce, args=(server,), daemon=True).start()
     try:
         server.run(sockets=[web])
     finally:
         listener.stop()
         archive.index.close()
+
+
+def _web(settings: configuration.Settings, archive: Ingest) -> uvicorn.Config:
+    config = uvicorn.Config(
+        create(settings, archive),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        # A peer's address is what the socket says; headers of proxies are believed on loopback only.
+        forwarded_allow_ips="127.0.0.1",
+    )
+    context = tls.server_context(settings.node.tls, "http")
+    if context is not None:
+        config.ssl_context_factory = lambda config, default: context
+    return config
 
 
 def _announce(server: uvicorn.Server) -> None:

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ import httpx
 from dicom_io.errors import TryAgain
 from plugin import settings as configuration
 from plugin.archive.storage import Storage, make_private
+from plugin.security import tls
 from plugin.settings import BadSettings, Settings
 
 LOGGER = logging.getLogger(__name__)
@@ -125,7 +127,7 @@ def serve(
     settings = configuration.load(config, **given)
     for warning in configuration.may_listen(settings):
         say(f"warning: {warning}")
-    for sentence in configuration.unknown_models(settings, config):
+    for sentence in [*configuration.unknown_models(settings, config), *tls.check(settings)]:
         say(f"warning: {sentence}")
     lock = _lock(settings)
     children = _children(config, settings, given, lock, worker)
@@ -158,9 +160,9 @@ def _supervise(children: Sequence[Child], settings: Settings, stop: threading.Ev
         if not announced and children[0].ready.is_set():
             announced = True
             node = settings.node
-            say(f"DICOM     {node.aet} at {node.dimse_address}")
-            say(f"DICOMweb  http://{node.http_address}/dicom-web")
-            say(f"pages     http://{node.http_address}/")
+            say(f"DICOM     {node.aet} at {node.dimse_address}{', with TLS' if node.is_encrypted('dimse') else ''}")
+            say(f"DICOMweb  {node.web_url}/dicom-web")
+            say(f"pages     {node.web_url}/")
             say(f"data      {settings.data}")
             say("Research use only, not for diagnosis. Ctrl-C ends the service.")
     return 0
@@ -213,7 +215,7 @@ class Running:
 
     @property
     def url(self) -> str:
-        return f"http://{self.settings.node.http_address}"
+        return self.settings.node.web_url
 
     @property
     def dicomweb_url(self) -> str:
@@ -267,16 +269,27 @@ def _option(name: str, value: Any) -> list[str]:
 
 def _wait_ready(service: Running, wait_s: float) -> None:
     end = time.monotonic() + wait_s
-    token = service.settings.node.http_token
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    # No proxy of the environment stands between us and our own child.
-    with httpx.Client(trust_env=False, timeout=2.0, headers=headers) as client:
-        while time.monotonic() < end and service.process.poll() is None:
-            try:
-                if client.get(f"{service.url}/health/ready").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass  # it is still starting
-            time.sleep(0.1)
+    while time.monotonic() < end and service.process.poll() is None:
+        if _is_ready(service):
+            return
+        time.sleep(0.1)
     words = service.log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
     raise CannotServe(f"the service did not become ready in {wait_s:.0f} s; its last words: {words}")
+
+
+def _is_ready(service: Running) -> bool:
+    """Whether our own child answers that it is. Health is open to all; where a certificate of the caller is asked for
+    before a word is said, that it takes connections must do."""
+    node = service.settings.node
+    if node.tls is not None and node.tls.client_ca is not None and node.is_encrypted("http"):
+        try:
+            socket.create_connection((node.http_address.host, node.http_address.port), timeout=2.0).close()
+        except OSError:
+            return False
+        return True
+    # Its name need not be in its certificate: we know whom we started. No proxy of the environment stands between.
+    with httpx.Client(trust_env=False, timeout=2.0, verify=False) as client:
+        try:
+            return client.get(f"{service.url}/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False  # it is still starting

@@ -21,12 +21,13 @@ def check(
 ) -> None:
     """Say what is wrong with the configuration, by file, line and key.
 
-    Unknown keys and bad values, routes to unknown destinations, models that are not in the registry, and addresses that
-    may not be listened on.
+    Unknown keys and bad values, routes to unknown destinations, models that are not in the registry, addresses that may
+    not be listened on, and certificates that cannot be used.
 
     Example: mirall config check --config mirall.toml
     """
     from plugin import settings
+    from plugin.security import tls
     from plugin.settings import FILE_NAME, BadSettings
 
     if path is None and Path(FILE_NAME).is_file():
@@ -35,7 +36,7 @@ def check(
     unknown = settings.unknown_models(loaded, path)
     if unknown:
         raise BadSettings("\n".join(unknown))
-    for warning in settings.may_listen(loaded):
+    for warning in [*settings.may_listen(loaded), *tls.check(loaded)]:
         print(f"warning: {warning}")
     routes, destinations = len(loaded.routes), len(loaded.destinations)
     print(f"{path or 'the defaults'}: no problems; {routes} route(s), {destinations} destination(s)")
