@@ -142,6 +142,10 @@ class BadQuery(Rejected):
     """The query names an unknown attribute or has a malformed value."""
 
 
+class TooMany(Rejected):
+    """The query finds more than is answered at once."""
+
+
 @dataclass(frozen=True)
 class Key:
     """One matching key: an attribute (8-digit tag) with a text, or a sequence with the keys of an item."""
@@ -262,6 +266,11 @@ def is_returned(level: QueryLevel, tag: str) -> bool:
     return tag in _OF_PATIENT if level == "patient" else any(tag in TAGS[each] for each in _upto(level))
 
 
+def is_name(key: Key) -> bool:
+    """A name is looked for (VR PN), in an item, too."""
+    return any(map(is_name, key.item)) or (not key.item and _vr(key.tag) == "PN")
+
+
 def run(index: Index, query: Query) -> list[dict[str, Any]]:
     """The answers as DICOM JSON objects (PS3.18 F), the newest study first; Retrieve URL is the caller's to add.
 
@@ -373,9 +382,6 @@ class _Condition:
     parameters: tuple[str, ...] = ()
 
 
-_NEVER = _Condition("0")
-
-
 def _any(conditions: Iterable[_Condition]) -> _Condition:
     return _combined(" OR ", conditions)
 
@@ -393,7 +399,7 @@ def _combined(word: str, conditions: Iterable[_Condition]) -> _Condition:
 
 def _conditions(query: Query) -> tuple[list[_Condition], set[Level]]:
     """SQL of the path and of all keys that say something, and the levels whose tables they speak of."""
-    conditions = [_uid_condition(query.level, tag, uid) for tag, uid in query.within.items()]
+    conditions = [_uid_condition(query.level, tag, [uid]) for tag, uid in query.within.items()]
     used: set[Level] = set()
     for key in query.keys:
         if not is_matched(query.level, key.tag):
@@ -402,7 +408,7 @@ def _conditions(query: Query) -> tuple[list[_Condition], set[Level]]:
         if key.is_universal:
             continue
         if key.tag in _UID_COLUMNS:
-            conditions.append(_uid_condition(query.level, key.tag, key.text))
+            conditions.append(_uid_condition(query.level, key.tag, _uids(key.tag, key.text)))
         elif key.tag in (MODALITIES_IN_STUDY, SOP_CLASSES_IN_STUDY):
             conditions.append(_content_condition(query.level, key))
         else:
@@ -412,10 +418,10 @@ def _conditions(query: Query) -> tuple[list[_Condition], set[Level]]:
     return conditions, used
 
 
-def _uid_condition(level: QueryLevel, tag: str, text: str) -> _Condition:
-    """A UID, or a list of them; above the level that has it, by what a study or series contains."""
+def _uid_condition(level: QueryLevel, tag: str, uids: Sequence[str]) -> _Condition:
+    """Any of these UIDs; above the level that has it, by what a study or series contains."""
     own, column = _own(level), _UID_COLUMNS[tag]
-    wanted = (orjson.dumps(_uids(tag, text)).decode(),)
+    wanted = (orjson.dumps(uids).decode(),)
     among = "IN (SELECT value FROM json_each(?))"
     here = {"study": (STUDY_UID,), "series": (STUDY_UID, SERIES_UID)}.get(level, tuple(_UID_COLUMNS))
     if tag in here:

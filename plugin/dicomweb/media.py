@@ -9,6 +9,8 @@ from email.message import Message
 
 from starlette.requests import Request
 
+from plugin.dicomweb import native_xml
+
 DICOM_JSON = "application/dicom+json"
 DICOM = "application/dicom"
 OCTETS = "application/octet-stream"
@@ -70,6 +72,19 @@ def accepts_json(request: Request) -> str | None:
         if entry.media_type in (DICOM_JSON, ANYTHING, "application/*") and not entry.multipart:
             return DICOM_JSON
         if entry.media_type == "application/json":
+            return "application/json"
+    return None
+
+
+def accepts_data_sets(request: Request) -> str | None:
+    """How to write data sets without bulk data (PS3.18 8.7.3.2): a JSON type, or XML in parts; None where in no way."""
+    for entry in wanted(request):
+        if entry.multipart:
+            if entry.media_type in (native_xml.MEDIA_TYPE, ANYTHING):
+                return native_xml.MEDIA_TYPE
+        elif entry.media_type in (DICOM_JSON, ANYTHING, "application/*"):
+            return DICOM_JSON
+        elif entry.media_type == "application/json":
             return "application/json"
     return None
 

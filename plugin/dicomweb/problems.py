@@ -11,12 +11,13 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from dicom_io.errors import ImagingError, TryAgain, Unlabelled
 from plugin.archive.gate import FileMissing
-from plugin.archive.query import BadQuery
+from plugin.archive.query import BadQuery, TooMany
 from plugin.archive.storage import NoSpace
 from plugin.dicomweb.multipart import BadMultipart
 
 _STATUS: dict[type[ImagingError], int] = {
     BadQuery: 400,
+    TooMany: 413,
     BadMultipart: 400,
     Unlabelled: 403,
     FileMissing: 410,

@@ -2,76 +2,140 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from plugin.archive import query
 from plugin.archive.index import Index
 from plugin.archive.levels import Level
-from plugin.dicomweb import media
+from plugin.archive.query import SERIES_UID, SOP_INSTANCE_UID, STUDY_UID, Query, QueryLevel, TooMany, Uids
+from plugin.dicomweb import media, native_xml
+from plugin.dicomweb.compression import json_response
+from plugin.dicomweb.multipart import Writer
+
+MAXIMUM_RESULTS = 50_000
+"""Answers of one search; for more, a client must ask page by page."""
+
+# Threads that search: SQLite gives up the interpreter lock while it works.
+_SEARCHERS = ThreadPoolExecutor(4, thread_name_prefix="qido")
 
 router = APIRouter(tags=["QIDO-RS"])
 
 
 @router.get("/studies")
-def studies(request: Request) -> Response:
+async def studies(request: Request) -> Response:
     """Search for studies."""
-    return _search(request, "study", {})
+    return await _search(request, "study", {})
 
 
 @router.get("/series")
-def series(request: Request) -> Response:
+async def series(request: Request) -> Response:
     """Search for series of all studies."""
-    return _search(request, "series", {})
+    return await _search(request, "series", {})
 
 
 @router.get("/instances")
-def instances(request: Request) -> Response:
+async def instances(request: Request) -> Response:
     """Search for instances of all studies."""
-    return _search(request, "instance", {})
+    return await _search(request, "instance", {})
 
 
 @router.get("/studies/{study}/series")
-def series_of_study(request: Request, study: str) -> Response:
+async def series_of_study(request: Request, study: str) -> Response:
     """Search for series of one study."""
-    return _search(request, "series", {"0020000D": study})
+    return await _search(request, "series", {STUDY_UID: study})
 
 
 @router.get("/studies/{study}/instances")
-def instances_of_study(request: Request, study: str) -> Response:
+async def instances_of_study(request: Request, study: str) -> Response:
     """Search for instances of one study."""
-    return _search(request, "instance", {"0020000D": study})
+    return await _search(request, "instance", {STUDY_UID: study})
 
 
 @router.get("/studies/{study}/series/{series}/instances")
-def instances_of_series(request: Request, study: str, series: str) -> Response:
+async def instances_of_series(request: Request, study: str, series: str) -> Response:
     """Search for instances of one series."""
-    return _search(request, "instance", {"0020000D": study, "0020000E": series})
+    return await _search(request, "instance", {STUDY_UID: study, SERIES_UID: series})
 
 
-def _search(request: Request, level: Level, within: Mapping[str, str]) -> Response:
+async def _search(request: Request, level: Level, within: Mapping[str, str]) -> Response:
     """200 with a JSON array, empty where nothing is found; 206 is never sent, viewers take it for a failure."""
-    media_type = media.accepts_json(request)
-    if media_type is None:
-        raise HTTPException(406, "a search is answered as application/dicom+json; accept that")
+    accepted = media.accepts_data_sets(request)
+    if accepted is None:
+        raise HTTPException(
+            406, f'a search is answered as {media.DICOM_JSON} or multipart/related; type="{native_xml.MEDIA_TYPE}"'
+        )
     index: Index = request.app.state.archive.index
-    asked = query.parse(level, request.query_params.multi_items(), within)
-    answers = query.run(index, asked)
-    for answer in answers:
-        answer[query.RETRIEVE_URL] = {"vr": "UR", "Value": [_url(request, level, answer)]}
-    return Response(json.dumps(answers, ensure_ascii=False), media_type=media_type)
+    parameters = request.query_params.multi_items()
+    asked = query.parse(level, parameters, within)
+    here = root(request)
+    # In a thread: a search over many studies must not hold up the answers to others.
+    loop = asyncio.get_running_loop()
+    body, warnings = await loop.run_in_executor(_SEARCHERS, _found, index, asked, here, accepted)
+    if _is_fuzzy(parameters) and any(query.is_name(key) for key in asked.keys):
+        warnings.append("The fuzzymatching parameter is not supported. Only literal matching has been performed.")
+    headers = {"Warning": ", ".join(f'299 {here}: "{text}"' for text in warnings)} if warnings else {}
+    if isinstance(body, bytes):
+        return json_response(request, body, accepted, headers=headers)
+    if body is None:
+        return Response(status_code=204, headers=headers)
+    return Response(b"".join(body), headers=headers | {"Content-Type": body.content_type})
 
 
-def _url(request: Request, level: Level, answer: Mapping[str, Any]) -> str:
-    url = f"{root(request)}/studies/{answer['0020000D']['Value'][0]}"
+Found = tuple[bytes | Writer | None, list[str]]
+"""A body, None for none, and what to warn of."""
+
+
+def _found(index: Index, asked: Query, here: str, media_type: str) -> Found:
+    """Search and write the answer; runs in a thread. here: URL of the service."""
+    with index.read() as connection:
+        capped = replace(asked, limit=min(asked.limit or 0, MAXIMUM_RESULTS))
+        if asked.limit is None:
+            capped = replace(asked, limit=MAXIMUM_RESULTS + 1)
+        uids = query.find(connection, capped)
+        warnings = []
+        if asked.limit is None and len(uids) > MAXIMUM_RESULTS:
+            raise TooMany(
+                f"more than {MAXIMUM_RESULTS} {asked.level} results; narrow the search, or give limit and offset"
+            )
+        if asked.limit is not None and asked.limit > MAXIMUM_RESULTS == len(uids):
+            remaining = max(query.count(connection, asked) - asked.offset - len(uids), 0)
+            warnings = [f"There are {remaining} additional results that can be requested"] if remaining else []
+        answers = (answer for batch in _batches(uids) for answer in query.answers(connection, asked, batch))
+        located = (_located(answer, asked.level, here) for answer in answers)
+        if media_type == native_xml.MEDIA_TYPE:
+            return (native_xml.writer(located) if uids else None), warnings
+        return b"[" + b",".join(orjson.dumps(one, option=orjson.OPT_SORT_KEYS) for one in located) + b"]", warnings
+
+
+def _batches(uids: Sequence[Uids]) -> Iterator[Sequence[Uids]]:
+    for start in range(0, len(uids), query.BATCH):
+        yield uids[start : start + query.BATCH]
+
+
+def _located(answer: dict[str, Any], level: QueryLevel, here: str) -> dict[str, Any]:
+    """With Retrieve URL (0008,1190)."""
+    url = f"{here}/studies/{_value(answer, STUDY_UID)}"
     if level != "study":
-        url += f"/series/{answer['0020000E']['Value'][0]}"
+        url += f"/series/{_value(answer, SERIES_UID)}"
     if level == "instance":
-        url += f"/instances/{answer['00080018']['Value'][0]}"
-    return url
+        url += f"/instances/{_value(answer, SOP_INSTANCE_UID)}"
+    answer[query.RETRIEVE_URL] = {"vr": "UR", "Value": [url]}
+    return answer
+
+
+def _value(answer: Mapping[str, Any], tag: str) -> str:
+    return str(answer[tag]["Value"][0])
+
+
+def _is_fuzzy(parameters: Sequence[tuple[str, str]]) -> bool:
+    return any(name == "fuzzymatching" and value.lower() == "true" for name, value in parameters)
 
 
 def root(request: Request) -> str:
