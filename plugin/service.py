@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -279,14 +278,10 @@ def _wait_ready(service: Running, wait_s: float) -> None:
 
 def _is_ready(service: Running) -> bool:
     """Whether our own child answers that it is. Health is open to all; where a certificate of the caller is asked for
-    before a word is said, that it takes connections must do."""
+    before a word is said, that it asks must do."""
     node = service.settings.node
     if node.tls is not None and node.tls.client_ca is not None and node.is_encrypted("http"):
-        try:
-            socket.create_connection((node.http_address.host, node.http_address.port), timeout=2.0).close()
-        except OSError:
-            return False
-        return True
+        return tls.answers(node.http_address)
     # Its name need not be in its certificate: we know whom we started. No proxy of the environment stands between.
     with httpx.Client(trust_env=False, timeout=2.0, verify=False) as client:
         try:

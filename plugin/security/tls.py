@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plugin.settings import BadSettings, Destination, Door, Settings, Tls
+from plugin.settings import BadSettings, Destination, Door, HostPort, Settings, Tls
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED (OpenSSL's x509_vfy.h).
@@ -113,6 +113,20 @@ def shake_hands(connection: socket.socket, timeout_s: float) -> None:
     connection.settimeout(timeout_s)
     connection.do_handshake()
     connection.settimeout(None)
+
+
+def answers(address: HostPort, timeout_s: float = 2.0) -> bool:
+    """Whether a server there speaks TLS, be it to say that it does not want us."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection((address.host, address.port), timeout_s) as connection:
+            context.wrap_socket(connection).close()
+    except ssl.SSLError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 class _Deferring(ssl.SSLContext):
