@@ -1,54 +1,55 @@
 """Peers that results go to: by C-STORE, by STOW-RS, and a fake in memory for tests.
 
-A destination sends stored bytes as they are and says, for each object, how it went. An answer that the peer has the
-object already is a success: it is the same object under the same UID (promise 2).
+A destination sends objects in the encoding that its peer takes, losslessly, and says for each how it went. An answer
+that the peer has the object already is a success: it is the same object under the same UID (promise 2). What is encoded
+anew passes the label gate as the bytes that leave.
 """
 
 from __future__ import annotations
 
 import logging
 import ssl
+import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 import httpx
-from pydicom import Dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID
 from pynetdicom import build_context
 from pynetdicom.association import Association
 
-from dicom_io.errors import NotDicom, TryAgain
-from dicom_io.labels import MULTI_FRAME_GRAYSCALE_WORD, MULTI_FRAME_TRUE_COLOUR, SEGMENTATION_STORAGE
+from dicom_io import encoding, labels
+from dicom_io.errors import NotDicom, Rejected, TryAgain, Unlabelled
+from dicom_io.provenance import LabelRecord
+from plugin.dimse.client import find
 from plugin.dimse.client.association import Peer, attempt
+from plugin.dimse.client.commitment import NotOffered, ask
 from plugin.dimse.client.echo import echo
 from plugin.dimse.client.store import Sent, send
+from plugin.dimse.status import PROCESSING_FAILURE, is_temporary
+from plugin.jobs.commitments import Reference, Report
 from plugin.security import tls
 from plugin.settings import Destination as Address
 
+log = logging.getLogger(__name__)
+
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 60.0  # a PACS may write to slow disks before it answers
-SUCCESS = 0x0000
-PENDING = (0xFF00, 0xFF01)
-STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
-PROCESSING_FAILURE = 0x0110  # PS3.7 C.5.14
 DUPLICATE = 0x0111  # PS3.7 C.5.4, Duplicate SOP Instance; the peer has it
-_PROBED = {
-    "takes Segmentation": (SEGMENTATION_STORAGE, ExplicitVRLittleEndian),
-    "takes Secondary Capture, grayscale word": (MULTI_FRAME_GRAYSCALE_WORD, ExplicitVRLittleEndian),
-    "takes Secondary Capture, true colour": (MULTI_FRAME_TRUE_COLOUR, ExplicitVRLittleEndian),
-    "can be asked": (STUDY_ROOT_FIND, ImplicitVRLittleEndian),
-}
+REPORT_WAIT_S = 3.0  # how long an association is kept for a report on it; others come to our node
 
 Outcome = Literal["confirmed", "sent", "again", "unknown", "refused"]
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """One stored object that is to leave. path: the file (PS3.10) with its bytes."""
+    """One stored object that is to leave. path: the file (PS3.10) with its bytes, which have passed the gate.
+
+    record: what its job says of an object of ours; None for others' work.
+    """
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -56,6 +57,12 @@ class Parcel:
     study_instance_uid: str
     transfer_syntax_uid: str
     path: Path
+    record: LabelRecord | None = None
+
+    def check(self, encoded: Path) -> None:
+        """The gate for the same object in other bytes. Raises Unlabelled."""
+        if self.record is not None:
+            labels.check(encoded.read_bytes(), self.record)
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,23 @@ class Destination(Protocol):
         """
         ...
 
+    def commit(
+        self,
+        transaction_uid: str,
+        parcels: Sequence[Parcel],
+        enter: Callable[[Report, str], bool],
+        is_open: Callable[[], bool],
+    ) -> None:
+        """Ask the peer for storage commitment of objects that it was sent; it reports to `enter`, now or later.
+
+        is_open: whether the report is still to come.
+
+        Raises:
+            NotOffered: it offers none.
+            TryAgain: it does not answer now.
+        """
+        ...
+
     def echo(self) -> str:
         """One sentence that the peer answers.
 
@@ -93,21 +117,18 @@ class Destination(Protocol):
         """
         ...
 
-    def probe(self) -> Mapping[str, str]:
-        """What the peer would do with our objects: question -> answer, in words. Nothing is sent.
-
-        Raises:
-            TryAgain: it does not answer.
-        """
-        ...
-
 
 @dataclass
 class InMemoryDestination:
-    """A peer in memory. down: connections fail; answers: receipts to give instead, used up one by one."""
+    """A peer in memory. down: connections fail; answers: receipts to give instead, used up one by one.
+
+    commits: whether it offers storage commitment; promised: the requests that it took, Transaction UID -> instances.
+    """
 
     down: bool = False
     can_be_asked: bool = True
+    commits: bool = False
+    promised: dict[str, list[Reference]] = field(default_factory=dict)
     answers: list[Receipt] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)
     received: list[str] = field(default_factory=list)
@@ -131,20 +152,31 @@ class InMemoryDestination:
             return [None for _ in parcels]
         return [parcel.sop_instance_uid in self.objects for parcel in parcels]
 
+    def commit(
+        self,
+        transaction_uid: str,
+        parcels: Sequence[Parcel],
+        enter: Callable[[Report, str], bool],
+        is_open: Callable[[], bool],
+    ) -> None:
+        if self.down:
+            raise TryAgain("the destination does not answer: connection refused")
+        if not self.commits:
+            raise NotOffered("the destination offers no storage commitment")
+        self.promised[transaction_uid] = _references(parcels)
+
     def echo(self) -> str:
         if self.down:
             raise TryAgain("the destination does not answer: connection refused")
         return "the destination answers"
-
-    def probe(self) -> Mapping[str, str]:
-        return {"answers": self.echo(), "can be asked": "yes" if self.can_be_asked else "no"}
 
 
 class StowDestination:
     """A DICOMweb peer: STOW-RS (PS3.18 10.5) to send, QIDO-RS (10.6) to ask.
 
     The request is made here and not by dicomweb-client, whose `store_instances` encodes each data set anew: what leaves
-    must be the stored bytes.
+    must be the stored bytes, or others that passed the gate. prefer: transfer syntaxes that the peer takes, the best
+    first; objects leave in the first that can be written without loss.
     """
 
     def __init__(
@@ -153,8 +185,10 @@ class StowDestination:
         token: str | None = None,
         context: ssl.SSLContext | None = None,
         transport: httpx.BaseTransport | None = None,
+        prefer: Sequence[str] = (),
     ) -> None:
         self._url = url.rstrip("/")
+        self._prefer = prefer
         self._headers = {"Accept": "application/dicom+json"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -180,9 +214,14 @@ class StowDestination:
             raise TryAgain(f"{self._url} answers a search with HTTP {response.status_code}; check url and token")
         return f"{self._url} answers a search with HTTP {response.status_code}"
 
-    def probe(self) -> Mapping[str, str]:
-        # STOW-RS has no question before the deed (PS3.18 10.5): that a search is answered is all that can be known.
-        return {"answers": self.echo(), "can be asked": "yes"}
+    def commit(
+        self,
+        transaction_uid: str,
+        parcels: Sequence[Parcel],
+        enter: Callable[[Report, str], bool],
+        is_open: Callable[[], bool],
+    ) -> None:
+        raise NotOffered(f"{self._url} is DICOMweb, where storage commitment is not asked for; its QIDO-RS is")
 
     def _client(self) -> httpx.Client:
         # No proxy of the environment: mirall.toml says where objects go.
@@ -196,11 +235,14 @@ class StowDestination:
 
     def _post(self, http: httpx.Client, parcel: Parcel) -> Receipt:
         boundary = uuid.uuid4().hex
-        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         try:
-            body = head + parcel.path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+            raw = _encoded(parcel, self._prefer)
         except OSError as error:
             return _unreadable(error)
+        except Unlabelled as error:
+            return Receipt("refused", str(error))
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        body = head + raw + f"\r\n--{boundary}--\r\n".encode()
         content_type = f'multipart/related; type="application/dicom"; boundary={boundary}'
         try:
             response = http.post(f"{self._url}/studies", content=body, headers={"Content-Type": content_type})
@@ -231,10 +273,14 @@ class StowDestination:
 
 
 class DimseDestination:
-    """A DICOM peer: C-STORE (PS3.4 B) to send, C-FIND at image level (PS3.4 C, study root) to ask."""
+    """A DICOM peer: C-STORE (PS3.4 B) to send, storage commitment (J) and C-FIND (C) to ask.
 
-    def __init__(self, peer: Peer) -> None:
+    prefer: transfer syntaxes that the peer takes, the best first; none named: as stored.
+    """
+
+    def __init__(self, peer: Peer, prefer: Sequence[str] = ()) -> None:
         self._peer = peer
+        self._prefer = prefer
 
     def send(self, parcels: Sequence[Parcel]) -> list[Receipt]:
         answers: dict[Path, Receipt] = {}
@@ -262,82 +308,37 @@ class DimseDestination:
         return Receipt("again", str(error))
 
     def _associate(self, abstract: str, syntax: str) -> Association:
-        with _no_is_an_answer():
-            return attempt(
-                self._peer, [build_context(abstract, syntax)], ANSWER_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S
-            )
+        contexts = [build_context(abstract, syntax)]
+        return attempt(self._peer, contexts, ANSWER_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S)
 
     def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
-        association = self._associate(STUDY_ROOT_FIND, ImplicitVRLittleEndian)
-        try:
-            # pynetdicom aborts an association in which no context was accepted: the peer answers no C-FIND.
-            if association.rejected_contexts or _is_rejected_for_good(association):
-                return [None for _ in parcels]
-            return [self._find(association, parcel) for parcel in parcels]
-        finally:
-            if association.is_established:
-                association.release()
+        return find.has(self._peer, parcels, ANSWER_TIMEOUT_S)
+
+    def commit(
+        self,
+        transaction_uid: str,
+        parcels: Sequence[Parcel],
+        enter: Callable[[Report, str], bool],
+        is_open: Callable[[], bool],
+    ) -> None:
+        ask(
+            self._peer,
+            transaction_uid,
+            _references(parcels),
+            enter,
+            is_open,
+            wait_s=REPORT_WAIT_S,
+            timeout_s=ANSWER_TIMEOUT_S,
+        )
 
     def echo(self) -> str:
         echo(self._peer, CONNECT_TIMEOUT_S)
         return f"{self._peer} answers C-ECHO"
 
-    def probe(self) -> Mapping[str, str]:
-        answers = {"answers": self.echo()}
-        for name, (abstract, syntax) in _PROBED.items():
-            association = self._associate(abstract, syntax)
-            answers[name] = "yes" if association.is_established else "no"
-            if association.is_established:
-                association.release()
-        return answers
-
-    def _find(self, association: Association, parcel: Parcel) -> bool | None:
-        query = Dataset()
-        query.QueryRetrieveLevel = "IMAGE"
-        query.StudyInstanceUID = parcel.study_instance_uid
-        query.SeriesInstanceUID = parcel.series_instance_uid
-        query.SOPInstanceUID = parcel.sop_instance_uid
-        if not association.is_established:
-            raise TryAgain(f"{self._peer} does not answer, or ended the association while it was asked")
-        listed = False
-        for status, found in association.send_c_find(query, STUDY_ROOT_FIND):
-            code = status.get("Status")
-            if code is None or is_temporary(code):
-                raise TryAgain(f"{self._peer} does not answer C-FIND")
-            if code in PENDING and found is not None:
-                listed = listed or found.get("SOPInstanceUID") == parcel.sop_instance_uid
-            elif code != SUCCESS:
-                return None
-        return listed
-
-
-@contextmanager
-def _no_is_an_answer() -> Iterator[None]:
-    """Where one context is proposed to learn whether the peer takes it, pynetdicom's error that it does not is noise.
-
-    The line comes from the association's thread; one of another association in the same moment may be lost with it,
-    and what became of that one stands in its receipts.
-    """
-    log = logging.getLogger("pynetdicom.acse")
-
-    def passes(record: logging.LogRecord) -> bool:
-        return "No accepted presentation contexts" not in record.getMessage()
-
-    log.addFilter(passes)
-    try:
-        yield
-    finally:
-        log.removeFilter(passes)
-
 
 def _not_taken(peer: Peer, parcel: Parcel) -> str:
     kind, syntax = UID(parcel.sop_class_uid).name, UID(parcel.transfer_syntax_uid).name
     return f"{peer} does not take SOP class {kind} in {syntax}; have it accept them"
-
-
-def _is_rejected_for_good(association: Association) -> bool:
-    """Result 1 of A-ASSOCIATE-RJ is permanent, 2 is transient (PS3.8 9.3.4)."""
-    return bool(association.is_rejected and association.acceptor.primitive.result == 1)
 
 
 def _dimse_receipt(sent: Sent) -> Receipt:
@@ -351,8 +352,9 @@ def _dimse_receipt(sent: Sent) -> Receipt:
 def opened(address: Address, calling_aet: str) -> Destination:
     """The peer that a section [destinations.NAME] describes."""
     if address.kind == "stow":
-        return StowDestination(str(address.url), address.token, tls.https_context(tls.Client.of(address)))
-    return DimseDestination(Peer.of(address, calling_aet))
+        context = tls.https_context(tls.Client.of(address))
+        return StowDestination(str(address.url), address.token, context, prefer=address.profile.transfer_syntaxes)
+    return DimseDestination(Peer.of(address, calling_aet), address.profile.transfer_syntaxes)
 
 
 def _stow_receipt(url: str, parcel: Parcel, response: httpx.Response) -> Receipt:
@@ -373,16 +375,36 @@ def _stow_receipt(url: str, parcel: Parcel, response: httpx.Response) -> Receipt
     return Receipt("refused" if response.status_code in (400, 406, 409, 413, 415, 422) else "again", sentence)
 
 
+def _encoded(parcel: Parcel, prefer: Sequence[str]) -> bytes:
+    """The bytes to send: in the first preferred transfer syntax in which the object can be written without loss, else
+    as stored. Raises OSError, Unlabelled."""
+    stored = UID(parcel.transfer_syntax_uid)
+    for syntax in map(UID, prefer):
+        if syntax == stored:
+            break
+        if not encoding.can_write(stored, syntax):
+            continue
+        with tempfile.TemporaryDirectory(prefix="mirall-") as folder:
+            encoded = Path(folder, "encoded.dcm")
+            try:
+                encoding.write(parcel.path, encoded, syntax)
+            except Rejected as error:  # this object resists this syntax; the next may do
+                log.info("%s is not sent in %s: %s", parcel.sop_instance_uid, syntax.name, error)
+                continue
+            parcel.check(encoded)
+            return encoded.read_bytes()
+    return parcel.path.read_bytes()
+
+
+def _references(parcels: Sequence[Parcel]) -> list[Reference]:
+    return [Reference(parcel.sop_class_uid, parcel.sop_instance_uid) for parcel in parcels]
+
+
 def _refusal(url: str, reason: int) -> Receipt:
     if reason == DUPLICATE:
         return Receipt("sent")
     sentence = f"{url} did not store the object: failure reason 0x{reason:04X} (0008,1197)"
     return Receipt("again" if is_temporary(reason) else "refused", sentence)
-
-
-def is_temporary(status: int) -> bool:
-    """Out of Resources (0xA7xx, PS3.4 B.2.3), Resource Limitation, Processing Failure (PS3.7 C.5): these may pass."""
-    return status & 0xFF00 == 0xA700 or status in (PROCESSING_FAILURE, 0x0213)
 
 
 def _json(response: httpx.Response) -> object:

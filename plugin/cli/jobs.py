@@ -191,15 +191,26 @@ def echo(name: Name, config: Config = None, data: Data = None) -> None:
 
 @destinations.command("probe")
 def probe(name: Name, config: Config = None, data: Data = None, as_json: AsJson = False) -> None:
-    """Whether a destination answers, takes our SOP classes and can be asked for what it has. Nothing is sent.
+    """What a destination takes and answers, and a profile to paste. Nothing is sent but C-ECHO, nothing is changed.
 
     Example: mirall destinations probe pacs
     """
-    from plugin.destinations import opened
+    from plugin import probing
 
     configuration = _settings(config, data)
-    answers = opened(_destination(configuration, name), configuration.node.aet).probe()
-    _table(("question", "answer"), list(answers.items()), [dict(answers)], as_json)
+    found = probing.probe(name, _destination(configuration, name), configuration.node.aet)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+        return
+    typer.echo(found.answers)
+    _table(("question", "answer"), list(found.services.items()), [], False)
+    if found.storage:
+        rows = [(each, ", ".join(syntaxes) or "not taken") for each, syntaxes in found.storage.items()]
+        _table(("SOP class", "taken in"), rows, [], False)
+    for sentence in (*found.notes, *(f"not known: {each}" for each in found.unknown)):
+        typer.echo(sentence)
+    if found.profile:
+        typer.echo(f"\nProposed; look, then paste it into mirall.toml:\n\n{found.profile}")
 
 
 def _settings(config: Path | None, data: Path | None) -> Settings:

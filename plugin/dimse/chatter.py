@@ -12,11 +12,17 @@ _LOGGERS = ("pynetdicom.dul", "pynetdicom.transport")
 
 
 def quiet() -> None:
-    """Take stack traces out of what these loggers say; as often as one likes."""
+    """Take stack traces out of what these loggers say, and a peer's no, which callers tell better; as often as one
+    likes."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_without_trace)
+    logging.getLogger("pynetdicom.acse").addFilter(_no_is_an_answer)
 
 
 def _without_trace(record: logging.LogRecord) -> bool:
     record.exc_info = None
     return True
+
+
+def _no_is_an_answer(record: logging.LogRecord) -> bool:
+    return "No accepted presentation contexts" not in record.getMessage()

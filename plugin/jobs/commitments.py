@@ -41,7 +41,7 @@ _REASONS = {
 
 SAME_ASSOCIATION_S = 10.0  # how long a report is left to the association that asked for it
 OWED, HELD, REPORTED, GIVEN_UP = "owed", "held", "reported", "given up"
-ASKED, OVERDUE, VOID = "asked", "overdue", "void"
+OPENED, ASKED, OVERDUE, VOID = "opened", "asked", "overdue", "void"
 
 
 @dataclass(frozen=True)
@@ -216,30 +216,53 @@ class Transactions:
         now = self._clock()
         with self._index.write() as connection:
             connection.execute(
-                insert(Commitment).values(transaction_uid=uid, destination=destination, state=ASKED, asked_at=now)
+                insert(Commitment).values(transaction_uid=uid, destination=destination, state=OPENED, asked_at=now)
             )
             connection.execute(
                 update(Delivery).where(Delivery.id.in_(rows)).values(commitment="asked", transaction_uid=uid)
             )
         return uid
 
-    def drop(self, transaction_uid: str, *, ask_again: bool) -> None:
-        """The request was not taken. ask_again: its rows are asked for later, under another UID."""
+    def asked(self, transaction_uid: str) -> None:
+        """The destination took the request."""
         with self._index.write() as connection:
             connection.execute(
-                update(Commitment).where(Commitment.transaction_uid == transaction_uid).values(state=VOID)
+                update(Commitment)
+                .where(Commitment.transaction_uid == transaction_uid, Commitment.state == OPENED)
+                .values(state=ASKED)
             )
+
+    def drop(self, transaction_uid: str, *, ask_again: bool, sentence: str = "") -> None:
+        """The request was not taken, or nobody knows. ask_again: its rows are asked for later, under another UID.
+
+        sentence: what its rows say of it.
+        """
+        with self._index.write() as connection:
+            connection.execute(
+                update(Commitment)
+                .where(Commitment.transaction_uid == transaction_uid, Commitment.state != REPORTED)
+                .values(state=VOID)
+            )
+            changes = {"commitment": "wanted" if ask_again else "", "transaction_uid": null()}
             connection.execute(
                 update(Delivery)
                 .where(Delivery.transaction_uid == transaction_uid)
-                .values(commitment="wanted" if ask_again else "", transaction_uid=null())
+                .values(changes | ({"last_error": sentence} if sentence else {}))
             )
+
+    def release_unasked(self) -> None:
+        """At a start: of a request that was on its way when the process died nobody knows whether it was taken."""
+        with self._index.read() as connection:
+            query = select(Commitment.transaction_uid).where(Commitment.state == OPENED)
+            uids = list(connection.scalars(query))
+        for uid in uids:
+            self.drop(uid, ask_again=True)
 
     def is_open(self, transaction_uid: str) -> bool:
         """No report has come yet."""
         query = select(Commitment.state).where(Commitment.transaction_uid == transaction_uid)
         with self._index.read() as connection:
-            return connection.scalar(query) in (ASKED, OVERDUE)
+            return connection.scalar(query) in (OPENED, ASKED, OVERDUE)
 
     def enter(self, report: Report, sender: str) -> bool:
         """What a destination says of one of our requests; False where we asked nothing under that UID.
@@ -254,7 +277,7 @@ class Transactions:
         with self._index.write() as connection:
             known = connection.execute(
                 update(Commitment)
-                .where(Commitment.transaction_uid == uid, Commitment.state != VOID)
+                .where(Commitment.transaction_uid == uid)
                 .values(state=REPORTED, reported_at=now)
                 .returning(Commitment.destination)
             ).first()

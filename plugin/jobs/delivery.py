@@ -4,8 +4,12 @@
     held       may not leave: the destination does not take it as long as the configuration stays as it is
     sent       the destination answered success; whether it has the object could not be asked, or is being asked
     delivered  the destination's answer or query lists the object
+    committed  the destination has taken over responsibility for it (storage commitment, PS3.4 J)
     unknown    it left, but there was no answer, or the query does not list what was answered with success
     failed     refused, or given up; `mirall outbox retry` sends it again
+
+A DICOM destination that offers storage commitment is asked for it after each send, many objects in one request; what
+it does not commit itself to is queued again. One that never reports leaves its rows as they are, with a sentence.
 
 Each row stands in the database before anything is sent and changes after the answer; a kill in between sends the same
 object under the same UID once more, and a peer that has it says so or keeps it. What cannot be sent now waits 5 s,
@@ -30,33 +34,21 @@ from dicom_io.provenance import LabelRecord
 from plugin.archive.gate import check_exit
 from plugin.archive.index import Index, InstanceRow
 from plugin.destinations import Destination, Parcel, Receipt
+from plugin.dimse.client.commitment import NotOffered
+from plugin.jobs.commitments import Transactions
+from plugin.jobs.patience import Patience
 from plugin.jobs.tables import Delivery
 from plugin.settings import Destination as Policy
 
 log = logging.getLogger(__name__)
 
-QUEUED, HELD, SENT, DELIVERED, UNKNOWN, FAILED = "queued", "held", "sent", "delivered", "unknown", "failed"
-STATES = (QUEUED, HELD, SENT, DELIVERED, UNKNOWN, FAILED)
+QUEUED, HELD, SENT, DELIVERED = "queued", "held", "sent", "delivered"
+COMMITTED, UNKNOWN, FAILED = "committed", "unknown", "failed"
+STATES = (QUEUED, HELD, SENT, DELIVERED, COMMITTED, UNKNOWN, FAILED)
 
 BATCH = 50  # objects per association
-
-
-@dataclass(frozen=True)
-class Patience:
-    """Waits between attempts: first_s, doubled each time up to longest_s, less up to half by chance (jitter).
-
-    attempts: sends before it is given up; the default makes about three days. checks: questions after a success before
-    an object that the destination does not list is called unknown; the default makes about an hour.
-    """
-
-    first_s: float = 5.0
-    longest_s: float = 3600.0
-    attempts: int = 80
-    checks: int = 10
-
-    def wait_s(self, tried: int, chance: float) -> float:
-        """After the `tried`-th attempt; chance is in 0..1."""
-        return min(self.longest_s, self.first_s * 2 ** min(tried - 1, 30)) * (1 - chance / 2)
+COMMITTED_TOGETHER = 500  # objects in one request for storage commitment
+NOT_OFFERED_S = 3600.0  # how long a destination that offers no storage commitment is not asked again
 
 
 @dataclass(frozen=True)
@@ -89,6 +81,9 @@ class Courier:
         self._patience = patience
         self._clock = clock
         self._chance = chance
+        self._transactions = Transactions(index, clock, patience=patience, chance=chance)
+        self._refused_until: dict[str, float] = {}  # by destination: when to ask for commitment again
+        self._refusals: dict[str, int] = {}  # by destination: requests in a row that found nobody
 
     def release_held(self) -> None:
         """At a start: what was held under another configuration is judged anew; what has no destination is held.
@@ -96,6 +91,7 @@ class Courier:
         What was sent stays sent: it is not to be sent again, and is asked about once the destination is back.
         """
         now = self._clock()
+        self._transactions.release_unasked()
         with self._index.write() as connection:
             connection.execute(
                 update(Delivery)
@@ -116,7 +112,7 @@ class Courier:
 
     def serve(self, name: str) -> int:
         """Do what is due for one destination: send, then ask about what was sent; gives the number of rows touched."""
-        return self._send_due(name) + self._ask_due(name)
+        return self._send_due(name) + self._commit_due(name) + self._ask_due(name)
 
     def run(self, stop: threading.Event, poll_s: float = 0.5) -> list[threading.Thread]:
         """Start one thread per destination, so that one that hangs holds up no other. They end after `stop` is set."""
@@ -155,6 +151,8 @@ class Courier:
     def _enter(self, row: Row[Any], receipt: Receipt) -> None:
         tried = row.attempts + 1
         changes: dict[str, Any] = {"attempts": tried, "checks": 0, "last_error": receipt.sentence}
+        asks = receipt.outcome in ("confirmed", "sent") and self._policies[row.destination].commitment
+        changes |= {"commitment": "wanted" if asks else "", "transaction_uid": null()}
         given_up = tried >= self._patience.attempts
         later = None if given_up else self._clock() + self._patience.wait_s(tried, self._chance())
         match receipt.outcome:
@@ -171,6 +169,43 @@ class Courier:
                 if given_up:
                     changes["last_error"] = f"given up after {tried} attempts: {receipt.sentence}"
         self._note(row, **changes)
+
+    def _commit_due(self, name: str) -> int:
+        """Ask for storage commitment of what was sent, once nothing more is to be sent at the moment."""
+        self._transactions.overdue(name, self._patience.report_s)
+        wanted = (Delivery.destination == name, Delivery.commitment == "wanted")
+        with self._index.read() as connection:
+            rows = list(connection.execute(select(Delivery.__table__).where(*wanted).limit(COMMITTED_TOGETHER)))
+        more_to_send = len(rows) < COMMITTED_TOGETHER and self._due(name, (QUEUED, UNKNOWN))
+        if not rows or more_to_send or self._clock() < self._refused_until.get(name, 0.0):
+            return 0
+        uid = self._transactions.open(name, [row.id for row in rows])
+        parcels = [_parcel(each) for row in rows if (each := self._index.instance(row.sop_instance_uid))]
+        try:
+            if not parcels:
+                raise NotOffered(f"nothing of what was sent to {name} is in the archive any more")
+            self._destinations[name].commit(
+                uid, parcels, self._transactions.enter, lambda: self._transactions.is_open(uid)
+            )
+        except NotOffered as error:
+            self._refused_until[name] = self._clock() + NOT_OFFERED_S
+            self._transactions.drop(uid, ask_again=False)
+            log.info("%s; what it has is asked by a query", error)
+        except TryAgain as error:
+            self._commit_later(name, uid, str(error))
+        else:
+            self._refusals[name] = 0
+            self._transactions.asked(uid)
+        return len(rows)
+
+    def _commit_later(self, name: str, uid: str, sentence: str) -> None:
+        tried = self._refusals[name] = self._refusals.get(name, 0) + 1
+        if tried < self._patience.checks:
+            self._refused_until[name] = self._clock() + self._patience.wait_s(tried, self._chance())
+            self._transactions.drop(uid, ask_again=True)
+        else:
+            self._refusals[name] = 0
+            self._transactions.drop(uid, ask_again=False, sentence=f"no storage commitment: {sentence}")
 
     def _ask_due(self, name: str) -> int:
         rows = self._due(name, (SENT,))
@@ -268,4 +303,5 @@ def _parcel(instance: InstanceRow) -> Parcel:
         study_instance_uid=instance.study_instance_uid,
         transfer_syntax_uid=instance.transfer_syntax_uid,
         path=instance.path,
+        record=None if instance.record is None else LabelRecord.from_json(json.dumps(instance.record)),
     )

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, insert, null, select, update
 
 from plugin.archive.index import NO_INPUT, Index, InstanceRow, StudyRow, hash_of_input
 from plugin.archive.tables import Study
+from plugin.jobs import reconcile
 from plugin.jobs.tables import Delivery, Job, Result, study_is_due
 from plugin.routes import Candidate, judge
 from plugin.settings import Route, Settings
@@ -32,10 +33,16 @@ INPUT_DELETED = "its input was deleted from the archive"
 
 @dataclass(frozen=True)
 class Completeness:
-    """Whether a study may be planned now. incomplete: it still grows, but has done so for too long."""
+    """Whether a study may be planned now, as far as its arrivals say.
+
+    incomplete: it still grows, but has done so for too long. is_quiet: it is ready because nothing came for a while,
+    which its sender may know better. is_told: somebody has said so.
+    """
 
     ready: bool
     incomplete: bool = False
+    is_quiet: bool = False
+    is_told: bool = False
 
 
 def completeness(study: StudyRow, settings: Settings, now: float) -> Completeness:
@@ -43,25 +50,38 @@ def completeness(study: StudyRow, settings: Settings, now: float) -> Completenes
 
     A last arrival in the future (the clock was set back) counts as now, so that nothing waits for the clock.
     """
-    told = study.told_complete_at is not None and study.told_complete_at >= study.last_arrival_at
-    quiet = abs(now - study.last_arrival_at) >= settings.study.quiet_s
     # Nothing of others in it: there is nothing to wait for.
-    if told or quiet or study.input_hash == NO_INPUT:
+    if study.input_hash == NO_INPUT:
         return Completeness(ready=True)
+    if study.told_complete_at is not None and study.told_complete_at >= study.last_arrival_at:
+        return Completeness(ready=True, is_told=True)
+    if abs(now - study.last_arrival_at) >= settings.study.quiet_s:
+        return Completeness(ready=True, is_quiet=True)
     overdue = abs(now - study.first_arrival_at) >= settings.study.maximum_wait_s
     return Completeness(ready=overdue, incomplete=overdue)
 
 
 def sweep(index: Index, settings: Settings, now: float) -> list[str]:
-    """Plan every study that is due and complete; gives the ids of the jobs that are new."""
+    """Plan every study that is due and complete; gives the ids of the jobs that are new.
+
+    A quiet study first waits for its senders' lists, where they can be asked (`reconcile`).
+    """
     with index.read() as connection:
         due = list(connection.scalars(select(Study.study_instance_uid).where(study_is_due)))
     created: list[str] = []
     for uid in due:
         study = index.study(uid)
-        if study is not None and completeness(study, settings, now).ready:
+        if study is not None and _may_plan(index, settings, study, now):
             created += plan(index, settings, uid, now)
     return created
+
+
+def _may_plan(index: Index, settings: Settings, study: StudyRow, now: float) -> bool:
+    seen = completeness(study, settings, now)
+    if seen.is_quiet:
+        return not reconcile.ask(index, settings, study, now).must_wait
+    # What was fetched just now is an arrival; a sender's list says more than its age.
+    return seen.ready or reconcile.answer(index, study).settled
 
 
 def plan(index: Index, settings: Settings, study_instance_uid: str, now: float) -> list[str]:
@@ -70,7 +90,7 @@ def plan(index: Index, settings: Settings, study_instance_uid: str, now: float) 
         study = index.study(study_instance_uid, connection)
         if study is None:
             return []
-        incomplete = completeness(study, settings, now).incomplete
+        incomplete = _is_incomplete(index, settings, study, now, connection)
         candidates = study_candidates(index, study_instance_uid, connection)
         created: list[str] = []
         for route in settings.routes:
@@ -84,6 +104,14 @@ def plan(index: Index, settings: Settings, study_instance_uid: str, now: float) 
                 add_to_outbox(connection, study_instance_uid, uids, route.send_to, now)
         index.mark_planned(connection, study_instance_uid, study.input_hash)
     return created
+
+
+def _is_incomplete(index: Index, settings: Settings, study: StudyRow, now: float, connection: Connection) -> bool:
+    """A person's word before the sender's list, and that before the timer."""
+    seen, said = completeness(study, settings, now), reconcile.answer(index, study, connection)
+    if seen.is_told:
+        return False
+    return said.incomplete if said.settled else seen.incomplete
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,8 @@ class Delivery(Base):
 class Commitment(Base):
     """A storage commitment that we asked a destination for (PS3.4 J); rows of the outbox that name it are its items.
 
-    state: "asked": the request is on its way or was taken; "reported": its N-EVENT-REPORT has come; "overdue": none
-        came in time (a late one still counts); "void": the request never reached the destination.
+    state: "opened": the request is on its way; "asked": it was taken; "reported": its N-EVENT-REPORT has come;
+        "overdue": none came in time (a late one still counts); "void": it was not taken, or nobody knows.
     """
 
     __tablename__ = "commitment"

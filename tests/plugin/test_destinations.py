@@ -104,8 +104,6 @@ def test_a_dicom_node_gets_the_bytes_of_the_data_set_and_is_asked_for_them(parce
         assert [receipt.outcome for receipt in peer.send([parcel])] == ["sent"]
         assert peer.has([parcel]) == [True]
         assert peer.echo() == f"PACS@127.0.0.1:{port} answers C-ECHO"
-        assert peer.probe()["can be asked"] == "yes"
-        assert peer.probe()["takes Segmentation"] == "no"
     assert parcel.path.read_bytes().endswith(node.objects[parcel.sop_instance_uid])
 
 
