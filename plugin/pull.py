@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -122,20 +122,29 @@ def pull(
     study: str,
     *,
     series: str = "",
+    without: Collection[str] = (),
     progress: Progress = lambda state: None,
     stop: threading.Event | None = None,
 ) -> Pulled:
     """Fetch what the archive lacks of a study, or of one series of it.
 
-    stop: when set, what has not come is left, and counts as missing.
+    without: UIDs that are not wanted. stop: when set, what has not come is left, and counts as missing.
 
     Raises:
         TryAgain: the source cannot be asked now, or the disk is full.
         CannotAsk: it cannot be asked at all, or lists nothing of the study.
-        CannotRetrieve: it lists the study but does not send to us.
     """
     find.check_uid(study)
-    listed = _of_series(source.listed(study), series)
+
+    def ask() -> list[Listed]:
+        answers = source.listed(study)
+        return [
+            each
+            for each in answers
+            if series in ("", each.series_instance_uid) and each.sop_instance_uid not in without
+        ]
+
+    listed = ask()
     if not listed:
         raise CannotAsk(f"{source} lists nothing of {f'series {series} of ' if series else ''}study {study}")
     before = len(listed) - len(_missing(ingest.index, listed))
@@ -150,8 +159,8 @@ def pull(
         came = _counted(len(listed) - len(missing), len(listed), refused, progress)
         try:
             said = source.fetch(study, wanted, _wholes(listed, wanted, bool(series)), attempt, came)
-            listed = _of_series(source.listed(study), series) or listed
-        except TryAgain as error:
+            listed = ask() or listed
+        except (TryAgain, CannotRetrieve) as error:
             sentences.append(str(error))
             break
         if said:
@@ -167,11 +176,6 @@ def pull(
     )
 
 
-def missing_of(index: Index, listed: Sequence[Listed]) -> list[str]:
-    """UIDs of what is listed and not in the index."""
-    return [each.sop_instance_uid for each in _missing(index, listed)]
-
-
 def _missing(index: Index, listed: Sequence[Listed]) -> list[Listed]:
     held: set[str] = set()
     uids = [each.sop_instance_uid for each in listed]
@@ -180,10 +184,6 @@ def _missing(index: Index, listed: Sequence[Listed]) -> list[Listed]:
             some = Instance.sop_instance_uid.in_(uids[start : start + 500])
             held.update(connection.scalars(select(Instance.sop_instance_uid).where(some)))
     return [each for each in listed if each.sop_instance_uid not in held]
-
-
-def _of_series(listed: Sequence[Listed], series: str) -> list[Listed]:
-    return [each for each in listed if series in ("", each.series_instance_uid)]
 
 
 def _wholes(listed: Sequence[Listed], wanted: Sequence[Listed], one_series: bool) -> Wholes:

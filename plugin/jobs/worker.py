@@ -27,6 +27,7 @@ from plugin.jobs.delivery import Courier, Patience
 from plugin.jobs.dispatch import dispatch, reconcile
 from plugin.jobs.engine import Engine
 from plugin.jobs.planning import sweep
+from plugin.jobs.senders import Asker, Tries
 from plugin.jobs.warm_child import WarmChild
 from plugin.jobs.work import JobWork, Persistence
 from plugin.registry import Registry
@@ -56,10 +57,11 @@ class Pace:
     polling_s: float = 0.25
     persistence: Persistence = field(default_factory=Persistence)
     patience: Patience = field(default_factory=Patience)
+    tries: Tries = field(default_factory=Tries)
 
 
 USUAL = Pace()
-HASTY = Pace(0.1, 0.1, 0.5, 0.5, 3600.0, 0.05, Persistence(first_s=0.2), Patience(first_s=0.2))
+HASTY = Pace(0.1, 0.1, 0.5, 0.5, 3600.0, 0.05, Persistence(first_s=0.2), Patience(first_s=0.2), Tries(first_s=0.2))
 
 
 class Worker:
@@ -89,6 +91,7 @@ class Worker:
             },
             patience=pace.patience,
         )
+        self._asker = Asker(configuration, ingest, tries=pace.tries)
         self._leads = False
 
     def run(self, stop: threading.Event, ready: Callable[[], None] = lambda: None) -> None:
@@ -118,6 +121,7 @@ class Worker:
             self._work.clear_scratch()
             self._courier.release_held()
             self._courier.run(stop)
+            self._asker.run(stop)
         if self._leads:
             reconcile(self._index, self._engine, time.time())
 
