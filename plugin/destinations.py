@@ -8,7 +8,6 @@ anew passes the label gate as the bytes that leave.
 from __future__ import annotations
 
 import logging
-import ssl
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +31,7 @@ from plugin.dimse.client.store import Sent, send
 from plugin.dimse.status import PROCESSING_FAILURE, is_temporary
 from plugin.jobs.commitments import Reference, Report
 from plugin.security import tls
+from plugin.settings import BadSettings
 from plugin.settings import Destination as Address
 
 log = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class StowDestination:
         self,
         url: str,
         token: str | None = None,
-        context: ssl.SSLContext | None = None,
+        client: tls.Client | None = None,
         transport: httpx.BaseTransport | None = None,
         prefer: Sequence[str] = (),
     ) -> None:
@@ -193,11 +193,15 @@ class StowDestination:
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._context = context or tls.https_context(tls.Client("destinations"))
+        self._tls = client or tls.Client("destinations")
         self._transport = transport
 
     def send(self, parcels: Sequence[Parcel]) -> list[Receipt]:
-        with self._client() as http:
+        try:
+            client = self._client()
+        except TryAgain as error:
+            return [Receipt("again", str(error)) for _ in parcels]
+        with client as http:
             return [self._post(http, parcel) for parcel in parcels]
 
     def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
@@ -224,12 +228,17 @@ class StowDestination:
         raise NotOffered(f"{self._url} is DICOMweb, where storage commitment is not asked for; its QIDO-RS is")
 
     def _client(self) -> httpx.Client:
+        """Raises TryAgain where its certificates cannot be used: a person puts them right, and all goes on."""
+        try:
+            context = tls.https_context(self._tls)
+        except BadSettings as error:
+            raise TryAgain(str(error)) from error
         # No proxy of the environment: mirall.toml says where objects go.
         return httpx.Client(
             timeout=self._timeout,
             headers=self._headers,
             transport=self._transport,
-            verify=self._context,
+            verify=context,
             trust_env=False,
         )
 
@@ -352,8 +361,8 @@ def _dimse_receipt(sent: Sent) -> Receipt:
 def opened(address: Address, calling_aet: str) -> Destination:
     """The peer that a section [destinations.NAME] describes."""
     if address.kind == "stow":
-        context = tls.https_context(tls.Client.of(address))
-        return StowDestination(str(address.url), address.token, context, prefer=address.profile.transfer_syntaxes)
+        client = tls.Client.of(address)
+        return StowDestination(str(address.url), address.token, client, prefer=address.profile.transfer_syntaxes)
     return DimseDestination(Peer.of(address, calling_aet), address.profile.transfer_syntaxes)
 
 

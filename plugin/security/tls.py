@@ -263,4 +263,5 @@ def why(error: OSError) -> str:
 
 
 def _reason(error: ssl.SSLError) -> str:
-    return (error.reason or str(error)).replace("_", " ").lower()
+    """OpenSSL names most of its reasons, and none where a file holds nothing that it looks for."""
+    return error.reason.replace("_", " ").lower() if error.reason else "nothing in PEM is found"

@@ -16,7 +16,7 @@ from pynetdicom.presentation import PresentationContext
 from dicom_io.errors import TryAgain
 from plugin.dimse import chatter
 from plugin.security import tls
-from plugin.settings import Destination
+from plugin.settings import BadSettings, Destination
 
 TIMEOUT_S = 30.0
 PDU_BYTES = 1 << 17  # what we take; larger than the customary 16 kB: fewer rounds of the interpreter for each object
@@ -78,8 +78,8 @@ def associate(
     information (PS3.7 D.3.3) to propose, such as roles.
 
     Raises:
-        PeerUnreachable: nobody answers there, TLS with it fails, or the peer rejected us.
-        BadSettings: a file of the destination's `ca`, `certificate` or `key` cannot be used.
+        PeerUnreachable: nobody answers there, TLS with it fails (a file of the destination's `ca`, `certificate` or
+            `key` that cannot be used is one way), or the peer rejected us.
     """
     association, context = _attempt(peer, contexts, timeout_s, timeout_s, handlers, entity, negotiation)
     if association.is_established or association.rejected_contexts:
@@ -104,7 +104,10 @@ def attempt(
     *,
     connect_timeout_s: float = TIMEOUT_S,
 ) -> Association:
-    """An association, whatever became of it, for a caller to whom each refusal is an answer. Raises BadSettings."""
+    """An association, whatever became of it, for a caller to whom each refusal is an answer.
+
+    Raises PeerUnreachable where the destination's certificates cannot be used.
+    """
     return _attempt(peer, contexts, timeout_s, connect_timeout_s)[0]
 
 
@@ -118,7 +121,7 @@ def _attempt(
     negotiation: Sequence[Any] = (),
 ) -> tuple[Association, tls.DimseContext | None]:
     chatter.quiet()
-    context = None if peer.tls is None else tls.dimse_context(peer.tls, peer.host)
+    context = _context(peer)
     ae = entity or AE(peer.calling_aet)
     ae.acse_timeout = ae.connection_timeout = connect_timeout_s
     ae.dimse_timeout = ae.network_timeout = timeout_s
@@ -133,6 +136,14 @@ def _attempt(
         ext_neg=[*_identity(peer), *negotiation],
     )
     return association, context
+
+
+def _context(peer: Peer) -> tls.DimseContext | None:
+    """Its files are read for each association: what a person puts right holds from then on."""
+    try:
+        return None if peer.tls is None else tls.dimse_context(peer.tls, peer.host)
+    except BadSettings as error:
+        raise PeerUnreachable(f"{peer} is not called: {error}") from error
 
 
 def _identity(peer: Peer) -> list[UserIdentityNegotiation]:
