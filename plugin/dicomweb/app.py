@@ -16,7 +16,7 @@ from plugin.api import router as api_router
 from plugin.archive.gate import Gate
 from plugin.archive.ingest import Ingest
 from plugin.archive.query import parse, run
-from plugin.dicomweb import problems, qido, stow, wado
+from plugin.dicomweb import delete, problems, qido, stow, wado
 from plugin.dicomweb.doorkeeper import Cors, Doorkeeper
 from plugin.jobs.port import Jobs
 from plugin.settings import Settings
@@ -38,7 +38,7 @@ def create(settings: Settings, ingest: Ingest) -> FastAPI:
     app.state.settings = settings
     app.state.archive = ingest
     app.state.gate = Gate()
-    for router in (qido.router, stow.router, wado.router):
+    for router in (qido.router, stow.router, wado.router, delete.router):
         app.include_router(router, prefix="/dicom-web")
     app.include_router(api_router)
     app.include_router(pages)

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from dicom_io.errors import ImagingError, TryAgain, Unlabelled
+from plugin.archive.deletion import NothingThere
 from plugin.archive.gate import FileMissing
 from plugin.archive.query import BadQuery, TooMany
 from plugin.archive.storage import NoSpace
@@ -20,6 +21,7 @@ _STATUS: dict[type[ImagingError], int] = {
     TooMany: 413,
     BadMultipart: 400,
     Unlabelled: 403,
+    NothingThere: 404,
     FileMissing: 410,
     NoSpace: 507,
     TryAgain: 503,
