@@ -16,10 +16,11 @@ from plugin.api import router as api_router
 from plugin.archive.gate import Gate
 from plugin.archive.ingest import Ingest
 from plugin.archive.query import parse, run
-from plugin.dicomweb import delete, problems, qido, stow, wado
+from plugin.dicomweb import delete, problems, qido, stow, ups, wado
 from plugin.dicomweb.doorkeeper import Cors, Doorkeeper
 from plugin.jobs.port import Jobs
 from plugin.settings import Settings
+from plugin.worklist.workitems import Worklist
 
 _PAGE_ROWS = 50
 
@@ -38,7 +39,9 @@ def create(settings: Settings, ingest: Ingest) -> FastAPI:
     app.state.settings = settings
     app.state.archive = ingest
     app.state.gate = Gate()
-    for router in (qido.router, stow.router, wado.router, delete.router):
+    app.state.worklist = Worklist(ingest.index, settings)
+    app.state.channels = ups.Channels(ingest.index, app.state.worklist, settings.node.aet)
+    for router in (qido.router, stow.router, wado.router, delete.router, ups.router):
         app.include_router(router, prefix="/dicom-web")
     app.include_router(api_router)
     app.include_router(pages)
@@ -85,6 +88,7 @@ def status(request: Request) -> HTMLResponse:
             studies=_studies(ingest),
             jobs=jobs.list(limit=_PAGE_ROWS),
             deliveries=jobs.deliveries()[:_PAGE_ROWS],
+            undelivered=jobs.delivery_counts().get("failed", 0),
             quarantine=ingest.quarantine.list()[-_PAGE_ROWS:][::-1],
             when=_when,
         )
