@@ -5,6 +5,7 @@
                                 "training": [item, ...], "validation": [...], "test": [...]}
       images/*.nii.gz          one file per channel and item (a projection is a NIfTI of one slice)
       masks/*.nii.gz           on the grid of the item's image
+      tombstones.json          items whose sources were deleted (`bury`); where there are any
 
 Paths in an item are relative to the folder. Patients are pseudonyms. An item's split is the list that it stands in.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from dicom_io.volume import Projection, Volume, stack_channels
 Task = Literal["classification", "segmentation", "generation"]
 SplitUnit = Literal["patient", "slide", "near-duplicate group", "none"]
 SPLITS = ("training", "validation", "test")
+_TOMBSTONES = "tombstones.json"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Cohort:
-    """A training set with its split. labels: class names, in the order of the label numbers (0 = background)."""
+    """A training set with its split. labels: class names, in the order of the label numbers (0 = background).
+
+    buried: items of the data list whose sources were deleted; they are in no split any more.
+    """
 
     folder: Path
     name: str
@@ -74,6 +79,7 @@ class Cohort:
     splits: Mapping[str, tuple[Item, ...]]
     split_unit: SplitUnit = "patient"
     description: str = ""
+    buried: int = 0
 
     def __post_init__(self) -> None:
         owners: dict[str, str] = {}
@@ -149,7 +155,7 @@ def save(cohort: Cohort) -> None:
 
 
 def load(folder: Path) -> Cohort:
-    """Read a cohort.
+    """Read a cohort; items whose sources were deleted are left out.
 
     Raises:
         Rejected: no `datalist.json`, a key is missing or unknown, or a patient lies in two splits.
@@ -159,7 +165,11 @@ def load(folder: Path) -> Cohort:
         raise Rejected(f"{folder} is no cohort: it has no datalist.json; make one with `mirall cohort import`")
     try:
         document = json.loads(listing.read_text())
-        splits = {split: tuple(_item(entry) for entry in document.get(split, [])) for split in SPLITS}
+        listed = {split: tuple(_item(entry) for entry in document.get(split, [])) for split in SPLITS}
+        gone = set(_tombstones(folder)["items"])
+        splits = {
+            split: tuple(item for item in items if gone.isdisjoint(item.images)) for split, items in listed.items()
+        }
         return Cohort(
             folder=folder,
             name=document["name"],
@@ -169,9 +179,59 @@ def load(folder: Path) -> Cohort:
             splits=splits,
             split_unit=document["split_unit"],
             description=document.get("description", ""),
+            buried=sum(len(listed[split]) - len(splits[split]) for split in SPLITS),
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise Rejected(f"{listing} does not follow the data-list form: {error}; see docs/scientist.md") from error
+
+
+@dataclass(frozen=True)
+class Grave:
+    """Items of a cohort that were made from certain sources. items: by first image; splits: that they stand in.
+
+    data_hashes: of the cohort as it is, and as it was before earlier items were buried; a model version that was
+    trained on one of them saw the items.
+    """
+
+    cohort: str
+    items: tuple[str, ...]
+    splits: tuple[str, ...]
+    data_hashes: tuple[str, ...]
+
+
+def made_from(folder: Path, source_uids: Collection[str]) -> Grave:
+    """The items of a cohort that were made from any of these sources; items that are buried already do not count.
+
+    source_uids: pseudonyms (`dicom_io.pseudonym`) of SOP Instance UIDs, as the sidecars of the images have them.
+    """
+    cohort = load(folder)
+    found = {
+        item.images[0]: split
+        for split in SPLITS
+        for item in cohort.splits.get(split, ())
+        if any(not nifti.source_uids(_existing(cohort, path)).isdisjoint(source_uids) for path in item.images)
+    }
+    hashes = dict.fromkeys([cohort.data_hash, *_tombstones(folder)["data_hashes"]])
+    return Grave(cohort.name, tuple(found), tuple(sorted(set(found.values()))), tuple(hashes))
+
+
+def bury(folder: Path, grave: Grave, why: str) -> None:
+    """Note in the folder that these items are not to be used any more. Their files stay, for a person to remove."""
+    if not grave.items:
+        return
+    noted = _tombstones(folder)
+    noted["items"] |= dict.fromkeys(grave.items, why)
+    noted["data_hashes"] = list(dict.fromkeys([*noted["data_hashes"], *grave.data_hashes]))
+    scratch = folder / f".{_TOMBSTONES}"
+    scratch.write_text(json.dumps(noted, indent=1, sort_keys=True) + "\n")
+    scratch.replace(folder / _TOMBSTONES)
+
+
+def _tombstones(folder: Path) -> dict[str, Any]:
+    """{"items": {first image: why}, "data_hashes": [of the cohort before a burial, ...]}"""
+    path = folder / _TOMBSTONES
+    noted: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"items": {}, "data_hashes": []}
+    return noted
 
 
 def load_image(cohort: Cohort, item: Item) -> Volume | Projection:

@@ -101,6 +101,13 @@ def kind(path: Path) -> str:
     return str(_sidecar(path)["kind"])
 
 
+def source_uids(path: Path) -> frozenset[str]:
+    """SOP Instance UIDs of what a volume or projection was made from, as the sidecar has them."""
+    sidecar = _sidecar(path)
+    sources = sidecar["sources"] if sidecar["kind"] == "volume" else [sidecar["source"]]
+    return frozenset(source["sop_instance_uid"] for source in sources if source)
+
+
 def mask_on(path: Path, grid: Volume, *, tolerance_mm: float = 0.1) -> Volume:
     """A NIfTI mask of any maker, with voxels where `grid` has its own; axes are turned and flipped, never resampled.
 

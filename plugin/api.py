@@ -12,6 +12,7 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_io.errors import Rejected
+from plugin.archive import tombstones
 from plugin.archive.index import Index
 from plugin.archive.ingest import Ingest
 from plugin.jobs.planning import explain
@@ -115,6 +116,12 @@ def retry_delivery(request: Request, number: int) -> dict[str, Any]:
 def cancel_delivery(request: Request, number: int) -> dict[str, Any]:
     """Do not send what is still to be sent. 409 where it has been sent."""
     return _answer(lambda: _jobs(request).cancel_delivery(number))
+
+
+@router.get("/deletions")
+def list_deletions(request: Request, study: str | None = None, limit: int = Limit) -> list[dict[str, Any]]:
+    """What was deleted, the latest first: when, by whom, why, and which model versions had seen it."""
+    return [each.to_json() for each in tombstones.deletions(_index(request), study, limit)]
 
 
 @router.get("/routes/test/{study}")

@@ -8,6 +8,7 @@ What a version is made of, and how it is read for use, is `models.version`'s bus
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,12 +24,16 @@ class UnknownModel(Rejected):
 
 @dataclass(frozen=True)
 class Entry:
-    """One model version. task: classification | segmentation | generation; labels: class names."""
+    """One model version. task: classification | segmentation | generation; labels: class names.
+
+    data_hash: of the cohort that it was trained on (`dicom_io.cohort`); "" where the version does not say.
+    """
 
     folder: Path
     identity: ModelIdentity
     task: str
     labels: tuple[str, ...]
+    data_hash: str = ""
 
 
 class Registry:
@@ -59,6 +64,10 @@ class Registry:
             known = ", ".join(sorted(f"{each.parent.name}:{each.name}" for each in self._versions())) or "none"
             raise UnknownModel(f"there is no model version {address!r} in {self._folder}; there are: {known}")
         return _entry(folders[-1])
+
+    def trained_on(self, data_hashes: Collection[str]) -> tuple[str, ...]:
+        """Addresses of the versions that were trained on a cohort with one of these hashes."""
+        return tuple(entry.identity.address for entry in self.list() if entry.data_hash in data_hashes)
 
     def known_device_uids(self) -> frozenset[str]:
         """Device UIDs of all versions here; by them we know our own work again when it comes back (promise 2)."""
@@ -97,6 +106,7 @@ def _read(folder: Path, released_at: float) -> Entry:
     try:
         ours: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["mirall"]
         identity = ModelIdentity(ours["name"], ours["version"], content_hash(folder), ours["state"])
-        return Entry(folder, identity, ours["task"], tuple(ours["labels"]))
+        saw = ours.get("saw", {})
+        return Entry(folder, identity, ours["task"], tuple(ours["labels"]), str(saw.get("data_hash", "")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnknownModel(f"{path} cannot be read as a model version's metadata: {error}; release it again") from error

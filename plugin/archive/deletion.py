@@ -58,13 +58,14 @@ class Target:
 class Extent:
     """What a deletion takes, or would take.
 
-    versions: earlier headers' files. size: bytes of all files. quarantined: refused copies. jobs: that wait or run and
-    are cancelled. deliveries: rows of the outbox that are not sent any more. results_left: SOP Instance UIDs of objects
-    of ours that were made from it and stay, being in another series. predicted_by: model versions that ran on it.
+    sop_instance_uids: of all that goes; its number stands in the JSON. versions: files of earlier headers. size: bytes
+    of all files. quarantined: refused copies. jobs: that wait or run and are cancelled. deliveries: rows of the outbox
+    that are not sent any more. results_left: SOP Instance UIDs of objects of ours that were made from it and stay,
+    being in another series. predicted_by: model versions that ran on it.
     """
 
     target: Target
-    instances: int
+    sop_instance_uids: tuple[str, ...]
     versions: int
     size: int
     quarantined: int
@@ -73,8 +74,13 @@ class Extent:
     results_left: tuple[str, ...]
     predicted_by: tuple[str, ...]
 
+    @property
+    def instances(self) -> int:
+        return len(self.sop_instance_uids)
+
     def to_json(self) -> dict[str, Any]:
-        return {"level": self.target.level, **asdict(self.target), **asdict(self), "target": str(self.target)}
+        fields = {name: value for name, value in asdict(self).items() if name not in ("target", "sop_instance_uids")}
+        return {"level": self.target.level, **asdict(self.target), "instances": self.instances, **fields}
 
 
 def survey(archive: Ingest, target: Target) -> Extent:
@@ -171,7 +177,7 @@ class _Doomed:
         )
         return Extent(
             target=self._target,
-            instances=len(self._rows),
+            sop_instance_uids=tuple(self._uids),
             versions=len(self._versions),
             size=sum(row.size for row in self._rows) + sum(row.size for row in self._versions),
             quarantined=len(self.quarantined),

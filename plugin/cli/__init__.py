@@ -18,6 +18,7 @@ MODULES = (
     "plugin.cli.serve",
     "plugin.cli.demo",
     "plugin.cli.archive",
+    "plugin.cli.delete",
     "plugin.cli.results",
     "plugin.cli.cohort",
     "plugin.cli.learning",

@@ -115,6 +115,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "items": len(items),
         "items_per_split": _counts(loaded),
         "synthetic": sum(item.synthetic for item in items),
+        "left_out_because_deleted": loaded.buried,
         "data_hash": loaded.data_hash,
     }
 

@@ -52,8 +52,11 @@ def train(
     chosen = recipes.load(recipe)
     if seed is not None:
         chosen = chosen.model_copy(update={"seed": seed})
+    loaded = cohorts.load(cohort)
+    if loaded.buried:
+        typer.echo(f"{loaded.buried} items of {cohort} are left out, because their sources were deleted", err=True)
     with TrainingBar() as bar:
-        training.train(chosen, cohorts.load(cohort), run, resume=resume, minutes=minutes, progress=bar, device=device)
+        training.train(chosen, loaded, run, resume=resume, minutes=minutes, progress=bar, device=device)
     typer.echo(f"finished: {run}; next: mirall models release {run} --cohort {cohort} --name {chosen.name}")
 
 
