@@ -24,8 +24,9 @@ from sqlalchemy import select
 
 from dicom_io.errors import Rejected, TryAgain
 from plugin.archive.arrival import Arrival
+from plugin.archive.decision import Outcome
 from plugin.archive.index import Index
-from plugin.archive.ingest import OUT_OF_RESOURCES, Ingest, Outcome
+from plugin.archive.ingest import OUT_OF_RESOURCES, Ingest
 from plugin.archive.storage import Reception
 from plugin.archive.tables import Instance
 from plugin.destinations import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
@@ -232,6 +233,10 @@ class DimseSource:
 
     def listed(self, study: str) -> list[Listed]:
         return find.instances(self._peer, study, self._answer_timeout_s, patient_id=self._patient_id)
+
+    def studies(self, conditions: Mapping[str, str]) -> list[find.FoundStudy]:
+        """As `find.studies`."""
+        return find.studies(self._peer, conditions, self._answer_timeout_s)
 
     def fetch(self, study: str, wanted: Sequence[Listed], whole: Wholes, attempt: int, came: Came) -> str:
         if self._ways[0] == "move":

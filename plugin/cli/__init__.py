@@ -19,6 +19,7 @@ MODULES = (
     "plugin.cli.demo",
     "plugin.cli.archive",
     "plugin.cli.delete",
+    "plugin.cli.pull",
     "plugin.cli.results",
     "plugin.cli.cohort",
     "plugin.cli.learning",

@@ -119,7 +119,7 @@ def send(
 
     loaded = settings.load(config, data=data)
     parcels = _parcels(loaded, _files(paths))
-    receipts = destinations.opened(_destination(loaded, to), loaded.node.aet).send(parcels)
+    receipts = destinations.opened(destination_of(loaded, to), loaded.node.aet).send(parcels)
     rows = [
         {"path": str(parcel.path), "sop_instance_uid": parcel.sop_instance_uid, "outcome": receipt.outcome,
          "sentence": receipt.sentence}
@@ -199,8 +199,8 @@ def _parcels(settings: Settings, files: Sequence[Path]) -> list[Parcel]:
     return parcels
 
 
-def _destination(settings: Settings, to: str) -> Destination:
-    """A configured destination, AET@host:port, or a URL. Raises Rejected for anything else."""
+def destination_of(settings: Settings, to: str) -> Destination:
+    """The peer that `send --to` and `pull --from` name: configured, AET@host:port, or a URL. Raises Rejected."""
     from dicom_io.errors import Rejected
     from plugin.settings import Destination, host_port
 

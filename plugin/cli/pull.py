@@ -12,7 +12,6 @@ from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import click
 import typer
 
 from plugin.cli.archive import AsJson, Config, Data, destination_of
@@ -107,7 +106,9 @@ def _chosen(peer: DimseSource | WebSource, patient: str | None, accession: str |
         print(f"{number}  {_line(each)}", file=sys.stderr)
     if as_json or not sys.stdin.isatty():
         raise Rejected(f"{peer} lists {len(found)} such studies; choose one with --study")
-    number = typer.prompt("Which one?", type=click.IntRange(1, len(found)), err=True)
+    number: int = typer.prompt("Which one?", type=int, err=True)
+    if not 1 <= number <= len(found):
+        raise Rejected(f"{number} is none of the {len(found)} studies; nothing was fetched")
     return found[number - 1].study_instance_uid
 
 

@@ -52,8 +52,10 @@ _NOT_STORED = (
     "1.2.840.10008.1.2.4.205",
     "1.2.840.10008.1.2.7.",
 )
+# JPEG processes 6, 8 and 10, 12: retired, and in old archives.
+_RETIRED = ("1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55")
 # A context for each, so that the peer finds the one in which it stores an object.
-_STORED_IN = [str(uid) for uid in ALL_TRANSFER_SYNTAXES if not str(uid).startswith(_NOT_STORED)]
+_STORED_IN = [*(str(uid) for uid in ALL_TRANSFER_SYNTAXES if not str(uid).startswith(_NOT_STORED)), *_RETIRED]
 _CLASSES_IN_AN_ASSOCIATION = (_MAXIMUM_CONTEXTS - len(_GET)) // len(_STORED_IN)
 
 Level = Literal["STUDY", "SERIES", "IMAGE"]
