@@ -39,6 +39,10 @@ class Leaving(Protocol):
     def record(self) -> dict[str, Any] | None: ...
 
 
+class Unproven(Rejected):
+    """The instance is by a model version whose evaluation proves nothing, and this destination takes no such work."""
+
+
 def check_exit(row: Leaving) -> None:
     """Raises Unlabelled where the instance is ours and its labels cannot be shown to be right."""
     if row.made_by_us:
@@ -81,6 +85,28 @@ class Gate:
         if key not in self._passed:
             check_exit(row)
             self._passed.add(key)
+
+    def check_file_of(self, row: Leaving, path: Path) -> None:
+        """As `check` for a file that is the instance, its own one or one in another encoding."""
+        if path == row.path:
+            self.check(row)
+        elif row.made_by_us:
+            check_bytes(row, path.read_bytes())
+
+
+def check_proven(row: Leaving, destination: str, allow_unproven: bool) -> None:
+    """Raises Unproven where a destination must not get the instance (promise 6).
+
+    destination: its name in the settings; allow_unproven: what they say of it.
+    """
+    if row.record is None or allow_unproven:
+        return
+    model = LabelRecord.from_json(json.dumps(row.record)).model
+    if model.state != "proven":
+        raise Unproven(
+            f"model version {model.address} is {model.state}: its evaluation proves nothing yet; set "
+            f"allow_unproven = true in [destinations.{destination}] if it is to get such results"
+        )
 
 
 def check_file(path: Path, index: Index | None, device_uids: Collection[str] = ()) -> Received:

@@ -12,7 +12,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from plugin.archive.gate import Gate
 from plugin.archive.ingest import Ingest
-from plugin.dimse import commitment, echo, peers, reception, store
+from plugin.dimse import commitment, echo, find, get, move, peers, reception, store
 from plugin.dimse.services import House, Service
 from plugin.security import tls
 from plugin.settings import BadSettings, HostPort, Settings
@@ -22,7 +22,7 @@ _PDU_BYTES = 1 << 17
 
 _UNLIMITED = 1 << 30
 
-SERVICES: Sequence[Service] = (echo, store, commitment)
+SERVICES: Sequence[Service] = (echo, store, commitment, find, move, get)
 
 
 class Listener:

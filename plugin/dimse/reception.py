@@ -203,6 +203,7 @@ class ReceivingProvider(DULServiceProvider):
 
     def _take_fragment(self, context_id: int, control: int, fragment: memoryview) -> None:
         """One presentation data value (PS3.8 E.2) of the message that is being received."""
+        self._storing = True
         if self._handed_on is not None:
             self._hand_on(context_id, control, fragment)
         elif control & _COMMAND:
@@ -222,11 +223,11 @@ class ReceivingProvider(DULServiceProvider):
                 self._answer(request)
         else:
             raise _Malformed("a data set without a command")
-        self._storing = self._handed_on is None
 
     def _hand_on(self, context_id: int, control: int, fragment: memoryview) -> None:
-        """Give a part of another message to pynetdicom."""
+        """Give a part of another message to pynetdicom; whoever waits for it may want to send at once."""
         assert self._handed_on is not None
+        self._storing = False
         self._handed_on += len(fragment)
         if self._handed_on > _LARGEST_IDENTIFIER:
             raise _Malformed(f"a message of more than {_LARGEST_IDENTIFIER} bytes that is no C-STORE request")

@@ -1,24 +1,46 @@
-"""C-STORE as a client (PS3.4 B): files as they are."""
+"""C-STORE as a client (PS3.4 B): files as they are where the peer takes that, else in a lossless encoding.
+
+Data sets go from the disk to the network in pieces; none is ever held whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import mmap
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import _config, build_context
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.events import Event
+from pynetdicom.presentation import PresentationContext
 
-from dicom_io.errors import NotDicom
+from dicom_io import encoding
+from dicom_io.dataset import file_meta
+from dicom_io.encoding import CannotEncode
+from dicom_io.errors import NotDicom, Rejected, UndecodablePixels
 from plugin.dimse.client.association import TIMEOUT_S, Peer, associate, end
-from plugin.dimse.client.echo import SUCCESS
+from plugin.dimse.status import PROCESSING_FAILURE, SUCCESS
 
 # Odd context IDs from 1 to 255 (PS3.8 9.3.2.2).
 _MAXIMUM_CONTEXTS = 128
-_UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+_UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 SOP_CLASS_NOT_SUPPORTED = 0x0122
+NOT_AUTHORISED = 0x0124  # PS3.7 C.5.15; here: our own gate held the object back
+# Pieces under way to the thread that writes to the socket, and the size of one where the peer sets no limit.
+_PIECES_UNDER_WAY = 8
+_LARGEST_PDU = 1 << 17
+_LOOK_EVERY_S = 0.0005
+
+Check = Callable[[Path], None]
+"""Told of a file with exactly the bytes that are about to leave; raises Rejected where they must not."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +48,7 @@ class Sent:
     """What the peer answered for one file.
 
     status: DIMSE status, None where no answer came (the peer may or may not have it). reason: "" on success.
-    can_retry: the same file may be taken later.
+    can_retry: the same file may be taken later. transfer_syntax_uid: in which it went out, "" where it did not.
     """
 
     path: Path
@@ -34,6 +56,7 @@ class Sent:
     status: int | None
     reason: str = ""
     can_retry: bool = False
+    transfer_syntax_uid: str = ""
 
     @property
     def accepted(self) -> bool:
@@ -41,85 +64,260 @@ class Sent:
         return self.status is not None and is_accepted(self.status)
 
 
-def send(peer: Peer, paths: Sequence[Path], timeout_s: float = TIMEOUT_S) -> Iterator[Sent]:
+@dataclass(frozen=True)
+class Originator:
+    """The C-MOVE that a C-STORE is part of (PS3.7 9.1.1.1): who asked, and the Message ID of the request."""
+
+    aet: str
+    message_id: int
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What decides on the presentation context of an object."""
+
+    sop_class_uid: str
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True)
+class Load:
+    """One object that is to be sent. path: a DICOM file (PS3.10)."""
+
+    path: Path
+    sop_instance_uid: str
+    kind: Kind
+
+
+def send(
+    peer: Peer,
+    paths: Sequence[Path],
+    timeout_s: float = TIMEOUT_S,
+    *,
+    prefer: Sequence[str] = (),
+    check: Check = lambda path: None,
+) -> Iterator[Sent]:
     """C-STORE each file; one answer per file, in an order that keeps associations few.
 
-    Contexts are built from the files, one per SOP class and transfer syntax; beside an uncompressed one Implicit VR
-    Little Endian is proposed, which each receiver must know (PS3.5 10.1). Bytes of a data set go out as they lie in the
-    file unless the peer takes nothing but implicit VR. More than 128 contexts take several associations.
+    Contexts are built from the files: for each SOP class one per stored transfer syntax, and an uncompressed one. A
+    file that the peer does not take as stored is sent in the first of `prefer` that it takes, else uncompressed; never
+    with loss. prefer: the transfer syntaxes that the peer takes, the best first; where any are named, no other
+    compressed ones are proposed. More than 128 contexts take several associations. check: sees the bytes that leave.
 
     Raises:
         PeerUnreachable: no association.
         NotDicom: a file is no DICOM file.
     """
-    kinds = {path: _kind(path) for path in paths}
-    contexts = list(dict.fromkeys((kind.sop_class_uid, kind.transfer_syntax_uid) for kind in kinds.values()))
-    per_association = _MAXIMUM_CONTEXTS // 2
-    for start in range(0, len(contexts), per_association):
-        batch = contexts[start : start + per_association]
-        files = [path for path in paths if (kinds[path].sop_class_uid, kinds[path].transfer_syntax_uid) in set(batch)]
-        yield from _send_batch(peer, batch, files, kinds, timeout_s)
+    loads = [_load(path) for path in paths]
+    for batch in batches((load.kind for load in loads), prefer):
+        kinds, proposed = batch
+        association = associate(peer, proposed, timeout_s)
+        try:
+            carrier = Carrier(str(peer), association, timeout_s, prefer)
+            for load in loads:
+                if load.kind in kinds:
+                    yield carrier.send(load, check)
+        finally:
+            end(association)
 
 
-@dataclass(frozen=True)
-class _Kind:
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-
-
-def _kind(path: Path) -> _Kind:
+def _load(path: Path) -> Load:
     try:
         meta = pydicom.filereader.read_file_meta_info(path)
-        return _Kind(
-            str(meta.MediaStorageSOPClassUID), str(meta.MediaStorageSOPInstanceUID), str(meta.TransferSyntaxUID)
-        )
+        kind = Kind(str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID))
+        return Load(path, str(meta.MediaStorageSOPInstanceUID), kind)
     except (pydicom.errors.InvalidDicomError, AttributeError, EOFError) as error:
         raise NotDicom(f"{path} is no DICOM file with file meta information; send DICOM files (PS3.10) only") from error
 
 
-def _send_batch(
-    peer: Peer, contexts: list[tuple[str, str]], files: list[Path], kinds: dict[Path, _Kind], timeout_s: float
-) -> Iterator[Sent]:
-    implicit = [(abstract, ImplicitVRLittleEndian) for abstract, syntax in contexts if syntax in _UNCOMPRESSED]
-    proposed = [build_context(abstract, syntax) for abstract, syntax in dict.fromkeys([*contexts, *implicit])]
-    # Files go out in pieces as they lie on disk; a setting of the whole process in pynetdicom.
-    _config.STORE_SEND_CHUNKED_DATASET = True
-    association = associate(peer, proposed, timeout_s)
-    accepted = {(str(cx.abstract_syntax), str(cx.transfer_syntax[0])) for cx in association.accepted_contexts}
-    try:
-        for number, path in enumerate(files, 1):
-            yield _send_one(peer, association, path, kinds[path], accepted, number % 0xFFFF)
-    finally:
-        end(association)
+def batches(
+    kinds: Iterable[Kind], prefer: Sequence[str] = ()
+) -> Iterator[tuple[frozenset[Kind], list[PresentationContext]]]:
+    """The contexts to propose, at most 128 for an association, and the kinds that each association is for."""
+    stored: dict[str, dict[str, None]] = {}
+    for kind in kinds:
+        stored.setdefault(kind.sop_class_uid, {})[kind.transfer_syntax_uid] = None
+    batch: set[Kind] = set()
+    contexts: list[PresentationContext] = []
+    for sop_class, syntaxes in stored.items():
+        own = [build_context(sop_class, list(one)) for one in _proposals(list(syntaxes), prefer)]
+        if contexts and len(contexts) + len(own) > _MAXIMUM_CONTEXTS:
+            yield frozenset(batch), contexts
+            batch, contexts = set(), []
+        batch |= {Kind(sop_class, syntax) for syntax in syntaxes}
+        contexts = [*contexts, *own]
+    if contexts:
+        yield frozenset(batch), contexts
 
 
-def _send_one(
-    peer: Peer, association: Association, path: Path, kind: _Kind, accepted: set[tuple[str, str]], message_id: int
-) -> Sent:
-    uid = kind.sop_instance_uid
-    as_it_is = (kind.sop_class_uid, kind.transfer_syntax_uid) in accepted
-    if not as_it_is and not (
-        kind.transfer_syntax_uid in _UNCOMPRESSED and (kind.sop_class_uid, ImplicitVRLittleEndian) in accepted
-    ):
-        reason = (
-            f"{peer} does not take SOP class {UID(kind.sop_class_uid).name} in {UID(kind.transfer_syntax_uid).name}; "
-            "have it accept them"
-        )
-        return Sent(path, uid, SOP_CLASS_NOT_SUPPORTED, reason)
-    if not association.is_established:
-        return Sent(path, uid, None, f"the association with {peer} ended before this file was sent", can_retry=True)
-    answer = association.send_c_store(path if as_it_is else pydicom.dcmread(path), msg_id=message_id)
-    if "Status" not in answer:
-        # pynetdicom may take a moment to see that the connection is gone, and would wait for its timeout with the next.
+def _proposals(stored: Sequence[str], prefer: Sequence[str]) -> list[tuple[str, ...]]:
+    """Transfer syntaxes of the contexts of one SOP class.
+
+    A context for each syntax, since the peer picks one of a context; the uncompressed ones that are left, which each
+    peer must know one of (PS3.5 10.1), share the last.
+    """
+    alone = [syntax for syntax in stored if not prefer or syntax in prefer or syntax in _UNCOMPRESSED]
+    for syntax in prefer:
+        if syntax not in alone and any(encoding.can_write(UID(one), UID(syntax)) for one in stored):
+            alone.append(syntax)
+    rest = tuple(syntax for syntax in _UNCOMPRESSED if syntax not in alone)
+    return [*((syntax,) for syntax in alone), *([rest] if rest else [])]
+
+
+class Carrier:
+    """Sends objects over one association on which the peer is the provider of storage classes (PS3.4 B).
+
+    peer: its name in messages. timeout_s: in which it must take the next piece, and answer. prefer: as for `send`.
+    """
+
+    def __init__(self, peer: str, association: Association, timeout_s: float, prefer: Sequence[str] = ()) -> None:
+        self.peer, self._association, self._timeout_s = peer, association, timeout_s
+        self._contexts: dict[str, dict[str, int]] = {}
+        self._message_id = 0
+        association.bind(evt.EVT_DATA_SENT, _acknowledge_at_once)
+        accepted = [context for context in association.accepted_contexts if context.as_scu]
+        for context in accepted:
+            own = self._contexts.setdefault(str(context.abstract_syntax), {})
+            own.setdefault(str(context.transfer_syntax[0]), context.context_id)
+        for sop_class, own in self._contexts.items():
+            best = {syntax: own[syntax] for syntax in prefer if syntax in own}
+            self._contexts[sop_class] = best | own
+
+    def send(self, load: Load, check: Check, originator: Originator | None = None) -> Sent:
+        """C-STORE one object, as stored or in the best encoding that the peer takes."""
+        refused = Sent(load.path, load.sop_instance_uid, SOP_CLASS_NOT_SUPPORTED, self._not_taken(load.kind))
+        stored = UID(load.kind.transfer_syntax_uid)
+        acceptable = [UID(syntax) for syntax in self._contexts.get(load.kind.sop_class_uid, {})]
+        for syntax in encoding.candidates(stored, acceptable):
+            if not is_open(self._association):
+                reason = f"the association with {self.peer} ended before this object was sent"
+                return Sent(load.path, load.sop_instance_uid, None, reason, can_retry=True)
+            try:
+                with _Encoded(load.path, stored, syntax) as path:
+                    held = _held(path, check)
+                    if held:
+                        return Sent(load.path, load.sop_instance_uid, NOT_AUTHORISED, held)
+                    return self._store(load, path, syntax, originator)
+            except (CannotEncode, UndecodablePixels) as error:
+                refused = Sent(load.path, load.sop_instance_uid, SOP_CLASS_NOT_SUPPORTED, str(error))
+            except NotDicom as error:
+                return Sent(load.path, load.sop_instance_uid, PROCESSING_FAILURE, str(error))
+            except OSError as error:
+                reason = f"instance {load.sop_instance_uid} cannot be read ({error.strerror}); look at its disk"
+                return Sent(load.path, load.sop_instance_uid, PROCESSING_FAILURE, reason, can_retry=True)
+        return refused
+
+    def _not_taken(self, kind: Kind) -> str:
+        sop_class, syntax = UID(kind.sop_class_uid).name, UID(kind.transfer_syntax_uid).name
+        return f"{self.peer} does not take SOP class {sop_class} in {syntax}; have it accept them"
+
+    def _store(self, load: Load, path: Path, syntax: UID, originator: Originator | None) -> Sent:
+        self._message_id = self._message_id % 0xFFFF + 1
+        request = C_STORE()
+        request.MessageID = self._message_id
+        request.AffectedSOPClassUID = load.kind.sop_class_uid
+        request.AffectedSOPInstanceUID = load.sop_instance_uid
+        request.Priority = 2
+        if originator is not None:
+            request.MoveOriginatorApplicationEntityTitle = originator.aet
+            request.MoveOriginatorMessageID = originator.message_id
+        request._dataset_path = (path, _start(path))
+        answer = self._exchange(request, self._contexts[load.kind.sop_class_uid][syntax])
+        if answer is None:
+            reason = f"{self.peer} did not answer; whether it has the object is not known"
+            return Sent(load.path, load.sop_instance_uid, None, reason, can_retry=True)
+        status = int(answer.Status)
+        if is_accepted(status):
+            return Sent(load.path, load.sop_instance_uid, status, transfer_syntax_uid=syntax)
+        reason = f"{self.peer} answered 0x{status:04X} ({answer.ErrorComment or 'no comment given'})"
+        # A7xx: out of resources, which may pass (PS3.4 B.2.3).
+        can_retry = status >> 8 == 0xA7
+        return Sent(load.path, load.sop_instance_uid, status, reason, can_retry, transfer_syntax_uid=syntax)
+
+    def _exchange(self, request: C_STORE, context_id: int) -> C_STORE | None:
+        """Send a request and wait for its answer; None, and no association any more, where none comes in time."""
+        association = self._association
+        association._reactor_checkpoint.clear()
+        while not association._is_paused:
+            time.sleep(_LOOK_EVERY_S)
+        try:
+            answer = association.dimse.get_msg(block=True)[1] if self._send(request, context_id) else None
+        finally:
+            association._reactor_checkpoint.set()
+        if isinstance(answer, C_STORE) and answer.is_valid_response:
+            return answer
+        # It may take a moment until it is seen that the connection is gone; the next object would wait for its timeout.
         association.abort()
-        return Sent(path, uid, None, f"{peer} did not answer; whether it has the object is not known", can_retry=True)
-    status = int(answer.Status)
-    if is_accepted(status):
-        return Sent(path, uid, status)
-    comment = str(answer.get("ErrorComment") or "no comment given")
-    # A7xx: out of resources, which may pass (PS3.4 B.2.3).
-    return Sent(path, uid, status, f"{peer} answered 0x{status:04X} ({comment})", can_retry=status >> 8 == 0xA7)
+        return None
+
+    def _send(self, request: C_STORE, context_id: int) -> bool:
+        """Hand a message to the thread that writes to the socket, no faster than it writes. False: it does not."""
+        association = self._association
+        message = C_STORE_RQ()
+        message.primitive_to_message(request)
+        limit = association.dimse.maximum_pdu_size or _LARGEST_PDU
+        for piece in message.encode_msg(context_id, min(limit, _LARGEST_PDU)):
+            deadline = time.monotonic() + self._timeout_s
+            while association.dul.to_provider_queue.qsize() >= _PIECES_UNDER_WAY:
+                if time.monotonic() > deadline or not is_open(association):
+                    return False
+                time.sleep(_LOOK_EVERY_S)
+            association.dul.send_pdu(piece)
+        return True
+
+
+class _Encoded:
+    """A file with the object in the encoding in which it leaves: the stored one, or one that lives as long as this."""
+
+    def __init__(self, path: Path, stored: UID, syntax: UID) -> None:
+        self._path, self._syntax, self._is_stored = path, syntax, syntax == stored
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Path:
+        if self._is_stored:
+            return self._path
+        self._folder = tempfile.TemporaryDirectory(prefix="mirall-")
+        target = Path(self._folder.name) / "object.dcm"
+        try:
+            encoding.write(self._path, target, self._syntax)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return target
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def _held(path: Path, check: Check) -> str:
+    """Why the bytes must not leave, "" where they may."""
+    try:
+        check(path)
+    except Rejected as error:
+        return str(error)
+    return ""
+
+
+def _start(path: Path) -> int:
+    """Where the data set begins."""
+    if path.stat().st_size == 0:
+        raise NotDicom(f"{path.name} is empty; put the whole file there")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        return file_meta(raw, path.name)[1]
+
+
+def _acknowledge_at_once(event: Event) -> None:
+    # Many peers send an answer in two pieces and, without TCP_NODELAY, hold the second back until the first one is
+    # acknowledged, which the kernel would do after 40 ms. It forgets the option with each thing that is sent.
+    connection = event.assoc.dul.socket
+    if hasattr(socket, "TCP_QUICKACK") and connection is not None and connection.socket is not None:
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def is_open(association: Association) -> bool:
+    """Whether messages can be sent: established, and the connection is there (state 6 of PS3.8 9.2)."""
+    return bool(association.is_established and association.dul.state_machine.current_state == "Sta6")
 
 
 def is_accepted(status: int) -> bool:
