@@ -13,23 +13,38 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import sqlite3
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, Row, Select, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    Select,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from plugin.archive.prepared import Prepared, from_json, inserting, to_json
 from plugin.archive.storage import NoSpace, make_private
-from plugin.archive.tables import Device, Instance, InstanceVersion, Quarantine, Series, Study
+from plugin.archive.tables import Base, Device, Instance, InstanceVersion, Quarantine, Series, Study
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 NO_INPUT = "0" * 64
 """Input hash of a study without an instance of others; nothing is due for it."""
@@ -112,9 +127,16 @@ class Index:
         self.data = data
         self.objects = data / "archive" / "objects"
         self.engine = _engine(data / "index.sqlite")
+        self._writers = threading.Lock()
+        self._lock_file: int | None = None
 
     def upgrade(self) -> None:
         """Bring the tables to this release's form; several processes may call it at once."""
+        # Only here: the processes that receive start on tables that are up to date.
+        from alembic import command
+        from alembic.runtime.migration import MigrationContext
+        from alembic.script import ScriptDirectory
+
         make_private(self.data)
         # SQLite gives its -wal and -shm the mode of the database; it holds names of patients.
         os.close(os.open(self.data / "index.sqlite", os.O_RDWR | os.O_CREAT, 0o600))
@@ -135,15 +157,35 @@ class Index:
         Raises NoSpace where the disk is full.
         """
         try:
-            with self.engine.connect().execution_options(mirall_write=True) as connection, connection.begin():
+            with (
+                self._turn_to_write(),
+                self.engine.connect().execution_options(mirall_write=True) as connection,
+                connection.begin(),
+            ):
                 yield connection
-        except OperationalError as error:
-            name = getattr(error.orig, "sqlite_errorname", "")
+        except (OperationalError, sqlite3.OperationalError) as error:
+            cause = getattr(error, "orig", error)
+            name = getattr(cause, "sqlite_errorname", "")
             if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR"):
                 raise NoSpace(
-                    f"the index cannot be written ({error.orig}); free space on the disk that holds {self.data}"
+                    f"the index cannot be written ({cause}); free space on the disk that holds {self.data}"
                 ) from error
             raise
+
+    @contextmanager
+    def _turn_to_write(self) -> Iterator[None]:
+        """One writer after the other, over threads and processes.
+
+        SQLite sees to that, too, but those who wait for its lock look for it in growing intervals of milliseconds.
+        """
+        with self._writers:
+            if self._lock_file is None:
+                self._lock_file = os.open(self.data / "index.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -152,6 +194,10 @@ class Index:
 
     def close(self) -> None:
         self.engine.dispose()
+        with self._writers:
+            if self._lock_file is not None:
+                os.close(self._lock_file)
+                self._lock_file = None
 
     # What is there
 
@@ -227,6 +273,15 @@ class Index:
         if not self._rows(select(Device.device_uid).where(Device.device_uid == device_uid), connection):
             connection.execute(insert(Device).values(device_uid=device_uid, model=model))
 
+    def holds(self, connection: Connection, sop_instance_uid: str) -> bool:
+        """Whether there is such an instance."""
+        return bool(_HOLDS(connection, uid=sop_instance_uid))
+
+    def patient_of(self, connection: Connection, study_instance_uid: str) -> str | None:
+        """Patient ID (0010,0020) of a study; None where there is no such study."""
+        rows = _PATIENT(connection, uid=study_instance_uid)
+        return str(rows[0][0]) if rows else None
+
     def add_instance(
         self,
         connection: Connection,
@@ -238,42 +293,39 @@ class Index:
     ) -> None:
         """Add one instance, with its series and study where they are new, and follow with the study's state.
 
-        study, series, instance: the columns of the tables but for the study's state. What we made ourselves neither
-        counts as an arrival nor changes the input hash.
+        study, series, instance: the columns of the tables but for the study's state, JSON as text. What we made
+        ourselves neither counts as an arrival nor changes the input hash.
         """
         uid = instance["study_instance_uid"]
         others = not instance["made_by_us"]
-        here = self.study(uid, connection)
-        if here is None:
-            connection.execute(
-                insert(Study).values(
-                    **study, first_arrival_at=at, last_arrival_at=at, input_hash=NO_INPUT, planned_hash=None
-                )
-            )
-            here = self.study(uid, connection)
-            assert here is not None
-        elif others:
-            connection.execute(update(Study).where(Study.study_instance_uid == uid).values(**study))
+        rows = _STUDY(connection, uid=uid)
+        if not rows:
+            state = {"first_arrival_at": at, "last_arrival_at": at, "input_hash": NO_INPUT, "planned_hash": None}
+            _insert(connection, Study, study | state)
+            rows = _STUDY(connection, uid=uid)
+        elif others and rows[0][:4] != tuple(study[name] for name in _OF_STUDY):
+            connection.execute(update(Study).where(Study.study_instance_uid == uid).values(**_parsed(study)))
         if others:
+            *_, input_hash, planned_hash, first_arrival_at = rows[0]
+            is_due = input_hash not in (NO_INPUT, planned_hash)
             term = (instance["sop_instance_uid"], instance["dataset_hash"])
-            connection.execute(
-                update(Study)
-                .where(Study.study_instance_uid == uid)
-                .values(
-                    input_hash=hash_of_input(here.input_hash, add=term),
-                    last_arrival_at=at,
-                    first_arrival_at=here.first_arrival_at if here.is_due else at,
-                )
+            _ARRIVED(
+                connection,
+                uid=uid,
+                hash=hash_of_input(input_hash, add=term),
+                first=first_arrival_at if is_due else at,
+                last=at,
             )
-        where = (
-            Series.study_instance_uid == uid,
-            Series.series_instance_uid == series["series_instance_uid"],
-        )
-        if self._rows(select(Series.series_instance_uid).where(*where), connection):
-            connection.execute(update(Series).where(*where).values(**series))
-        else:
-            connection.execute(insert(Series).values(**series))
-        connection.execute(insert(Instance).values(**instance))
+        here = _SERIES(connection, study=uid, series=series["series_instance_uid"])
+        if not here:
+            _insert(connection, Series, series)
+        elif here[0] != tuple(series[name] for name in _OF_SERIES):
+            where = (
+                Series.study_instance_uid == uid,
+                Series.series_instance_uid == series["series_instance_uid"],
+            )
+            connection.execute(update(Series).where(*where).values(**_parsed(series)))
+        _insert(connection, Instance, instance)
 
     def remove_instance(self, connection: Connection, row: InstanceRow, at: float) -> None:
         """Take an instance out; a series and study that are left empty go, too. The bytes stay where they are."""
@@ -398,6 +450,39 @@ def _instances() -> Select[Any]:
     )
 
 
+# What is asked and written for each instance that arrives.
+
+_HOLDS = Prepared(select(Instance.sop_instance_uid).where(Instance.sop_instance_uid == bindparam("uid")))
+_PATIENT = Prepared(select(Study.patient_id).where(Study.study_instance_uid == bindparam("uid")))
+_DEVICES = Prepared(select(Device.device_uid))
+_OF_STUDY = ("patient_id", "study_date", "attributes", "search")
+_STUDY = Prepared(
+    select(
+        *(Study.__table__.c[name] for name in _OF_STUDY), Study.input_hash, Study.planned_hash, Study.first_arrival_at
+    ).where(Study.study_instance_uid == bindparam("uid"))
+)
+_ARRIVED = Prepared(
+    update(Study)
+    .where(Study.study_instance_uid == bindparam("uid"))
+    .values(input_hash=bindparam("hash"), first_arrival_at=bindparam("first"), last_arrival_at=bindparam("last"))
+)
+_OF_SERIES = ("modality", "attributes", "search")
+_SERIES = Prepared(
+    select(*(Series.__table__.c[name] for name in _OF_SERIES)).where(
+        Series.study_instance_uid == bindparam("study"), Series.series_instance_uid == bindparam("series")
+    )
+)
+
+
+def _insert(connection: Connection, table: type[Study | Series | Instance], values: dict[str, Any]) -> None:
+    inserting(Base.metadata.tables[table.__tablename__], tuple(values))(connection, **values)
+
+
+def _parsed(values: dict[str, Any]) -> dict[str, Any]:
+    """Columns as SQLAlchemy wants them."""
+    return values | {name: from_json(values[name]) for name in ("attributes", "search")}
+
+
 def _study(row: Row[Any]) -> StudyRow:
     fields = dict(row._mapping)
     del fields["search"], fields["study_date"]
@@ -405,6 +490,8 @@ def _study(row: Row[Any]) -> StudyRow:
 
 
 def _alembic() -> Config:
+    from alembic.config import Config
+
     config = Config()
     # The folder of the installed package; % is Alembic's own sign for interpolation.
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
@@ -418,6 +505,8 @@ def _engine(path: Path) -> Engine:
         connect_args={"timeout": _LOCK_WAIT_S, "check_same_thread": False},
         pool_size=32,
         max_overflow=64,
+        json_serializer=to_json,
+        json_deserializer=from_json,
     )
 
     @event.listens_for(engine, "connect")

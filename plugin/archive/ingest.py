@@ -2,8 +2,10 @@
 
     received in incoming/ -> looked at -> synced -> (one transaction: decided, renamed, indexed) -> acknowledged
 
-What a door may answer follows from the Outcome alone. A failure at any point before the commit leaves either nothing or
-whole bytes that `reindex` takes up at the next start; they were not acknowledged, so either is right.
+The first two steps run in the thread of each sender (`received`), the transaction is shared by all that arrive at the
+same time (`commits`), and what is decided in it stands in `decision`. What a door may answer follows from the Outcome
+alone. A failure at any point before the commit leaves either nothing or whole bytes that `reindex` takes up at the next
+start; they were not acknowledged, so either is right.
 """
 
 from __future__ import annotations
@@ -12,58 +14,26 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-from sqlalchemy import Connection, update
-
-from dicom_io import dataset as whole_files
-from dicom_io import labels, pixels
-from dicom_io.errors import UndecodablePixels, Unlabelled
+from dicom_io import labels
+from dicom_io.errors import Unlabelled
 from dicom_io.provenance import LabelRecord
 from plugin.archive import tombstones
 from plugin.archive.arrival import Arrival
-from plugin.archive.index import NO_INPUT, Index, InstanceRow
+from plugin.archive.commits import Commits
+from plugin.archive.decision import Candidate, Decision, House, Outcome, State, refused
+from plugin.archive.index import Index
 from plugin.archive.quarantine import QuarantineList
-from plugin.archive.received import DOES_NOT_MATCH, Received, Refused, inspect, pixel_hash
+from plugin.archive.received import DOES_NOT_MATCH, Received, Refused, inspect
 from plugin.archive.storage import Storage, mapped, sync_file
-from plugin.archive.tables import Instance
 from plugin.registry import Registry
 from plugin.settings import Correction, Settings
 
 LOGGER = logging.getLogger(__name__)
 
-SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
-# PS3.4 B.2.3 leaves Cxxx to the implementation; ours, so that a log of the sender tells them apart:
-TWO_PATIENTS, OTHER_PIXELS, CORRECTION_HELD = 0xC101, 0xC102, 0xC103
-
-State = Literal["stored", "held", "replaced", "put aside", "quarantined"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one object.
-
-    state: "stored" (new), "held" (we have it already), "replaced" (now current in place of an earlier header),
-    "put aside" (kept as a version; the first stays current), "quarantined" (kept, and refused with `reason`).
-    status: DIMSE status, also the STOW-RS failure reason. UIDs: "" as far as they could not be read.
-    """
-
-    state: State
-    status: int = SUCCESS
-    reason: str = ""
-    sop_class_uid: str = ""
-    sop_instance_uid: str = ""
-    series_instance_uid: str = ""
-    study_instance_uid: str = ""
-
-    @property
-    def accepted(self) -> bool:
-        """May be acknowledged."""
-        return self.status == SUCCESS
+OUT_OF_RESOURCES = 0xA700
 
 
 @dataclass(frozen=True)
@@ -92,8 +62,8 @@ class Ingest:
         self.index = index
         self.storage = storage
         self.quarantine = QuarantineList(index, storage)
-        self._on_correction = on_correction
-        self._device_uids = device_uids
+        self._commits = Commits(index)
+        self._house = House(index, storage, on_correction, device_uids, now)
         self._now = now
 
     def accept(
@@ -236,195 +206,8 @@ class Ingest:
             with mapped(path) as raw:
                 labels.check(bytes(raw), record)
         sync_file(path)
-        with self.index.write() as connection:
-            return self._decide(connection, received, arrival, record, on_correction)
-
-    def _decide(
-        self,
-        connection: Connection,
-        received: Received,
-        arrival: Arrival,
-        record: LabelRecord | None,
-        on_correction: Correction | None,
-    ) -> Outcome:
-        """What to do with a whole, well-formed object; the caller holds the write lock."""
-        known = self.index.instance(received.sop_instance_uid, connection)
-        if known is None:
-            self._check_patient(connection, received)
-            self._store(connection, received, arrival, record)
-            return _outcome("stored", received)
-        if record is not None and (known.record is None or not _is_whole(known.path, known.size)):
-            # It was sent back before we stored it ourselves, or its bytes were lost: with the record it can be checked.
-            self._make_current(connection, received, known, arrival, record)
-            return _outcome("replaced", received)
-        policy = on_correction or self._on_correction
-        if not _is_whole(known.path, known.size):
-            if received.dataset_hash == known.dataset_hash:
-                self._put_again(connection, received, known)
-                self._complete_arrival(connection, known, arrival)
-                return _outcome("held", received)
-            if on_correction != "replace" and (known.made_by_us or received.has_pixels or known.has_pixels):
-                raise _refused(
-                    received,
-                    OTHER_PIXELS,
-                    f"SOP Instance UID {received.sop_instance_uid} is indexed with another data set whose file is "
-                    "missing, so the two cannot be compared; restore the file, or a person can decide with "
-                    "`mirall quarantine retry ID --replace`",
-                )
-        elif known.made_by_us or self._is_held(connection, received, known, policy):
-            # Ours came back (its header perhaps coerced), our own job ran twice, or a sender repeats itself.
-            self._complete_arrival(connection, known, arrival)
-            return _outcome("held", received)
-        if on_correction != "replace" and not _same_pixels(received, known):
-            raise _refused(
-                received,
-                OTHER_PIXELS,
-                f"an object with SOP Instance UID {received.sop_instance_uid} and other pixels is held already; the "
-                "sender must give the new one its own UID, or a person can decide with "
-                "`mirall quarantine retry ID --replace`",
-            )
-        return self._correct(connection, received, known, arrival, policy)
-
-    def _correct(
-        self, connection: Connection, received: Received, known: InstanceRow, arrival: Arrival, policy: Correction
-    ) -> Outcome:
-        """Same UID, another header: keep the bytes of both, and follow the policy for which one is current."""
-        now = self._now()
-        if policy == "hold":
-            raise _refused(
-                received,
-                CORRECTION_HELD,
-                f"a corrected header for SOP Instance UID {received.sop_instance_uid} is held, because "
-                'archive.on_correction is "hold"; take it with `mirall quarantine retry ID --replace`',
-            )
-        if policy == "keep-first":
-            self.storage.put(received.path, received.storage_key)
-            aside = replace(
-                known,
-                storage_key=received.storage_key,
-                dataset_hash=received.dataset_hash,
-                size=received.size,
-                arrived_at=now,
-            )
-            self.index.keep_version(connection, aside, "put aside", now)
-            return _outcome("put aside", received)
-        self._make_current(connection, received, known, arrival, None)
-        return _outcome("replaced", received)
-
-    def _make_current(
-        self,
-        connection: Connection,
-        received: Received,
-        known: InstanceRow,
-        arrival: Arrival,
-        record: LabelRecord | None,
-    ) -> None:
-        """In place of what is current, whose bytes stay as a version where there are any."""
-        now = self._now()
-        if received.study_instance_uid != known.study_instance_uid:
-            self._check_patient(connection, received)
-        if known.storage_key != received.storage_key and _is_whole(known.path, known.size):
-            self.index.keep_version(connection, known, "superseded", now)
-        self.index.remove_instance(connection, known, now)
-        # An earlier version that came back is one no longer.
-        self.index.forget_version(connection, received.storage_key)
-        self._store(connection, received, arrival, record)
-
-    def _put_again(self, connection: Connection, received: Received, known: InstanceRow) -> None:
-        """The data set of a known instance whose file is missing or cut off; only its file meta group may differ."""
-        record = None if known.record is None else LabelRecord.from_json(json.dumps(known.record))
-        self.storage.put(received.path, received.storage_key, None if record is None else {"record": record.to_json()})
-        self.index.move_instance(connection, known, received.storage_key, received.size, received.transfer_syntax_uid)
-        LOGGER.warning("the missing file of instance %s was put again", known.sop_instance_uid)
-
-    def _store(self, connection: Connection, received: Received, arrival: Arrival, record: LabelRecord | None) -> None:
-        now = self._now()
-        known_devices = self.index.device_uids(connection) | self._device_uids()
-        made_by_us = record is not None or labels.is_ours(received.dataset, known_devices)
-        study_is_new = self.index.study(received.study_instance_uid, connection) is None
-        study = {
-            "study_instance_uid": received.study_instance_uid,
-            "patient_id": received.patient_id,
-            "study_date": received.search("study").get("00080020", "")[:16],
-            "attributes": received.attributes("study"),
-            "search": received.search("study"),
-        }
-        series = {
-            "series_instance_uid": received.series_instance_uid,
-            "study_instance_uid": received.study_instance_uid,
-            "modality": received.search("series").get("00080060", "").upper()[:16],
-            "attributes": received.attributes("series"),
-            "search": received.search("series"),
-        }
-        instance = {
-            "sop_instance_uid": received.sop_instance_uid,
-            "study_instance_uid": received.study_instance_uid,
-            "series_instance_uid": received.series_instance_uid,
-            "sop_class_uid": received.sop_class_uid,
-            "transfer_syntax_uid": received.transfer_syntax_uid,
-            "storage_key": received.storage_key,
-            "size": received.size,
-            "dataset_hash": received.dataset_hash,
-            "has_pixels": received.has_pixels,
-            "synthetic": received.is_synthetic,
-            "made_by_us": made_by_us,
-            "record": None if record is None else json.loads(record.to_json()),
-            "arrived_at": now,
-            **arrival.as_json(),
-            "attributes": received.attributes("instance"),
-            "search": received.search("instance"),
-        }
-        # The file is renamed last: until then its long values can still be read where they lie.
-        self.storage.put(received.path, received.storage_key, None if record is None else {"record": record.to_json()})
-        if record is not None:
-            self.index.add_device(connection, record.model.device_uid, record.model.address)
-        self.index.add_instance(connection, study=study, series=series, instance=instance, at=now)
-        if study_is_new and made_by_us:
-            # Nothing is due for a study that holds only our own work.
-            self.index.mark_planned(connection, received.study_instance_uid, NO_INPUT)
-
-    def _check_patient(self, connection: Connection, received: Received) -> None:
-        study = self.index.study(received.study_instance_uid, connection)
-        if study is not None and study.patient_id != received.patient_id:
-            raise _refused(
-                received,
-                TWO_PATIENTS,
-                f"study {received.study_instance_uid} is already held with another Patient ID (0010,0020); one study "
-                "belongs to one patient, so have the sender correct the one or the other",
-            )
-
-    def _is_held(self, connection: Connection, received: Received, known: InstanceRow, policy: Correction) -> bool:
-        """The current object, in whatever encoding, or, unless what comes last is to be current, an earlier version."""
-        if received.dataset_hash == known.dataset_hash:
-            return True
-        if policy != "replace" and self._is_held_version(connection, received):
-            return True
-        return (
-            received.transfer_syntax_uid != known.transfer_syntax_uid
-            and _header_values(received.path) == _header_values(known.path)
-            and _same_pixels(received, known)
-        )
-
-    def _is_held_version(self, connection: Connection, received: Received) -> bool:
-        """An earlier version has this data set; where its file is missing it is put again."""
-        versions = [
-            version
-            for version in self.index.versions(received.sop_instance_uid, connection)
-            if version.dataset_hash == received.dataset_hash
-        ]
-        if versions and not any(_is_whole(self.storage.path(each.storage_key), each.size) for each in versions):
-            keys = [version.storage_key for version in versions]
-            old = received.storage_key if received.storage_key in keys else keys[0]
-            self.storage.put(received.path, received.storage_key)
-            self.index.move_version(connection, old, received.storage_key, received.size)
-        return bool(versions)
-
-    def _complete_arrival(self, connection: Connection, known: InstanceRow, arrival: Arrival) -> None:
-        """Facts of the arrival that were lost with a kill between rename and commit; the sender's repeat has them."""
-        if not known.door and arrival.door:
-            connection.execute(
-                update(Instance).where(Instance.sop_instance_uid == known.sop_instance_uid).values(**arrival.as_json())
-            )
+        candidate = Candidate.of(received, arrival, record, on_correction)
+        return self._commits.run(lambda transaction: Decision(self._house, transaction, candidate).decide())
 
 
 def _record_beside(text: str) -> str:
@@ -448,33 +231,6 @@ def _record(text: str | None) -> LabelRecord | None:
         ) from error
 
 
-def _is_whole(path: Path, size: int) -> bool:
-    """The file is there in its full length; stored files are written once, so no more is looked at."""
-    try:
-        return path.stat().st_size == size
-    except FileNotFoundError:
-        return False
-
-
-def _outcome(state: State, received: Received) -> Outcome:
-    return Outcome(
-        state,
-        sop_class_uid=received.sop_class_uid,
-        sop_instance_uid=received.sop_instance_uid,
-        series_instance_uid=received.series_instance_uid,
-        study_instance_uid=received.study_instance_uid,
-    )
-
-
-def _refused(received: Received, status: int, sentence: str) -> Refused:
-    return Refused(
-        sentence,
-        status=status,
-        sop_instance_uid=received.sop_instance_uid,
-        study_instance_uid=received.study_instance_uid,
-    )
-
-
 def _check_announced(received: Received, announced: Announced) -> None:
     """Raises Refused where the object is another than the command around it says (PS3.4 B.2.3, A900)."""
     for title, said, found in (
@@ -483,41 +239,12 @@ def _check_announced(received: Received, announced: Announced) -> None:
         ("Study Instance UID (0020,000D)", announced.study_instance_uid, received.study_instance_uid),
     ):
         if said and said != found:
-            raise _refused(
+            raise refused(
                 received,
                 DOES_NOT_MATCH,
                 f"the sender announced {title} {said!r}, the object says {found!r}; have the sender correct the one "
                 "or the other",
             )
-
-
-def _same_pixels(received: Received, known: InstanceRow) -> bool:
-    """Equal as encoded, or, in two encodings, equal when decoded; what cannot be decoded is not equal."""
-    if not received.has_pixels or not known.has_pixels:
-        return received.has_pixels == known.has_pixels
-    if pixel_hash(received.path) == pixel_hash(known.path):
-        return True
-    try:
-        return np.array_equal(_stored(received.path), _stored(known.path))
-    except UndecodablePixels:
-        return False
-
-
-def _stored(path: Path) -> npt.NDArray[Any]:
-    return pixels.stored(whole_files.read(path))
-
-
-# What a change of encoding may change beside Pixel Data: character set, photometric interpretation, planar order.
-_OF_ENCODING = frozenset({"00080005", "00280004", "00280006"})
-
-
-def _header_values(path: Path) -> dict[str, Any]:
-    """Public attributes but pixel data, as values; independent of the transfer syntax."""
-    header = whole_files.read(path, stop_before_pixels=True)
-    header.remove_private_tags()
-    values: dict[str, Any] = header.to_json_dict(suppress_invalid_tags=True)
-    # Group lengths (gggg,0000) are of the encoding, too.
-    return {tag: element for tag, element in values.items() if tag not in _OF_ENCODING and not tag.endswith("0000")}
 
 
 def open_archive(settings: Settings) -> Ingest:

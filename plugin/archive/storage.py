@@ -116,7 +116,7 @@ class Storage:
         if not (self.objects / "ff").is_dir():
             for number in range(256):
                 (self.objects / f"{number:02x}").mkdir(exist_ok=True)
-            _sync_folder(self.objects)
+            sync_folder(self.objects)
 
     # Receiving
 
@@ -153,12 +153,13 @@ class Storage:
 
     # Stored objects
 
-    def put(self, received: Path, key: str, sidecar: Mapping[str, Any] | None = None) -> None:
-        """Make a received file durable under `key` (atomic; the same bytes twice are no harm).
+    def put(self, received: Path, key: str, sidecar: Mapping[str, Any] | None = None) -> Path:
+        """Give a received and synced file the name `key` (atomic; the same bytes twice are no harm).
 
-        sidecar: what must be known again if the index is lost; durable before the object is. Raises NoSpace.
+        sidecar: what must be known again if the index is lost; it is there before the object is.
+        Gives the folder that must be synced (`sync_folder`) before anything is acknowledged. Raises NoSpace.
         """
-        self._put(received, self.objects / key, sidecar)
+        return self._put(received, self.objects / key, sidecar)
 
     def path(self, key: str) -> Path:
         return self.objects / key
@@ -189,13 +190,13 @@ class Storage:
         path = self.objects / key
         path.unlink(missing_ok=True)
         path.with_suffix(".json").unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     # Quarantine
 
     def put_aside(self, received: Path, key: str, sidecar: Mapping[str, Any]) -> None:
         """Make refused bytes durable in the quarantine, with the reason beside them. Raises NoSpace."""
-        self._put(received, self.quarantine / key, sidecar)
+        sync_folder(self._put(received, self.quarantine / key, sidecar))
 
     def quarantined(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(key, sidecar) of everything in quarantine."""
@@ -211,22 +212,22 @@ class Storage:
         path = self.quarantine / key
         path.unlink(missing_ok=True)
         path.with_suffix(".json").unlink(missing_ok=True)
-        _sync_folder(self.quarantine)
+        sync_folder(self.quarantine)
 
-    def _put(self, received: Path, target: Path, sidecar: Mapping[str, Any] | None) -> None:
+    def _put(self, received: Path, target: Path, sidecar: Mapping[str, Any] | None) -> Path:
         try:
             if not target.parent.is_dir():
                 target.parent.mkdir(exist_ok=True)
-                _sync_folder(target.parent.parent)
+                sync_folder(target.parent.parent)
             if sidecar is not None:
                 beside = received.with_suffix(".json")
                 beside.write_text(json.dumps(sidecar, sort_keys=True), encoding="utf-8")
                 sync_file(beside)
                 beside.replace(target.with_suffix(".json"))
             received.replace(target)
-            _sync_folder(target.parent)
         except OSError as error:
             raise _no_space(error) from error
+        return target.parent
 
 
 def make_private(folder: Path) -> None:
@@ -267,9 +268,12 @@ def _sidecar(path: Path) -> dict[str, Any] | None:
     return json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Raises NoSpace where the disk cannot hold them."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        raise _no_space(error) from error
     finally:
         os.close(descriptor)

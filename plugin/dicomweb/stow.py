@@ -22,7 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import ClientDisconnect
 
 from plugin.archive.arrival import Arrival
-from plugin.archive.ingest import OUT_OF_RESOURCES, Announced, Ingest, Outcome
+from plugin.archive.decision import Outcome
+from plugin.archive.ingest import OUT_OF_RESOURCES, Announced, Ingest
 from plugin.archive.received import CANNOT_UNDERSTAND, Refused
 from plugin.archive.storage import NoSpace
 from plugin.dicomweb import media, native_xml

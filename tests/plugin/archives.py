@@ -14,8 +14,9 @@ from pydicom import Dataset
 from dicom_io import secondary_capture
 from dicom_io.provenance import LabelRecord, ModelIdentity
 from plugin.archive.arrival import Arrival
+from plugin.archive.decision import Outcome
 from plugin.archive.index import Index
-from plugin.archive.ingest import Ingest, Outcome
+from plugin.archive.ingest import Ingest
 from plugin.archive.storage import Storage
 from plugin.settings import Correction
 

@@ -19,8 +19,9 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from plugin import settings
 from plugin.archive.arrival import Arrival
+from plugin.archive.decision import Outcome
 from plugin.archive.index import InstanceRow
-from plugin.archive.ingest import Outcome, open_archive
+from plugin.archive.ingest import open_archive
 from plugin.jobs.port import Jobs, JobView
 
 Seen = TypeVar("Seen")
