@@ -16,8 +16,9 @@ from plugin.api import router as api_router
 from plugin.archive.gate import Gate
 from plugin.archive.ingest import Ingest
 from plugin.archive.query import parse, run
-from plugin.dicomweb import delete, problems, qido, stow, ups, wado
+from plugin.dicomweb import capabilities, delete, problems, qido, stow, ups, wado
 from plugin.dicomweb.doorkeeper import Cors, Doorkeeper
+from plugin.dicomweb.metadata import Cache
 from plugin.jobs.port import Jobs
 from plugin.settings import Settings
 from plugin.worklist.workitems import Worklist
@@ -39,9 +40,11 @@ def create(settings: Settings, ingest: Ingest) -> FastAPI:
     app.state.settings = settings
     app.state.archive = ingest
     app.state.gate = Gate()
+    app.state.metadata = Cache(settings.node.data / "cache" / "metadata", settings.archive.metadata_cache_mb)
     app.state.worklist = Worklist(ingest.index, settings)
     app.state.channels = ups.Channels(ingest.index, app.state.worklist, settings.node.aet)
-    for router in (qido.router, stow.router, wado.router, delete.router, ups.router):
+    dicomweb = (qido.router, stow.router, wado.router, delete.router, ups.router)
+    for router in (*dicomweb, capabilities.router_for(dicomweb)):
         app.include_router(router, prefix="/dicom-web")
     app.include_router(api_router)
     app.include_router(pages)
