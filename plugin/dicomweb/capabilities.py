@@ -32,9 +32,9 @@ _CONFORMANCE = "/conformance"
 _DATA_SETS = (media.DICOM_JSON, f'multipart/related; type="{native_xml.MEDIA_TYPE}"')
 _ONE_DATA_SET = (media.DICOM_JSON, native_xml.MEDIA_TYPE)
 _INSTANCES = (f'multipart/related; type="{media.DICOM}"', media.DICOM)
-_FRAMES = tuple(
-    f'multipart/related; type="{kind}"' for kind in (media.OCTETS, *dict.fromkeys(media.FRAME_TYPES.values()))
-)
+_OF_FRAMES = (media.OCTETS, *dict.fromkeys(media.FRAME_TYPES.values()))
+_FRAMES = tuple(f'multipart/related; type="{kind}"' for kind in _OF_FRAMES)
+_BULK = (media.OCTETS, f'multipart/related; type="{media.OCTETS}"')
 _PICTURES = ("image/jpeg", "image/png")
 _SEARCH = ("limit", "offset", "includefield", "fuzzymatching", "{attribute}")
 _STORED = tuple(f'multipart/related; type="{kind}"' for kind in (media.DICOM, *_ONE_DATA_SET))
@@ -57,12 +57,7 @@ _EXCHANGES: Sequence[tuple[str, str, str, Exchange]] = (
     ("WADO-RS", "GET", "/rendered", Exchange(_PICTURES, query=("window", "viewport", "quality", "annotation"))),
     ("WADO-RS", "GET", "/thumbnail", Exchange(_PICTURES, query=("viewport",))),
     ("WADO-RS", "GET", "/frames/[^/]+", Exchange(_FRAMES)),
-    (
-        "WADO-RS",
-        "GET",
-        "/(bulkdata|pixeldata)(/.+)?",
-        Exchange(_BULK),
-    ),
+    ("WADO-RS", "GET", "/(bulkdata|pixeldata)(/.+)?", Exchange(_BULK)),
     ("WADO-RS", "GET", "", Exchange(_INSTANCES)),
     ("UPS-RS", "GET", "/workitems", Exchange(_DATA_SETS, query=_SEARCH)),
     ("UPS-RS", "GET", "", Exchange(_ONE_DATA_SET)),
