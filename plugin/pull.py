@@ -250,8 +250,6 @@ class DimseSource:
             return self.fetch(study, wanted, whole, attempt, came)
 
     def _get(self, study: str, wanted: Sequence[Listed], whole: Wholes, attempt: int, came: Came) -> str:
-        if not all(each.sop_class_uid for each in wanted):
-            raise CannotRetrieve(f"{self} does not say of which SOP class its instances are; fetch by C-MOVE")
         stored: list[str] = []
 
         def received(uid: str, answer: int | Dataset) -> None:
@@ -279,7 +277,8 @@ class DimseSource:
         )
         if said and len(_missing(self._ingest.index, wanted)) == len(wanted):
             said += (
-                f"; C-MOVE goes to AE title {self._peer.calling_aet}, so `mirall serve` must run, and the peer know it"
+                f"; C-MOVE goes to AE title {self._peer.calling_aet}, so `mirall serve` must run on this data folder "
+                "and the peer know its host and port"
             )
         return said
 

@@ -106,10 +106,10 @@ def _chosen(peer: DimseSource | WebSource, patient: str | None, accession: str |
         print(f"{number}  {_line(each)}", file=sys.stderr)
     if as_json or not sys.stdin.isatty():
         raise Rejected(f"{peer} lists {len(found)} such studies; choose one with --study")
-    number: int = typer.prompt("Which one?", type=int, err=True)
-    if not 1 <= number <= len(found):
-        raise Rejected(f"{number} is none of the {len(found)} studies; nothing was fetched")
-    return found[number - 1].study_instance_uid
+    choice: int = typer.prompt("Which one?", type=int, err=True)
+    if not 1 <= choice <= len(found):
+        raise Rejected(f"{choice} is none of the {len(found)} studies; nothing was fetched")
+    return found[choice - 1].study_instance_uid
 
 
 def _line(study: FoundStudy) -> str:

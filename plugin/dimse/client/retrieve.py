@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import ALL_TRANSFER_SYNTAXES, build_context, build_role, evt
+from pynetdicom import ALL_TRANSFER_SYNTAXES, StoragePresentationContexts, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
@@ -58,6 +58,7 @@ _RETIRED = ("1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55")
 _STORED_IN = [*(str(uid) for uid in ALL_TRANSFER_SYNTAXES if not str(uid).startswith(_NOT_STORED)), *_RETIRED]
 _CLASSES_IN_AN_ASSOCIATION = (_MAXIMUM_CONTEXTS - len(_GET)) // len(_STORED_IN)
 
+UNNAMED = ""
 Level = Literal["STUDY", "SERIES", "IMAGE"]
 
 
@@ -69,7 +70,8 @@ class CannotRetrieve(Rejected):
 class Request:
     """One C-GET or C-MOVE. It asks for `level`: the study, one series of it, or single instances of one series.
 
-    sop_classes: of the objects that will come, for the contexts of a C-GET. patient_id: for a peer that knows only the
+    sop_classes: of the objects that will come, for the contexts of a C-GET; UNNAMED for what the peer did not say, as
+    not every one does. patient_id: for a peer that knows only the
     Patient Root model.
     """
 
@@ -154,9 +156,9 @@ def get(
     total = Answer()
     for classes, batch in _batches(requests):
         entity = reception.ReceivingAE(peer.calling_aet, ingest.storage)
-        contexts = [build_context(model, _SYNTAXES) for model in _GET]
-        contexts += [build_context(sop_class, syntax) for sop_class in classes for syntax in _STORED_IN]
-        roles = [build_role(sop_class, scp_role=True) for sop_class in classes]
+        storage = _storage_contexts(classes)
+        contexts = [*(build_context(model, _SYNTAXES) for model in _GET), *storage]
+        roles = [build_role(sop_class, scp_role=True) for sop_class in {each.abstract_syntax for each in storage}]
         association = associate(peer, contexts, timeout_s, [(evt.EVT_C_STORE, take)], entity=entity, negotiation=roles)
         total += _retrieve(peer, association, _GET, batch, association.send_c_get, pulse)
     return total
@@ -183,6 +185,14 @@ def move(
     return _retrieve(peer, association, _MOVE, requests, send, _Pulse(timeout_s, stop))
 
 
+def _storage_contexts(sop_classes: Sequence[str]) -> list[PresentationContext]:
+    """A context for each class and transfer syntax; where the peer named no class, one for each class that there is,
+    in the uncompressed syntaxes."""
+    if UNNAMED in sop_classes:
+        return list(StoragePresentationContexts[: _MAXIMUM_CONTEXTS - len(_GET)])
+    return [build_context(sop_class, syntax) for sop_class in sop_classes for syntax in _STORED_IN]
+
+
 def _batches(requests: Sequence[Request]) -> list[tuple[tuple[str, ...], list[Request]]]:
     """Requests in order, as many together as the contexts of one association allow, with their SOP classes.
 
@@ -190,10 +200,10 @@ def _batches(requests: Sequence[Request]) -> list[tuple[tuple[str, ...], list[Re
     """
     batches: list[tuple[tuple[str, ...], list[Request]]] = []
     for request in requests:
-        classes = request.sop_classes[:_CLASSES_IN_AN_ASSOCIATION]
+        classes = (UNNAMED,) if UNNAMED in request.sop_classes else request.sop_classes[:_CLASSES_IN_AN_ASSOCIATION]
         if batches:
             joined = tuple(dict.fromkeys((*batches[-1][0], *classes)))
-            if len(joined) <= _CLASSES_IN_AN_ASSOCIATION:
+            if joined == (UNNAMED,) or (UNNAMED not in joined and len(joined) <= _CLASSES_IN_AN_ASSOCIATION):
                 batches[-1] = (joined, [*batches[-1][1], request])
                 continue
         batches.append((classes, [request]))
@@ -202,7 +212,7 @@ def _batches(requests: Sequence[Request]) -> list[tuple[tuple[str, ...], list[Re
 
 def fits_one_association(sop_classes: Sequence[str]) -> bool:
     """Whether objects of all these classes can come by one C-GET."""
-    return len(set(sop_classes)) <= _CLASSES_IN_AN_ASSOCIATION
+    return UNNAMED in sop_classes or len(set(sop_classes)) <= _CLASSES_IN_AN_ASSOCIATION
 
 
 def _retrieve(
