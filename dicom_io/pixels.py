@@ -6,6 +6,7 @@ C.11.1) and `picture` (0..1 or RGB after the VOI LUT, PS3.3 C.11.2). Models see 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,12 +29,14 @@ from dicom_io.errors import UndecodablePixels
 from dicom_io.volume import Float32
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pydicom.dataset import Dataset
 
 VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 UInt8 = npt.NDArray[np.uint8]
+
+_PIXELS_AT_ONCE = 1 << 18
 
 # pydicom takes the first plugin in its own order; these are the faster ones (and the only one for HTJ2K).
 _PLUGINS = {
@@ -124,10 +127,13 @@ def modality(dataset: Dataset, frame: int | None = None) -> Float32:
     The shape is that of `stored`. Real World Value Mapping (0040,9096) and makers' private scalings are not used;
     `mapping` says what was. Padding values (0028,0120) are kept as they are.
     """
-    values = stored(dataset, frame)
+    return _modality(dataset, dataset, stored(dataset, frame))
+
+
+def _modality(dataset: Dataset, rescaled_by: Dataset, values: npt.NDArray[Any]) -> Float32:
     if dataset.get("ModalityLUTSequence"):
         return np.asarray(apply_modality_lut(values, dataset), np.float32)
-    slope, intercept = rescale(dataset)
+    slope, intercept = rescale(rescaled_by)
     return np.asarray(values * np.float64(slope) + np.float64(intercept), np.float32)
 
 
@@ -169,33 +175,116 @@ def window(values: npt.ArrayLike, centre: float, width: float, function: VoiFunc
     return np.asarray(np.clip((x - (centre - 0.5)) / (width - 1) + 0.5, 0, 1), np.float32)
 
 
+@dataclass(frozen=True)
+class Window:
+    """Which values to show, in modality units: Window Center (0028,1050), Width (0028,1051), VOI LUT Function."""
+
+    centre: float
+    width: float
+    function: VoiFunction = "LINEAR"
+
+
 def picture(dataset: Dataset, frame: int = 0, which_window: int = 0) -> Float32 | UInt8:
     """One frame as people see it: (rows, columns) float32 in 0..1, or (rows, columns, 3) uint8 RGB for colour.
 
     Grey: Modality LUT, then number `which_window` of VOI LUT Sequence (0028,3010) or of the windows, or smallest to
-    largest value where there is none; MONOCHROME1 is turned, so that 1 is white. Raises as `stored` does.
+    largest value where there is none; MONOCHROME1 is turned, so that 1 is white. Windows and rescaling of an enhanced
+    object are those of the frame's functional groups (PS3.3 C.7.6.16). Padding (0028,0120), (0028,0121) is black and
+    does not count as a value. Raises as `stored` does.
     """
+    return _shown(dataset, frame, which_window, None, lambda grey: np.asarray(grey, np.float32))
+
+
+def eight_bits(dataset: Dataset, frame: int = 0, *, window: Window | None = None) -> UInt8:
+    """As `picture`, in whole numbers 0..255; `window` is used in place of the data set's own (PS3.18 8.3.5.1.4)."""
+    return np.asarray(_shown(dataset, frame, 0, window, lambda grey: np.rint(grey * 255).astype(np.uint8)), np.uint8)
+
+
+def _shown(
+    dataset: Dataset, frame: int, which: int, window: Window | None, final: Callable[[Float32], npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
     values, photometric = decoded(dataset, frame)
     if photometric == "PALETTE COLOR":
-        return _eight_bits(np.asarray(apply_color_lut(values, dataset)))
+        return _high_bytes(np.asarray(apply_color_lut(values, dataset)))
     if values.ndim == 3:
-        return _eight_bits(values)
-    shown = _voi(dataset, modality(dataset, frame), which_window)
-    return np.asarray(1 - shown, np.float32) if photometric == "MONOCHROME1" else shown
+        return _high_bytes(values)
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values)
+    padding = _padding(dataset)
+    real = values
+    if padding is not None:
+        real = values[(values < padding[0]) | (values > padding[1])]
+    # Grey levels follow from the value alone: each value that occurs is looked at once, not each pixel.
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    by_table = values.dtype.kind in "iu" and int(high) - int(low) < values.size
+    shown = np.arange(int(low), int(high) + 1, dtype=np.int64) if by_table else values
+    extremes = (real.min(), real.max()) if real.size else (low, low)
+    grey = _voi(dataset, frame, _in_units(dataset, frame, shown), which, window, extremes)
+    if photometric == "MONOCHROME1":
+        grey = 1 - grey
+    if padding is not None:
+        grey = np.where((shown >= padding[0]) & (shown <= padding[1]), np.float32(0), grey)
+    finished = final(grey)
+    return _looked_up(finished, values, int(low)) if by_table else finished
 
 
-def _voi(dataset: Dataset, values: Float32, which: int) -> Float32:
+def _looked_up(table: npt.NDArray[Any], values: npt.NDArray[Any], low: int) -> npt.NDArray[Any]:
+    """table[values - low], some rows at a time: an index needs eight bytes for each pixel, and mammograms are large."""
+    found = np.empty(values.shape, table.dtype)
+    rows = max(_PIXELS_AT_ONCE // max(values.shape[-1], 1), 1)
+    for start in range(0, len(values), rows):
+        np.take(table, np.subtract(values[start : start + rows], low, dtype=np.int64), out=found[start : start + rows])
+    return found
+
+
+def _padding(dataset: Dataset) -> tuple[float, float] | None:
+    """First and last of the stored values that mean: no pixel here (PS3.3 C.7.5.1.1.2)."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if value is None or value == "":
+        return None
+    return tuple(sorted((value, value if limit is None or limit == "" else limit)))
+
+
+def _macro(dataset: Dataset, frame: int, sequence: str) -> Dataset:
+    """The functional group of a frame (PS3.3 C.7.6.16), its own or the shared one; the data set where it has none."""
+    of_frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    for item in (*of_frames[frame : frame + 1], *shared[:1]):
+        if item.get(sequence):
+            found: Dataset = item[sequence].value[0]
+            return found
+    return dataset
+
+
+def _in_units(dataset: Dataset, frame: int, values: npt.NDArray[Any]) -> Float32:
+    """Stored values -> modality units, as pictures show them: with the frame's own transformation."""
+    return _modality(dataset, _macro(dataset, frame, "PixelValueTransformationSequence"), values)
+
+
+def _voi(
+    dataset: Dataset,
+    frame: int,
+    values: Float32,
+    which: int,
+    window_: Window | None,
+    extremes: tuple[Any, Any],
+) -> Float32:
+    """Modality units -> 0..1. extremes: smallest and largest stored value."""
+    if window_ is not None:
+        return window(values, window_.centre, window_.width, window_.function)
     if dataset.get("VOILUTSequence"):
         which = min(which, len(dataset.VOILUTSequence) - 1)
         looked_up = np.asarray(apply_voi(np.rint(values).astype(np.int32), dataset, index=which), np.float64)
         bits = int(dataset.VOILUTSequence[which].LUTDescriptor[2])
         return np.asarray(looked_up / (2**bits - 1), np.float32)
-    windows = windows_of(dataset)
+    group = _macro(dataset, frame, "FrameVOILUTSequence")
+    windows = windows_of(group)
     if not windows:
-        low, high = float(values.min()), float(values.max())
-        return np.asarray((values - low) / ((high - low) or 1), np.float32)
+        ends = _in_units(dataset, frame, np.asarray(extremes))
+        low, high = float(ends.min()), float(ends.max())
+        return np.asarray(np.clip((values - low) / ((high - low) or 1), 0, 1), np.float32)
     centre, width = windows[min(which, len(windows) - 1)]
-    return window(values, centre, width, dataset.get("VOILUTFunction") or "LINEAR")
+    return window(values, centre, width, group.get("VOILUTFunction") or "LINEAR")
 
 
 def windows_of(dataset: Dataset) -> list[tuple[float, float]]:
@@ -209,7 +298,7 @@ def _numbers(value: Any) -> Sequence[float]:
     return [float(number) for number in value] if isinstance(value, (list, tuple, MultiValue)) else [float(value)]
 
 
-def _eight_bits(values: npt.NDArray[Any]) -> UInt8:
+def _high_bytes(values: npt.NDArray[Any]) -> UInt8:
     return np.asarray(values >> 8 if values.dtype == np.uint16 else values, np.uint8)
 
 

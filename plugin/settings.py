@@ -277,6 +277,12 @@ class Archive(_Section):
     minimum_free_mb: int = Field(
         default=256, ge=0, description="Free space in MB (10^6 bytes) below which we answer 0xA700 or HTTP 507."
     )
+    metadata_cache_mb: int = Field(
+        default=1000,
+        ge=0,
+        description="Space in MB (10^6 bytes) for ready-made answers to WADO-RS metadata requests, below the data "
+        "folder; 0 makes each anew.",
+    )
 
 
 class Study(_Section):

@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.message import Message
+from functools import lru_cache
 
 from starlette.requests import Request
 
+from dicom_io.errors import Rejected
 from plugin.dicomweb import native_xml
 
 DICOM_JSON = "application/dicom+json"
@@ -47,12 +49,21 @@ class Wanted:
     quality: float = field(default=1.0, compare=False)
 
 
-def wanted(request: Request) -> list[Wanted]:
+class NotAcceptable(Rejected):
+    """None of the media types or transfer syntaxes that the client takes can be given; answered with 406."""
+
+
+def wanted(request: Request) -> Sequence[Wanted]:
     """What the client takes, the best first. `accept=` in the query outranks the header (PS3.18 8.3.3.1)."""
     in_query = request.query_params.getlist("accept")
     # A space in a query may have been a plus sign: application/dicom+json.
     texts = [text.replace("dicom json", "dicom+json") for text in in_query] or request.headers.getlist("accept")
-    entries = [_entry(text) for text in _split(",".join(texts))]
+    return _entries(",".join(texts))
+
+
+@lru_cache(256)
+def _entries(text: str) -> Sequence[Wanted]:
+    entries = [_entry(part) for part in _split(text)]
     if not entries:
         return [Wanted(ANYTHING, multipart=False)]
     return sorted((entry for entry in entries if entry.quality > 0), key=lambda entry: -entry.quality)

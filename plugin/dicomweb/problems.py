@@ -9,17 +9,28 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from dicom_io.errors import ImagingError, TryAgain, Unlabelled
+from dicom_io.encoding import CannotEncode
+from dicom_io.errors import ImagingError, TryAgain, UndecodablePixels, Unlabelled
 from plugin.archive.deletion import NothingThere
 from plugin.archive.gate import FileMissing
 from plugin.archive.query import BadQuery, TooMany
 from plugin.archive.storage import NoSpace
+from plugin.dicomweb.bulk_data import NoBulkData
+from plugin.dicomweb.frames import NoSuchFrame
+from plugin.dicomweb.media import NotAcceptable
 from plugin.dicomweb.multipart import BadMultipart
+from plugin.dicomweb.rendered import BadView
 
 _STATUS: dict[type[ImagingError], int] = {
     BadQuery: 400,
     TooMany: 413,
     BadMultipart: 400,
+    BadView: 400,
+    NoSuchFrame: 404,
+    NoBulkData: 404,
+    NotAcceptable: 406,
+    UndecodablePixels: 406,
+    CannotEncode: 406,
     Unlabelled: 403,
     NothingThere: 404,
     FileMissing: 410,

@@ -88,7 +88,7 @@ async def _search(request: Request, level: Level, within: Mapping[str, str]) -> 
     return Response(b"".join(body), headers=headers | {"Content-Type": body.content_type})
 
 
-Found = tuple[bytes | Writer | None, list[str]]
+Found = tuple[bytes | Writer[bytes] | None, list[str]]
 """A body, None for none, and what to warn of."""
 
 

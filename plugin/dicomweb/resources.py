@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dicom_io.errors import Unlabelled
 from plugin.archive.gate import FileMissing, Gate
 from plugin.archive.index import Index
 from plugin.archive.tables import Instance
+from plugin.dicomweb.sending import in_worker
 
 _COLUMNS = (
     Instance.sop_instance_uid,
@@ -59,9 +61,7 @@ class Held:
     @property
     def where(self) -> str:
         """Its path below the root of DICOMweb."""
-        return (
-            f"/studies/{self.study_instance_uid}/series/{self.series_instance_uid}/instances/{self.sop_instance_uid}"
-        )
+        return f"/studies/{self.study_instance_uid}/series/{self.series_instance_uid}/instances/{self.sop_instance_uid}"
 
 
 @dataclass(frozen=True)
@@ -76,36 +76,44 @@ class Found:
         return 206 if self.is_partial else 200
 
 
-def one(request: Request) -> Held:
+async def one(request: Request) -> Held:
     """The instance that the path names.
 
     Raises:
         HTTPException: 404, it is not here. Unlabelled, FileMissing: see `Gate.check`.
     """
     path = request.path_params
-    return instance(request, path["study"], path["series"], path["instance"])
+    return await instance(request, path["study"], path["series"], path["instance"])
 
 
-def instance(request: Request, study: str, series: str, uid: str) -> Held:
+async def instance(request: Request, study: str, series: str, uid: str) -> Held:
     """As `one`, by its three UIDs."""
     index: Index = request.app.state.archive.index
+    # One row by its key takes less time than to hand it to another thread would.
     rows = _rows(index, _BY_UID, instance=uid)
     if not rows or (rows[0].study_instance_uid, rows[0].series_instance_uid) != (study, series):
         raise _nothing(request)
-    _gate(request).check(rows[0])
+    if rows[0].made_by_us:
+        await in_worker(partial(_gate(request).check, rows[0]))
+    else:
+        _gate(request).check(rows[0])
     return rows[0]
 
 
-def every(request: Request) -> Found:
+async def every(request: Request) -> Found:
     """The instances of the study, series or instance that the path names, by series and arrival.
 
     Raises:
         HTTPException: 404, there is none. Unlabelled, FileMissing: there are some, and none may or can leave.
     """
+    if "instance" in request.path_params:
+        return Found([await one(request)])
+    return await in_worker(partial(_every, request))
+
+
+def _every(request: Request) -> Found:
     path = request.path_params
     index: Index = request.app.state.archive.index
-    if "instance" in path:
-        return Found([one(request)])
     query, names = (_OF_SERIES, ("study", "series")) if "series" in path else (_OF_STUDY, ("study",))
     rows = _rows(index, query, **{name: path[name] for name in names})
     if not rows:
@@ -142,4 +150,4 @@ def _rows(index: Index, query: Select[Any], **values: str) -> list[Held]:
 
 
 def _held(row: Row[Any], objects: Path) -> Held:
-    return Held(*row, path=objects / row.storage_key)
+    return Held(**row._mapping, path=objects / row.storage_key)

@@ -11,11 +11,14 @@ import asyncio
 import hashlib
 import os
 import re
-import tempfile
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -25,6 +28,8 @@ from starlette.types import Receive, Scope, Send
 _BLOCK_BYTES = 1 << 20
 # An answer of more than this is worth watching for a client that has left.
 _WATCHED_BYTES = 4 * _BLOCK_BYTES
+# Decoding and encoding take memory for whole pictures: no more than so many at a time, in threads of their own.
+_WORKERS = ThreadPoolExecutor(4, thread_name_prefix="retrieve")
 # A file's pages that are in memory are read at once; what the disk must fetch is read by another thread.
 _IN_MEMORY_ONLY = getattr(os, "RWF_NOWAIT", 0)
 
@@ -56,9 +61,25 @@ class Made:
     folder: Path
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A file without a name; it is closed when it has been sent, or when nobody holds it any more."""
+
+    file: BinaryIO
+    size: int
+
+
 Placed = bytes | Stretch
-"""A piece whose size is known."""
-Piece = Placed | Computed | Made
+"""A piece of which parts can be sent."""
+Piece = Placed | Computed | Made | Opened
+
+
+T = TypeVar("T")
+
+
+async def in_worker(work: Callable[[], T]) -> T:
+    """Do heavy work beside the thread that serves everybody."""
+    return await asyncio.get_running_loop().run_in_executor(_WORKERS, work)
 
 
 def size_of(pieces: Iterable[Placed]) -> int:
@@ -125,7 +146,7 @@ async def _blocks(piece: Piece) -> AsyncIterator[bytes]:
     if isinstance(piece, bytes):
         yield piece
     elif isinstance(piece, Computed):
-        yield await run_in_threadpool(piece.make)
+        yield await in_worker(piece.make)
     elif isinstance(piece, Stretch):
         descriptor = os.open(piece.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -134,27 +155,28 @@ async def _blocks(piece: Piece) -> AsyncIterator[bytes]:
         finally:
             os.close(descriptor)
     else:
-        descriptor = await run_in_threadpool(_nameless, piece)
-        try:
-            async for block in _read(descriptor, 0, os.fstat(descriptor).st_size):
+        here = piece if isinstance(piece, Opened) else await in_worker(partial(opened, piece))
+        with here.file:
+            async for block in _read(here.file.fileno(), 0, here.size):
                 yield block
-        finally:
-            os.close(descriptor)
-
-
-def _nameless(piece: Made) -> int:
-    """Make the file and take its name away: it is gone when it is closed, however this process ends."""
-    with made(piece) as path:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 @contextmanager
 def made(piece: Made) -> Iterator[Path]:
     """The file of a piece, for as long as it is needed."""
-    with tempfile.TemporaryDirectory(dir=piece.folder, suffix=".part") as folder:
-        path = Path(folder) / "object.dcm"
+    path = piece.folder / f"{uuid.uuid4().hex}.part"
+    try:
         piece.make(path)
         yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def opened(piece: Made) -> Opened:
+    """Make the file now, and take its name away: it is gone when it is closed, however this process ends."""
+    with made(piece) as path:
+        file = path.open("rb")
+        return Opened(file, os.fstat(file.fileno()).st_size)
 
 
 async def _read(descriptor: int, position: int, stop: int) -> AsyncIterator[bytes]:

@@ -1,298 +1,555 @@
-"""WADO-RS: retrieving instances, their metadata, frames and long binary values (PS3.18 10.4).
+"""WADO-RS: instances, metadata, frames, bulk data, pixel data, pictures and thumbnails (PS3.18 10.4).
 
-Stored bytes go out as they are unless another transfer syntax is asked for; the only other one that we write is
-Explicit VR Little Endian. What we made ourselves passes the gate first, on every route.
+Stored bytes go out as they are unless another transfer syntax is asked for. What we made ourselves passes the gate
+first, on every route.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from io import BytesIO
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pydicom
-from fastapi import APIRouter, HTTPException, Request, Response
-from fastapi.responses import StreamingResponse
-from pydicom.uid import ExplicitVRLittleEndian
+from fastapi import APIRouter, HTTPException
+from fastapi.routing import APIRoute
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+from starlette.requests import Request
+from starlette.responses import Response
 
-from dicom_io import dataset as whole_files
-from dicom_io.errors import Rejected, UndecodablePixels, Unlabelled
-from plugin.archive.gate import FileMissing, Gate, check_bytes
-from plugin.archive.index import Index, InstanceRow
-from plugin.archive.query import AVAILABLE_TRANSFER_SYNTAX
-from plugin.dicomweb import frames, media
-from plugin.dicomweb.media import ANY_SYNTAX, ANYTHING, DICOM, OCTETS, Wanted
+from dicom_io import encoding
+from dicom_io.encoding import CannotEncode
+from dicom_io.errors import UndecodablePixels
+from plugin.archive.gate import check_bytes
+from plugin.dicomweb import bulk_data, frames, media, metadata, native_xml, rendered, resources
+from plugin.dicomweb.compression import takes_gzip
+from plugin.dicomweb.media import ANY_SYNTAX, ANYTHING, DICOM, OCTETS, NotAcceptable, Wanted
 from plugin.dicomweb.multipart import Part, Writer
 from plugin.dicomweb.qido import root
-
-router = APIRouter(tags=["WADO-RS"])
-
-_BLOCK_BYTES = 1 << 18
-# Binary values up to this length stand in the metadata itself; longer ones are a BulkDataURI.
-_INLINE_BYTES = 1 << 16
-_BINARY_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
-
-
-class NotAcceptable(Rejected):
-    """None of the media types or transfer syntaxes that the client takes can be given."""
-
-
-@router.get("/studies/{study}")
-def study(request: Request, study: str) -> Response:
-    """All instances of a study."""
-    return _instances(request, _rows(request, study))
-
-
-@router.get("/studies/{study}/series/{series}")
-def series(request: Request, study: str, series: str) -> Response:
-    """All instances of a series."""
-    return _instances(request, _rows(request, study, series))
+from plugin.dicomweb.rendered import FORMATS, Format, View
+from plugin.dicomweb.resources import Found, Held
+from plugin.dicomweb.sending import (
+    Computed,
+    Made,
+    Opened,
+    Piece,
+    Placed,
+    Sending,
+    Stretch,
+    in_worker,
+    known,
+    opened,
+    size_of,
+    tag_of,
+    validators,
+    whole_or_part,
+)
 
 
-@router.get("/studies/{study}/series/{series}/instances/{instance}")
-def instance(request: Request, study: str, series: str, instance: str) -> Response:
-    """One instance."""
-    return _instances(request, _rows(request, study, series, instance))
+class Direct(APIRoute):
+    """A route whose endpoint takes the request and gives the answer, with nothing of FastAPI's in between."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return endpoint
 
 
-@router.get("/studies/{study}/metadata")
-def study_metadata(request: Request, study: str) -> Response:
-    """Headers of a study as JSON."""
-    return _metadata(request, _rows(request, study))
+router = APIRouter(tags=["WADO-RS"], route_class=Direct)
 
-
-@router.get("/studies/{study}/series/{series}/metadata")
-def series_metadata(request: Request, study: str, series: str) -> Response:
-    """Headers of a series as JSON."""
-    return _metadata(request, _rows(request, study, series))
-
-
-@router.get("/studies/{study}/series/{series}/instances/{instance}/metadata")
-def instance_metadata(request: Request, study: str, series: str, instance: str) -> Response:
-    """Header of an instance as JSON."""
-    return _metadata(request, _rows(request, study, series, instance))
-
-
-@router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{numbers}")
-def frames_of_instance(request: Request, study: str, series: str, instance: str, numbers: str) -> Response:
-    """Frames by number from 1, several by comma."""
-    (row,) = _cleared(request, _rows(request, study, series, instance))
-    if not all(number.isdigit() for number in numbers.split(",")):
-        raise HTTPException(400, f"frames/{numbers} is no list of frame numbers; ask for frames/1 or frames/1,2,3")
-    try:
-        return _frames(request, row, [int(number) for number in numbers.split(",")])
-    except frames.NoSuchFrame as error:
-        raise HTTPException(404, str(error)) from error
-    except NotAcceptable as error:
-        raise HTTPException(406, str(error)) from error
-
-
-@router.get("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{tag}")
-def bulk_data(request: Request, study: str, series: str, instance: str, tag: str) -> Response:
-    """A long binary value of the header, by its 8-digit tag, as the metadata's BulkDataURI names it."""
-    (row,) = _cleared(request, _rows(request, study, series, instance))
-    header = whole_files.read(row.path, stop_before_pixels=True)
-    is_tag = len(tag) == 8 and all(digit in "0123456789ABCDEFabcdef" for digit in tag)
-    element = header.get(int(tag, 16)) if is_tag else None
-    if element is None or element.VR not in _BINARY_VRS:
-        raise HTTPException(404, f"the instance has no binary attribute {tag} in its header")
-    body = bytes(element.value or b"")
-    if any(entry.media_type in (OCTETS, ANYTHING) and not entry.multipart for entry in media.wanted(request)):
-        return Response(body, media_type=OCTETS)
-    return _multipart(OCTETS, [Part(OCTETS, lambda: iter([body]), len(body))])
-
-
-# Which instances
-
-
-def _rows(request: Request, study: str, series: str | None = None, instance: str | None = None) -> list[InstanceRow]:
-    """The instances that a path names. Raises 404 where there are none."""
-    index: Index = request.app.state.archive.index
-    if instance is not None:
-        row = index.instance(instance)
-        found = [row] if row and (row.study_instance_uid, row.series_instance_uid) == (study, series) else []
-    else:
-        found = index.instances(study, series_instance_uid=series)
-    if not found:
-        raise HTTPException(404, f"nothing is stored under {request.url.path}; search for what there is with QIDO-RS")
-    return found
-
-
-def _cleared(request: Request, rows: list[InstanceRow]) -> list[InstanceRow]:
-    """The instances that may and can leave. Raises Unlabelled or FileMissing where none does."""
-    gate: Gate = request.app.state.gate
-    cleared: list[InstanceRow] = []
-    stopped: Unlabelled | FileMissing | None = None
-    for row in rows:
-        try:
-            gate.check(row)
-            cleared.append(row)
-        except (Unlabelled, FileMissing) as error:
-            stopped = error
-    if stopped is not None and not cleared:
-        raise stopped
-    return cleared
+# Why one entry of Accept cannot be answered, and the next may.
+_CANNOT = (NotAcceptable, CannotEncode, UndecodablePixels)
+# What an image type means without a transfer-syntax parameter (PS3.18 table 8.7.3-5).
+_DEFAULT_SYNTAX = {
+    "image/jpeg": JPEGLosslessSV1,
+    "image/jls": JPEGLSLossless,
+    "image/jp2": JPEG2000Lossless,
+    "image/dicom-rle": RLELossless,
+}
 
 
 # Whole instances
 
 
-def _instances(request: Request, rows: list[InstanceRow]) -> Response:
-    """Part 10 files, as stored or as Explicit VR Little Endian; 206 where some were held back or are missing."""
-    cleared = _cleared(request, rows)
-    status = 200 if len(cleared) == len(rows) else 206
+async def instances(request: Request) -> Response:
+    """All instances of a study or series, or one: Part 10 files; 206 where some were held back or are missing."""
+    found = await resources.every(request)
     reasons = []
     for entry in media.wanted(request):
-        if entry.media_type not in (DICOM, ANYTHING, "application/*"):
-            reasons.append(f"{entry.media_type} is not given here")
-            continue
         try:
-            parts = [_part(row, entry.transfer_syntax) for row in cleared]
-        except NotAcceptable as error:
+            return await _instances_for(request, found, entry)
+        except _CANNOT as error:
             reasons.append(str(error))
-            continue
-        if entry.media_type == DICOM and not entry.multipart and len(parts) == 1:
-            return _single(parts[0])
-        if entry.media_type == DICOM and not entry.multipart:
-            reasons.append("several instances need multipart/related")
-            continue
-        return _multipart(DICOM, parts, status)
-    raise HTTPException(406, f"{'; '.join(reasons)}; accept multipart/related of application/dicom")
+    raise NotAcceptable(f"{'; '.join(reasons)}; accept multipart/related of application/dicom")
 
 
-def _part(row: InstanceRow, transfer_syntax: str) -> Part:
-    """One instance in the syntax that is asked for; "" and "*" mean as stored."""
-    if transfer_syntax in ("", ANY_SYNTAX, row.transfer_syntax_uid):
-        kind = f"{DICOM}; transfer-syntax={row.transfer_syntax_uid}"
-        return Part(kind, lambda: _blocks(row.path), row.size)
-    if transfer_syntax != ExplicitVRLittleEndian:
+async def _instances_for(request: Request, found: Found, entry: Wanted) -> Response:
+    """The answer for one entry of Accept. Raises what `_CANNOT` holds."""
+    if entry.media_type not in (DICOM, ANYTHING, "application/*"):
+        raise NotAcceptable(f"{entry.media_type} is not given here")
+    syntaxes = [_instance_syntax(row, _alike(request, entry)) for row in found.cleared]
+    if entry.multipart or entry.media_type == ANYTHING:
+        return await _instances(request, found, syntaxes)
+    if len(found.cleared) > 1:
+        raise NotAcceptable("several instances need multipart/related")
+    return await _instance(request, found.cleared[0], syntaxes[0])
+
+
+def _alike(request: Request, entry: Wanted) -> Sequence[str]:
+    """The transfer syntaxes that the client takes as much as this entry's."""
+    return [
+        each.transfer_syntax
+        for each in media.wanted(request)
+        if (each.media_type, each.multipart, each.quality) == (entry.media_type, entry.multipart, entry.quality)
+    ]
+
+
+def _instance_syntax(row: Held, acceptable: Sequence[str]) -> UID:
+    """The transfer syntax to send in; none said, and "*", mean as stored. Raises NotAcceptable."""
+    stored = UID(row.transfer_syntax_uid)
+    if any(syntax in ("", ANY_SYNTAX) for syntax in acceptable):
+        return stored
+    chosen = encoding.choose(stored, [UID(syntax) for syntax in acceptable])
+    if chosen is None:
         raise NotAcceptable(
-            f"instance {row.sop_instance_uid} is stored in {row.transfer_syntax_uid} and cannot be given in "
-            f"{transfer_syntax}; ask for it as stored (*) or in {ExplicitVRLittleEndian}"
+            f"instance {row.sop_instance_uid} is stored in {stored} and cannot be given in {' or '.join(acceptable)}; "
+            f"ask for it as stored (*) or in {ExplicitVRLittleEndian}"
         )
-    _check_decodable(row)
-    return Part(f"{DICOM}; transfer-syntax={ExplicitVRLittleEndian}", lambda: iter([_transcoded(row)]))
+    return chosen
 
 
-def _check_decodable(row: InstanceRow) -> None:
-    """Before the first byte has left: decode one frame. Raises NotAcceptable."""
-    try:
-        if row.has_pixels:
-            frames.decoded(row.path, 1)
-    except UndecodablePixels as error:
-        raise NotAcceptable(f"instance {row.sop_instance_uid} cannot be decoded: {error}") from error
+async def _instance(request: Request, row: Held, syntax: UID) -> Response:
+    tag = tag_of("instance", row.storage_key, syntax)
+    content_type = f"{DICOM}; transfer-syntax={syntax}"
+    unchanged = known(request, tag)
+    if unchanged is not None:
+        return unchanged
+    if syntax == row.transfer_syntax_uid:
+        return whole_or_part(request, [Stretch(row.path, 0, row.size)], content_type, tag)
+    file = await _transcoded(request, row, syntax)
+    headers = {"Content-Type": content_type, "Content-Length": str(file.size), **validators(tag)}
+    return Sending([file], headers=headers)
 
 
-def _transcoded(row: InstanceRow) -> bytes:
-    dataset = whole_files.read(row.path)
-    if dataset.file_meta.TransferSyntaxUID.is_compressed:
-        # The object stays the same one, PS3.18 8.7.3.5: it is only carried in another encoding.
-        dataset.decompress(generate_instance_uid=False)
-    buffer = BytesIO()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    pydicom.dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
-    raw = buffer.getvalue()
-    check_bytes(row, raw)
-    return raw
+async def _instances(request: Request, found: Found, syntaxes: Sequence[UID]) -> Response:
+    tag = tag_of("instances", metadata.identity(found.cleared), *syntaxes, found.status, weak=True)
+    unchanged = known(request, tag)
+    if unchanged is not None:
+        return unchanged
+    parts: list[Part[Piece]] = []
+    first: Opened | None = None
+    for row, syntax in zip(found.cleared, syntaxes, strict=True):
+        content_type = f"{DICOM}; transfer-syntax={syntax}"
+        if syntax == row.transfer_syntax_uid:
+            parts.append(Part(content_type, partial(_of, Stretch(row.path, 0, row.size)), row.size))
+        elif first is None:
+            # It tells whether it can be done at all, while there is time to say so.
+            first = await _transcoded(request, row, syntax)
+            parts.append(Part(content_type, partial(_of, first), first.size))
+        else:
+            parts.append(Part(content_type, partial(_of, _to_make(request, row, syntax))))
+    return _multipart(DICOM, parts, found.status, validators(tag))
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            yield block
+def _of(piece: Piece) -> Iterable[Piece]:
+    return (piece,)
+
+
+async def _transcoded(request: Request, row: Held, syntax: UID) -> Opened:
+    return await in_worker(partial(opened, _to_make(request, row, syntax)))
+
+
+def _to_make(request: Request, row: Held, syntax: UID) -> Made:
+    return Made(partial(_write, row, syntax), _scratch(request))
+
+
+def _write(row: Held, syntax: UID, target: Path) -> None:
+    encoding.write(row.path, target, syntax)
+    if row.made_by_us:
+        check_bytes(row, target.read_bytes())
+
+
+def _scratch(request: Request) -> Path:
+    """Where files lie that nobody needs after this answer; what is left by a killed process is cleared at a start."""
+    folder: Path = request.app.state.archive.storage.incoming
+    return folder
 
 
 # Metadata
 
 
-def _metadata(request: Request, rows: list[InstanceRow]) -> Response:
-    media_type = media.accepts_json(request)
+async def headers(request: Request) -> Response:
+    """All attributes but long binary values, of a study, series or instance, as JSON or XML."""
+    media_type = media.accepts_data_sets(request)
     if media_type is None:
-        raise HTTPException(406, "metadata are given as application/dicom+json; accept that")
-    cleared = _cleared(request, rows)
-    body = json.dumps([_header(request, row) for row in cleared], ensure_ascii=False)
-    return Response(body, 200 if len(cleared) == len(rows) else 206, media_type=media_type)
+        raise NotAcceptable(
+            "metadata are given as application/dicom+json or multipart/related of application/dicom+xml"
+        )
+    found = await resources.every(request)
+    here = root(request)
+    tag = tag_of("metadata", metadata.identity(found.cleared), here, media_type, found.status, weak=True)
+    unchanged = known(request, tag)
+    if unchanged is not None:
+        return unchanged
+    shared = {**validators(tag), "Vary": "Accept, Accept-Encoding"}
+    if media_type == native_xml.MEDIA_TYPE:
+        writer = await in_worker(lambda: native_xml.writer(metadata.data_sets(found.cleared, here)))
+        return _sent(writer, found.status, shared)
+    cache: metadata.Cache = request.app.state.metadata
+    if takes_gzip(request):
+        body = await in_worker(partial(metadata.as_gzip, cache, found.cleared, here))
+        shared["Content-Encoding"] = "gzip"
+    else:
+        body = await in_worker(partial(metadata.as_json, cache, found.cleared, here))
+    return Response(body, found.status, headers=shared, media_type=media_type)
 
 
-def _header(request: Request, row: InstanceRow) -> dict[str, Any]:
-    """All attributes but pixel data in the DICOM JSON model; long binary values by reference."""
-    url = (
-        f"{root(request)}/studies/{row.study_instance_uid}/series/{row.series_instance_uid}"
-        f"/instances/{row.sop_instance_uid}"
-    )
-    header = whole_files.read(row.path, stop_before_pixels=True)
-    by_reference = {}
-    for element in header:
-        if element.VR in _BINARY_VRS and len(element.value or b"") > _INLINE_BYTES:
-            tag = f"{int(element.tag):08X}"
-            by_reference[tag] = {"vr": element.VR, "BulkDataURI": f"{url}/bulkdata/{tag}"}
-    for tag in by_reference:
-        del header[int(tag, 16)]
-    values: dict[str, Any] = header.to_json_dict(suppress_invalid_tags=True)
-    values |= by_reference
-    values[AVAILABLE_TRANSFER_SYNTAX] = {"vr": "UI", "Value": [row.transfer_syntax_uid]}
-    return dict(sorted(values.items()))
+# Frames and pixel data
 
 
-# Frames
+async def frames_of_instance(request: Request) -> Response:
+    """Frames by number from 1, several by comma, in any order."""
+    row = await resources.one(request)
+    numbers = _numbers(request)
+    return await _given(row, partial(_frames, request, row, numbers))
 
 
-def _frames(request: Request, row: InstanceRow, numbers: list[int]) -> Response:
+async def pixel_data(request: Request) -> Response:
+    """The pixel data of all instances that the path names: native ones whole, encoded ones frame by frame."""
+    found = await resources.every(request)
+    return await in_worker(partial(_pixel_data, request, found))
+
+
+def _numbers(request: Request) -> Sequence[int]:
+    text: str = request.path_params["numbers"]
+    if not all(number.isdecimal() for number in text.split(",")):
+        raise HTTPException(400, f"frames/{text} is no list of frame numbers; ask for frames/1 or frames/1,2,3")
+    return [int(number) for number in text.split(",")]
+
+
+async def _given(row: Held, work: Callable[[], Response]) -> Response:
+    """Here, where the header is in memory and nothing is decoded; in another thread otherwise."""
+    if frames.is_at_hand(row.path) and frames.parse_cached(row.path).in_place:
+        return work()
+    return await in_worker(work)
+
+
+def _frames(request: Request, row: Held, numbers: Sequence[int]) -> Response:
+    for number in numbers:
+        frames.check(row.path, number)
     reasons = []
     for entry in media.wanted(request):
         try:
-            kind, parts = _frame_parts(row, numbers, entry)
-        except NotAcceptable as error:
+            return _frames_for(request, row, numbers, entry)
+        except _CANNOT as error:
             reasons.append(str(error))
-            continue
-        # One frame may come alone where the client does not insist on multipart.
-        if not entry.multipart and entry.media_type not in (ANYTHING, "multipart/*") and len(parts) == 1:
-            return _single(parts[0])
-        return _multipart(kind, parts)
     raise NotAcceptable(f"{'; '.join(reasons)}; accept multipart/related of application/octet-stream")
 
 
-def _frame_parts(row: InstanceRow, numbers: list[int], entry: Wanted) -> tuple[str, list[Part]]:
-    """(type, parts) of the frames for one entry of Accept.
+def _frames_for(request: Request, row: Held, numbers: Sequence[int], entry: Wanted) -> Response:
+    """The answer for one entry of Accept. Raises what `_CANNOT` holds."""
+    kind, syntax = _frame_encoding(row, entry)
+    # One frame may come alone where the client does not insist on multipart.
+    alone = not entry.multipart and entry.media_type != ANYTHING and len(numbers) == 1
+    content_type = f"{kind}; transfer-syntax={syntax}"
+    tag = tag_of("frames", row.storage_key, content_type, *numbers, weak=not alone)
+    unchanged = known(request, tag)
+    if unchanged is not None:
+        return unchanged
+    if alone:
+        return whole_or_part(request, _frame(request, row, numbers[0], syntax), content_type, tag)
+    return _multipart(kind, _frame_parts(request, row, numbers, content_type, syntax), 200, validators(tag))
+
+
+def _frame_encoding(row: Held, entry: Wanted) -> tuple[str, UID]:
+    """(media type, transfer syntax) of the frames for one entry of Accept. Raises NotAcceptable.
 
     Octets without a transfer syntax are Explicit VR Little Endian (PS3.18 8.7.3.5.2); "*" is as stored.
     """
-    stored = str(frames.stored_syntax(row.path))
-    image_type = media.FRAME_TYPES.get(stored, OCTETS)
+    stored = frames.layout(row.path).syntax
+    stored_type = media.FRAME_TYPES.get(stored, OCTETS)
+    asked = entry.transfer_syntax
     if entry.media_type == OCTETS:
-        as_stored = entry.transfer_syntax in (ANY_SYNTAX, stored) or stored == ExplicitVRLittleEndian
-        if not as_stored and entry.transfer_syntax not in ("", ExplicitVRLittleEndian):
-            raise NotAcceptable(f"frames are stored in {stored} and cannot be given in {entry.transfer_syntax}")
-        if as_stored and entry.transfer_syntax not in ("", ANY_SYNTAX, stored):
-            raise NotAcceptable(f"frames are stored in {stored} and cannot be given in {entry.transfer_syntax}")
+        syntax = stored if asked == ANY_SYNTAX else UID(asked or ExplicitVRLittleEndian)
         kind = OCTETS
-    elif entry.media_type in (ANYTHING, "image/*", image_type) and entry.transfer_syntax in ("", ANY_SYNTAX, stored):
-        as_stored, kind = True, image_type
+    elif asked == ANY_SYNTAX or (not asked and entry.media_type in (ANYTHING, "image/*", stored_type)):
+        syntax, kind = stored, stored_type
     else:
+        syntax = UID(asked or _DEFAULT_SYNTAX.get(entry.media_type, ""))
+        kind = media.FRAME_TYPES.get(syntax, OCTETS)
+    fits = entry.media_type in (ANYTHING, kind) or (entry.media_type == "image/*" and kind.startswith("image/"))
+    if not fits or not _can_give(stored, syntax):
         raise NotAcceptable(
             f"frames are stored in {stored} and cannot be given as {entry.media_type} {entry.transfer_syntax}".rstrip()
         )
-    try:
-        cut = frames.encoded if as_stored else frames.decoded
-        bodies = [cut(row.path, number) for number in numbers]
-    except UndecodablePixels as error:
-        raise NotAcceptable(str(error)) from error
-    content_type = f"{kind}; transfer-syntax={stored if as_stored else ExplicitVRLittleEndian}"
-    return kind, [Part(content_type, lambda body=body: iter([body]), len(body)) for body in bodies]  # type: ignore[misc]
+    return kind, syntax
+
+
+def _can_give(stored: UID, syntax: UID) -> bool:
+    """As stored, decoded, or encoded anew."""
+    if syntax in (stored, ExplicitVRLittleEndian):
+        return True
+    return syntax not in encoding.NATIVE and encoding.can_write(stored, syntax)
+
+
+def _frame(request: Request, row: Held, number: int, syntax: UID) -> Sequence[Placed]:
+    stored = frames.layout(row.path).syntax
+    if syntax == stored:
+        return frames.pieces(row.path, number)
+    if syntax == ExplicitVRLittleEndian:
+        return [frames.decoded(row.path, number)]
+    return [frames.transcoded(row.path, number, syntax, _scratch(request))]
+
+
+def _frame_parts(
+    request: Request, row: Held, numbers: Sequence[int], content_type: str, syntax: UID, location: str = ""
+) -> list[Part[Piece]]:
+    parts: list[Part[Piece]] = []
+    found = frames.layout(row.path)
+    lie_in_file = syntax == found.syntax and (found.in_place if not found.is_encapsulated else bool(found.fragments))
+    for number in numbers:
+        if lie_in_file or not parts:
+            # The first tells whether it can be done at all, while there is time to say so.
+            placed = _frame(request, row, number, syntax)
+            parts.append(Part(content_type, partial(iter, placed), size_of(placed), location))
+        else:
+            later = Computed(partial(_read_frame, request, row, number, syntax))
+            parts.append(Part(content_type, partial(_of, later), None, location))
+    return parts
+
+
+def _read_frame(request: Request, row: Held, number: int, syntax: UID) -> bytes:
+    return frames.read(_frame(request, row, number, syntax))
+
+
+def _pixel_data(request: Request, found: Found) -> Response:
+    rows = [row for row in found.cleared if frames.parse_cached(row.path).tag]
+    if not rows:
+        raise HTTPException(404, f"nothing under {request.url.path} has pixel data")
+    reasons = []
+    for entry in media.wanted(request):
+        try:
+            return _pixel_data_for(request, rows, found.status, entry)
+        except _CANNOT as error:
+            reasons.append(str(error))
+    raise NotAcceptable(f"{'; '.join(reasons)}; accept multipart/related of application/octet-stream")
+
+
+def _pixel_data_for(request: Request, rows: Sequence[Held], status: int, entry: Wanted) -> Response:
+    """The answer for one entry of Accept. Raises what `_CANNOT` holds."""
+    encodings = [_frame_encoding(row, entry) for row in rows]
+    tag = tag_of("pixel data", metadata.identity(rows), *encodings, status, weak=True)
+    unchanged = known(request, tag)
+    if unchanged is not None:
+        return unchanged
+    parts = [
+        part
+        for row, (kind, syntax) in zip(rows, encodings, strict=True)
+        for part in _pixel_parts(request, row, kind, syntax)
+    ]
+    if not entry.multipart and len(parts) == 1 and parts[0].size is not None:
+        placed = [piece for piece in parts[0].body() if isinstance(piece, bytes | Stretch)]
+        strong = tag_of("pixel data", rows[0].storage_key, *encodings)
+        return whole_or_part(request, placed, parts[0].content_type, strong)
+    return _multipart(encodings[0][0], parts, status, validators(tag))
+
+
+def _pixel_parts(request: Request, row: Held, kind: str, syntax: UID) -> list[Part[Piece]]:
+    """Native values as one part, however many frames; encoded frames one part each (PS3.18 8.7.3.3)."""
+    found = frames.layout(row.path)
+    content_type = f"{kind}; transfer-syntax={syntax}"
+    location = f"{root(request)}{row.where}/bulkdata/{found.tag:08X}"
+    if syntax == found.syntax and found.in_place:
+        whole = Stretch(row.path, found.start, found.length)
+        return [Part(content_type, partial(_of, whole), found.length, location)]
+    numbers = range(1, found.count + 1)
+    parts = _frame_parts(request, row, numbers, content_type, syntax, location)
+    if syntax != ExplicitVRLittleEndian:
+        return parts
+    size = parts[0].size if len(parts) == 1 else None
+    return [Part(content_type, lambda: [piece for part in parts for piece in part.body()], size, location)]
+
+
+# Bulk data
+
+
+async def bulk_value(request: Request) -> Response:
+    """A long binary value, as the metadata's BulkDataURI names it."""
+    row = await resources.one(request)
+    reference: str = request.path_params["reference"]
+    if bulk_data.is_pixel_data(reference):
+        return await in_worker(partial(_pixel_data, request, Found([row])))
+    placed = await in_worker(partial(bulk_data.value, row, reference))
+    entry = _octets(request)
+    if not entry.multipart:
+        return _unless_known(request, placed, OCTETS, tag_of("bulk data", row.storage_key, reference.upper()))
+    parts: list[Part[Piece]] = [Part(OCTETS, partial(iter, placed), size_of(placed))]
+    return _multipart(OCTETS, parts, 200, {})
+
+
+async def every_bulk_value(request: Request) -> Response:
+    """All long binary values but pixel data of the instances that the path names."""
+    found = await resources.every(request)
+    if not _octets(request).multipart and not any(entry.media_type == ANYTHING for entry in media.wanted(request)):
+        raise NotAcceptable("several values need multipart/related; accept that")
+    parts = await in_worker(partial(_bulk_parts, root(request), found.cleared))
+    if not parts:
+        raise HTTPException(404, f"nothing under {request.url.path} has long binary values but pixel data")
+    return _multipart(OCTETS, parts, found.status, {})
+
+
+def _bulk_parts(here: str, rows: Sequence[Held]) -> list[Part[Piece]]:
+    parts: list[Part[Piece]] = []
+    for row in rows:
+        for reference in bulk_data.references(row, metadata.INLINE_BYTES):
+            placed = bulk_data.value(row, reference)
+            location = f"{here}{row.where}/bulkdata/{reference}"
+            parts.append(Part(OCTETS, partial(iter, placed), size_of(placed), location))
+    return parts
+
+
+def _octets(request: Request) -> Wanted:
+    for entry in media.wanted(request):
+        if entry.media_type in (OCTETS, ANYTHING, "application/*"):
+            return entry
+    raise NotAcceptable("bulk data are given as application/octet-stream, alone or in multipart/related; accept that")
+
+
+# Pictures
+
+
+async def pictures(request: Request) -> Response:
+    """Pictures of a study, series, instance or frames: all of them in parts, or one that stands for them alone."""
+    asked = rendered.view(request.query_params)
+    found = await resources.every(request)
+    if "instance" in request.path_params and "numbers" not in request.path_params:
+        shown = await in_worker(partial(rendered.document, found.cleared[0]))
+        if shown is not None:
+            return _document(request, found.cleared[0], *shown)
+    kind, multipart = _format(request)
+    if not multipart:
+        row, number, others = await in_worker(partial(_one_picture, request, found.cleared))
+        more = (f"one of {others + 1} pictures; accept multipart/related for all",) if others else ()
+        return await picture(request, row, number, asked, kind, (*asked.warnings, *more))
+    every = await in_worker(partial(_every_picture, request, found.cleared))
+    tag = tag_of("pictures", metadata.identity(found.cleared), every, asked, kind, weak=True)
+    unchanged = known(request, tag)
+    if unchanged is not None:
+        return unchanged
+    # The first tells whether it can be done at all, while there is time to say so.
+    first = await in_worker(partial(rendered.render, *every[0], asked, kind))
+    parts: list[Part[Piece]] = [Part(kind, partial(_of, first), len(first))]
+    parts += [
+        Part(kind, partial(_of, Computed(partial(rendered.render, row, number, asked, kind))))
+        for row, number in every[1:]
+    ]
+    return _multipart(kind, parts, found.status, validators(tag) | warned(request, asked.warnings))
+
+
+async def thumbnail(request: Request) -> Response:
+    """A small picture that stands for a study, series, instance or frame."""
+    asked = rendered.thumbnail(request.query_params)
+    found = await resources.every(request)
+    kind, _ = _format(request)
+    row, number, _ = await in_worker(partial(_one_picture, request, found.cleared))
+    return await picture(request, row, number, asked, kind, ())
+
+
+async def picture(
+    request: Request, row: Held, number: int, asked: View, kind: Format, warnings: Sequence[str]
+) -> Response:
+    """One picture alone; the same request gives the same bytes."""
+    tag = tag_of("picture", row.storage_key, number, asked, kind)
+    unchanged = known(request, tag)
+    if unchanged is not None:
+        return unchanged
+    body = await in_worker(partial(rendered.render, row, number, asked, kind))
+    return Response(body, headers=validators(tag) | warned(request, warnings), media_type=kind)
+
+
+def warned(request: Request, warnings: Sequence[str]) -> dict[str, str]:
+    """A Warning header (RFC 7234 5.5) in the form that PS3.18 gives it."""
+    return {"Warning": ", ".join(f'299 {root(request)}: "{text}"' for text in warnings)} if warnings else {}
+
+
+def _one_picture(request: Request, rows: Sequence[Held]) -> tuple[Held, int, int]:
+    """(instance, frame number) of the picture that stands for all, and how many others there are at least."""
+    if "numbers" in request.path_params:
+        numbers = _numbers(request)
+        return rows[0], numbers[0], len(numbers) - 1
+    row = rendered.representative(rows)
+    if row is None:
+        raise NotAcceptable(f"nothing under {request.url.path} is an image, so there is no picture of it")
+    count = rendered.count(row)
+    return row, (count + 1) // 2, count - 1 + sum(each is not row and rendered.is_image(each) for each in rows)
+
+
+def _every_picture(request: Request, rows: Sequence[Held]) -> Sequence[tuple[Held, int]]:
+    if "numbers" in request.path_params:
+        return [(rows[0], number) for number in _numbers(request)]
+    every = [(row, number) for row in rows if rendered.is_image(row) for number in range(1, rendered.count(row) + 1)]
+    if not every:
+        raise NotAcceptable(f"nothing under {request.url.path} is an image, so there is no picture of it")
+    return every
+
+
+def _format(request: Request) -> tuple[Format, bool]:
+    """What to write, and whether in parts: only where the client says multipart/related."""
+    for entry in media.wanted(request):
+        if entry.media_type in (ANYTHING, "image/*"):
+            return FORMATS[0], entry.multipart
+        for kind in FORMATS:
+            if entry.media_type == kind:
+                return kind, entry.multipart
+    raise NotAcceptable(f"pictures are given as {', '.join(FORMATS)}; accept one of them")
+
+
+def _document(request: Request, row: Held, kind: str, placed: Sequence[Placed]) -> Response:
+    """A PDF or a film as it is stored."""
+    group = kind.partition("/")[0] + "/*"
+    for entry in media.wanted(request):
+        if entry.media_type not in (kind, group, ANYTHING):
+            continue
+        if entry.multipart:
+            parts: list[Part[Piece]] = [Part(kind, partial(iter, placed), size_of(placed))]
+            return _multipart(kind, parts, 200, {})
+        return _unless_known(request, placed, kind, tag_of("document", row.storage_key))
+    raise NotAcceptable(f"instance {row.sop_instance_uid} is shown as {kind}; accept that")
 
 
 # Answers
 
 
-def _single(part: Part) -> Response:
-    headers = {} if part.size is None else {"Content-Length": str(part.size)}
-    return StreamingResponse(part.body(), headers=headers, media_type=part.content_type)
+def _unless_known(request: Request, placed: Sequence[Placed], content_type: str, tag: str) -> Response:
+    return known(request, tag) or whole_or_part(request, placed, content_type, tag)
 
 
-def _multipart(kind: str, parts: list[Part], status: int = 200) -> Response:
-    writer = Writer(kind, parts)
+def _multipart(kind: str, parts: list[Part[Piece]], status: int, extra: Mapping[str, str]) -> Response:
+    return _sent(Writer(kind, parts), status, extra)
+
+
+def _sent(writer: Writer[Piece] | Writer[bytes], status: int, extra: Mapping[str, str]) -> Response:
     length = writer.length()
-    headers = {"Content-Type": writer.content_type} | ({} if length is None else {"Content-Length": str(length)})
-    return StreamingResponse(iter(writer), status, headers=headers)
+    known_length = {} if length is None else {"Content-Length": str(length)}
+    return Sending(writer, status, {"Content-Type": writer.content_type, **known_length, **extra})
+
+
+_STUDY = "/studies/{study}"
+_SERIES = f"{_STUDY}/series/{{series}}"
+_INSTANCE = f"{_SERIES}/instances/{{instance}}"
+_FRAMES = f"{_INSTANCE}/frames/{{numbers}}"
+_ROUTES: Mapping[str, Callable[[Request], Coroutine[Any, Any, Response]]] = {
+    _INSTANCE: instances,
+    _FRAMES: frames_of_instance,
+    f"{_SERIES}/metadata": headers,
+    **{f"{level}/rendered": pictures for level in (_INSTANCE, _FRAMES, _SERIES, _STUDY)},
+    **{f"{level}/thumbnail": thumbnail for level in (_INSTANCE, _FRAMES, _SERIES, _STUDY)},
+    f"{_INSTANCE}/metadata": headers,
+    f"{_STUDY}/metadata": headers,
+    _SERIES: instances,
+    _STUDY: instances,
+    **{f"{level}/bulkdata": every_bulk_value for level in (_INSTANCE, _SERIES, _STUDY)},
+    **{f"{level}/pixeldata": pixel_data for level in (_INSTANCE, _SERIES, _STUDY)},
+    f"{_INSTANCE}/bulkdata/{{reference:path}}": bulk_value,
+}
+for _path, _endpoint in _ROUTES.items():
+    router.add_api_route(_path, _endpoint, methods=["GET"], response_model=None)

@@ -1,0 +1,215 @@
+"""Metadata of instances (PS3.18 10.4.1.1.2): all attributes but the long binary values, which are a BulkDataURI.
+
+What is answered for a set of instances is kept on disk, under a name that is a hash of the instances' UIDs and of the
+names of their files, and these are hashes of the bytes. So an arrival, a correction or a deletion makes another name,
+and what is found under a name is right, in every process and after each restart, or is not there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import os
+import struct
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pydicom
+from pydicom import DataElement, Dataset
+from pydicom.errors import BytesLengthException
+from pydicom.tag import BaseTag
+
+from plugin.archive.query import AVAILABLE_TRANSFER_SYNTAX
+from plugin.archive.storage import make_private
+from plugin.dicomweb import frames
+from plugin.dicomweb.resources import Held
+
+# Changed whenever the same instances give other bytes than before.
+_FORM = f"2 pydicom {pydicom.__version__}"
+# Binary values up to this length stand in the metadata itself; longer ones are a BulkDataURI.
+INLINE_BYTES = 1 << 16
+BINARY_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+# Stands for the URL of DICOMweb as the client reached it. JSON has no such byte: within a string it is escaped.
+_ROOT = b"\x1f"
+# Its escaped form where we wrote it, and nobody else: no value can hold a quotation mark that is not escaped.
+_WRITTEN, _MARKED = rb'"BulkDataURI":"\u001f', b'"BulkDataURI":"' + _ROOT
+_SPECIFIC_CHARACTER_SET = "00080005"
+_GZIP_LEVEL = 4
+# After so much has been written the cache is measured, and cut down to so much of its limit where it is larger.
+_MEASURED_EVERY, _KEPT = 0.1, 0.8
+_OLD_S = 3600.0
+_LOCK = ".lock"
+# What pydicom raises on values that do not follow their value representation.
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    OverflowError,
+    NotImplementedError,
+    EOFError,
+    struct.error,
+    BytesLengthException,
+)
+
+
+class Cache:
+    """Ready-made answers in a folder. limit_mb: of its size (MB, 10^6 bytes); 0 keeps nothing."""
+
+    def __init__(self, folder: Path, limit_mb: float) -> None:
+        self._folder = folder
+        self._limit_bytes = limit_mb * 1e6
+        self._written_bytes = 0.0
+        make_private(folder)
+
+    def get(self, name: str) -> bytes | None:
+        try:
+            with (self._folder / name).open("rb") as file:
+                # The oldest go first, and what is read is not old.
+                if time.time() - os.fstat(file.fileno()).st_mtime > _OLD_S:
+                    os.utime(file.fileno())
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def put(self, name: str, body: bytes) -> None:
+        """Keep an answer; whole or not at all, whoever else writes the same."""
+        if len(body) > self._limit_bytes * (1 - _KEPT):
+            return
+        descriptor, path = tempfile.mkstemp(dir=self._folder)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(body)
+        Path(path).replace(self._folder / name)
+        self._written_bytes += len(body)
+        if self._written_bytes > self._limit_bytes * _MEASURED_EVERY:
+            self._written_bytes = 0
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Delete the oldest, where there is too much; one process at a time."""
+        with (self._folder / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            files = sorted(_measured(self._folder))
+            left = sum(size for _, size, _ in files)
+            if left <= self._limit_bytes * (1 - _MEASURED_EVERY):
+                return
+            for _, size, path in files:
+                if left <= self._limit_bytes * _KEPT:
+                    return
+                path.unlink(missing_ok=True)
+                left -= size
+
+
+def _measured(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """(time, bytes, path) of each file that is there when it is looked at."""
+    for path in folder.iterdir():
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            continue
+        if path.name != _LOCK:
+            yield found.st_mtime, found.st_size, path
+
+
+def identity(rows: Sequence[Held]) -> str:
+    """A name for the metadata of just these instances with just these bytes."""
+    named = hashlib.sha256(_FORM.encode())
+    for row in rows:
+        named.update(f"\n{row.sop_instance_uid} {row.storage_key}".encode())
+    return named.hexdigest()
+
+
+def as_json(cache: Cache, rows: Sequence[Held], root: str) -> bytes:
+    """A JSON array of the instances' data sets in the DICOM JSON model (PS3.18 F). root: URL of DICOMweb."""
+    bodies = [_of_set(cache, list(of_series)) for _, of_series in groupby(rows, lambda row: row.series_instance_uid)]
+    body = bodies[0] if len(bodies) == 1 else b"[" + b",".join(body[1:-1] for body in bodies) + b"]"
+    return body.replace(_ROOT, root.encode())
+
+
+def as_gzip(cache: Cache, rows: Sequence[Held], root: str) -> bytes:
+    """As `as_json`, compressed."""
+    name = hashlib.sha256(f"{identity(rows)} {root}".encode()).hexdigest() + ".json.gz"
+    body = cache.get(name)
+    if body is None:
+        body = gzip.compress(as_json(cache, rows, root), _GZIP_LEVEL, mtime=0)
+        cache.put(name, body)
+    return body
+
+
+def data_sets(rows: Sequence[Held], root: str) -> Iterator[dict[str, Any]]:
+    """The instances' data sets in the DICOM JSON model, as Python values."""
+    for row in rows:
+        found: dict[str, Any] = orjson.loads(_of_instance(row).replace(_ROOT, root.encode()))
+        yield found
+
+
+def _of_set(cache: Cache, rows: Sequence[Held]) -> bytes:
+    name = f"{identity(rows)}.json"
+    body = cache.get(name)
+    if body is None:
+        body = b"[" + b",".join(map(_of_instance, rows)) + b"]"
+        cache.put(name, body)
+    return body
+
+
+def _of_instance(row: Held) -> bytes:
+    """One data set as JSON, with `_ROOT` where the URL of DICOMweb belongs."""
+    found = frames.parse(row.path)
+    where = f"{_ROOT.decode()}{row.where}/bulkdata"
+    with warnings.catch_warnings():
+        # pydicom warns of each odd value; the bytes are kept as they came, and the archive is not their judge.
+        warnings.simplefilter("ignore")
+        values = _model(found.header, where)
+    if _SPECIFIC_CHARACTER_SET in values:
+        values[_SPECIFIC_CHARACTER_SET] = {"vr": "CS", "Value": ["ISO_IR 192"]}  # JSON is UTF-8
+    if found.tag:
+        values[f"{found.tag:08X}"] = {"vr": found.vr, "BulkDataURI": f"{where}/{found.tag:08X}"}
+    values[AVAILABLE_TRANSFER_SYNTAX] = {"vr": "UI", "Value": [row.transfer_syntax_uid]}
+    raw = orjson.dumps(dict(sorted(values.items())), option=orjson.OPT_PASSTHROUGH_SUBCLASS, default=_plain)
+    return raw.replace(_WRITTEN, _MARKED)
+
+
+def _model(dataset: Dataset, where: str) -> dict[str, Any]:
+    """A data set in the DICOM JSON model. where: URL of its own binary values.
+
+    A value that its VR does not allow is left out: the rest of the object must be seen all the same.
+    """
+    found: dict[str, Any] = {}
+    for tag in sorted(dataset.keys()):
+        if tag.element == 0 or tag in frames.PIXEL_TAGS:
+            continue  # group lengths are no attributes; pixel data are always elsewhere
+        try:
+            found[f"{tag:08X}"] = _element(dataset[tag], where)
+        except _DAMAGE:
+            continue
+    return found
+
+
+def _element(element: DataElement, where: str) -> dict[str, Any]:
+    name = f"{BaseTag(element.tag):08X}"
+    if element.VR == "SQ":
+        items = [_model(item, f"{where}/{name}/{number}") for number, item in enumerate(element.value, start=1)]
+        return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
+    # In Implicit VR a few attributes have one of several VRs; as bytes they are words.
+    vr = "OW" if " or " in element.VR and isinstance(element.value, bytes) else element.VR
+    if vr in BINARY_VRS and len(element.value or b"") > INLINE_BYTES:
+        return {"vr": vr, "BulkDataURI": f"{where}/{name}"}
+    return element.to_json_dict(None, 0) | {"vr": "US" if " or " in vr else vr}
+
+
+def _plain(value: object) -> object:
+    """pydicom's values are kinds of text and numbers."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    return list(value) if isinstance(value, list) else str(value)
