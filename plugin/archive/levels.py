@@ -11,7 +11,7 @@ import unicodedata
 import warnings
 from typing import Any, Literal
 
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.datadict import dictionary_VM, tag_for_keyword
 from pydicom.multival import MultiValue
 
@@ -84,10 +84,22 @@ def json_element(dataset: Dataset, keyword: str) -> dict[str, Any] | None:
         # pydicom warns of each odd value; the bytes are kept as they came, and the archive is not their judge.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            element: dict[str, Any] = dataset[keyword].to_json_dict(None, 1024)
+            found = dataset[keyword]
+            # pydicom fails on a list of names of which one is empty (PS3.18 F.2.5).
+            element: dict[str, Any] = _names(found) if found.VR == "PN" else found.to_json_dict(None, 1024)
     except (ValueError, TypeError, AttributeError, LookupError, OverflowError, NotImplementedError):
         return None
     return element
+
+
+def _names(element: DataElement) -> dict[str, Any]:
+    values = element.value if element.VM > 1 else [element.value]
+    groups = ("Alphabetic", "Ideographic", "Phonetic")
+    names = [
+        {group: part for group, part in zip(groups, str(value or "").split("="), strict=False) if part} or None
+        for value in values
+    ]
+    return {"vr": "PN", "Value": names} if any(names) else {"vr": "PN"}
 
 
 def text(dataset: Dataset, keyword: str) -> str:

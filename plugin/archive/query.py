@@ -157,7 +157,10 @@ class Key:
     @property
     def is_universal(self) -> bool:
         """Matches anything (PS3.4 C.2.2.2.3)."""
-        return all(key.is_universal for key in self.item) if self.item else not self.text.strip().strip("*")
+        if self.item:
+            return all(key.is_universal for key in self.item)
+        given = [part for part in self.text.split("\\") if part.strip(" \0")]
+        return not given or any(not part.strip(" \0*") for part in given)
 
 
 @dataclass(frozen=True)
@@ -382,6 +385,9 @@ class _Condition:
     parameters: tuple[str, ...] = ()
 
 
+_ALWAYS = _Condition("1")
+
+
 def _any(conditions: Iterable[_Condition]) -> _Condition:
     return _combined(" OR ", conditions)
 
@@ -506,6 +512,8 @@ def _values(vr: str, text: str) -> list[str]:
 
 def _name_condition(holder: str, tag: str, values: Sequence[str]) -> _Condition:
     """PN (PS3.5 6.2.1): a value without "=" may be in any component group, else each group has its own."""
+    if any(not value.strip("*= ") for value in values):
+        return _ALWAYS
     if is_multiple(tag):
         inner = _any(_one_name("json_extract(n.value, '$[{}]')", value) for value in values)
         return _Condition(
@@ -520,13 +528,13 @@ def _one_name(group: str, value: str) -> _Condition:
     if len(groups) == 1:
         return _any(_like(group.format(number), groups[0]) for number in range(3))
     given = [_like(group.format(number), part) for number, part in enumerate(groups) if part.strip("*")]
-    return _all(given) if given else _Condition("1")
+    return _all(given)
 
 
 def _value_condition(value: str, vr: str, wanted: str, exact: bool = False) -> _Condition:
     """value: SQL of the stored one, in the same spelling (levels.canonical)."""
     if not wanted.strip("*"):
-        return _Condition("1")
+        return _ALWAYS
     if vr in _TIMES and not re.search(r"[*?]", wanted):
         return _within_time(value, vr, wanted)
     return _like(value, wanted if exact else canonical(vr, wanted))
