@@ -15,6 +15,7 @@ from dicom_io.errors import Rejected
 from plugin.archive import tombstones
 from plugin.archive.index import Index
 from plugin.archive.ingest import Ingest
+from plugin.jobs import reconcile
 from plugin.jobs.planning import explain
 from plugin.jobs.port import DeliveryView, Jobs, JobView, NoSuchJob
 from plugin.registry import Registry, UnknownModel
@@ -92,12 +93,36 @@ def study_complete(request: Request, study: str) -> dict[str, Any]:
     return {"study": study, "complete": True}
 
 
+@router.get("/studies/{study}/senders")
+def list_senders(request: Request, study: str) -> list[dict[str, Any]]:
+    """What the senders of a study were asked about it (study.reconcile): their state, counts, and a sentence."""
+    here = _index(request).study(study)
+    if here is None:
+        raise HTTPException(404, f"study {study} is not in the archive; send it first")
+    return [note.to_json() for note in reconcile.notes(_index(request), here)]
+
+
 @router.get("/outbox")
 def list_deliveries(
     request: Request, state: str | None = None, destination: str | None = None, limit: int = Limit
 ) -> list[dict[str, Any]]:
     """What is owed or was delivered, the newest first."""
     return [row.to_json() for row in _jobs(request).deliveries(state=state, destination=destination, limit=limit)]
+
+
+@router.post("/outbox/retry")
+def retry_deliveries(request: Request, state: str = "failed", destination: str | None = None) -> dict[str, int]:
+    """Send all again, now, that failed (or are unknown, or held), to one destination or to all; else 409."""
+    try:
+        return {"retried": _jobs(request).retry_deliveries(state=state, destination=destination)}
+    except Rejected as error:
+        raise HTTPException(409, str(error)) from error
+
+
+@router.get("/commitments")
+def list_reports(request: Request, limit: int = Limit) -> list[dict[str, Any]]:
+    """Storage commitment that peers asked us for, and how far our reports have come; the newest first."""
+    return [row.to_json() for row in _jobs(request).reports(limit=limit)]
 
 
 @router.get("/outbox/{number}")

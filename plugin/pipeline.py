@@ -7,12 +7,12 @@ encoded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from dicom_io.segmentation import Segment
 from dicom_io.volume import Projection, Source, Volume
 from models import generator, predictor
 from models.predictor import Classified, Classifier, Segmented, Segmenter
+from plugin import encodings
 from plugin.model_input import Case, cases
 
 Progress = Callable[[Mapping[str, Any]], None]
@@ -39,11 +40,13 @@ PERCENTILES = (1.0, 99.5)
 
 @dataclass(frozen=True)
 class Made:
-    """A DICOM file that was written, what the job says of it, and its finding in a few words."""
+    """A DICOM file that was written, what the job says of it, its finding in a few words, and the name of its encoding
+    (`plugin.encodings`)."""
 
     path: Path
     record: LabelRecord
     finding: str = ""
+    encoding: str = ""
 
 
 def silent(state: Mapping[str, Any]) -> None:
@@ -57,12 +60,14 @@ def predict(
     *,
     made_at: datetime,
     force: bool = False,
+    encodings: Collection[str] = encodings.DEFAULT,
     progress: Progress = silent,
 ) -> list[Made]:
     """Run a model version on every input that the files hold; SEG and SC (segmenters) or SC (classifiers) into `out`.
 
     Inputs outside the model's card are left out, and the finding of everything that is made says which and why.
     made_at: the date and time that the objects bear. force: run outside the model's domain, and mark it.
+    encodings: names of those to write; the same finding in each.
 
     Raises:
         Rejected: no series suits the model, or none can be read.
@@ -81,9 +86,9 @@ def predict(
     for number, (case, outside) in enumerate(taken):
         progress({"stage": "predicting", "done": number, "total": len(taken)})
         if isinstance(model, Segmenter):
-            made += _write(_segmented(model, case, made_at, outside), out)
+            made += _write(_segmented(model, case, made_at, outside, encodings), out)
         else:
-            made += _write(_classified(model, case, made_at, outside), out)
+            made += _write(_classified(model, case, made_at, outside, encodings), out)
     progress({"stage": "done", "done": len(taken), "total": len(taken)})
     if refused:
         others = "1 other input is" if len(refused) == 1 else f"{len(refused)} other inputs are"
@@ -100,6 +105,7 @@ def generate(
     seed: int,
     label: str | None = None,
     made_at: datetime,
+    encodings: Collection[str] = encodings.DEFAULT,
     progress: Progress = silent,
 ) -> list[Made]:
     """`n` pictures of a generator, as a labelled synthetic series of a fictitious patient, into `out`.
@@ -110,19 +116,23 @@ def generate(
     model = _generator(model_folder)
     progress({"stage": "generating", "done": 0, "total": n})
     frames = model.sample(n, seed, label)
-    objects = secondary_capture.generated(
-        frames,
-        model=model.identity,
-        seed=seed,
-        label=label or "",
-        spacing_mm=model.spacing_mm,
-        units=model.units,
-        value_range=model.pixel_range,
-        made_at=made_at,
-        audit_id=model.audit_id,
-    )
+    objects: list[Object] = []
+    for encoding in _captures(encodings):
+        captures = secondary_capture.generated(
+            frames,
+            model=model.identity,
+            seed=seed,
+            label=label or "",
+            spacing_mm=model.spacing_mm,
+            units=model.units,
+            value_range=model.pixel_range,
+            made_at=made_at,
+            audit_id=model.audit_id,
+            form=encoding,
+        )
+        objects += [(dataset, record, f"{n} pictures, seed {seed}", encoding) for dataset, record in captures]
     progress({"stage": "done", "done": n, "total": n})
-    return _write([(dataset, record, f"{n} pictures, seed {seed}") for dataset, record in objects], out)
+    return _write(objects, out)
 
 
 def generate_files(
@@ -180,10 +190,15 @@ def _sentences(refused: Sequence[tuple[Case, str]]) -> str:
     return "; ".join(f"series {case.datasets[0].SeriesInstanceUID}: {complaint}" for case, complaint in refused)
 
 
-Object = tuple[Dataset, LabelRecord, str]
+# A data set, its record, its finding, and the name of its encoding.
+Object = tuple[Dataset, LabelRecord, str, str]
 
 
-def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool) -> list[Object]:
+def _captures(encodings: Collection[str]) -> list[secondary_capture.Form]:
+    return [form for form in get_args(secondary_capture.Form) if form in encodings]
+
+
+def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]) -> list[Object]:
     assert isinstance(case.image, Volume)
     found = model.predict(case.image)
     name = " and ".join(model.labels[1:])
@@ -197,45 +212,60 @@ def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool) -
         "out_of_domain": outside,
         "audit_id": model.description.audit_id,
     }
-    seg, seg_record = segmentation.segmentation(
-        # Channels share the grid, but results refer to the last one.
-        replace(found.mask, sources=()),
-        segments=segments_of(model.labels),
-        description=f"{name} by {model.identity.address}",
-        **common,
-    )
-    zoom = _zoom(case.image.spatial_shape[2])
-    captures = secondary_capture.of_prediction(
-        _overlays(case.image, found, zoom),
-        description=f"{name}, outlined, by {model.identity.address}",
-        purpose="overlay",
-        zoom=zoom,
-        **common,
-    )
     millilitres = float((found.mask.voxels > 0).sum() * np.prod(found.mask.spacing_mm) / 1000)
     finding = f"{millilitres:.1f} ml of {name}"
-    return [(seg, seg_record, finding), *((dataset, record, finding) for dataset, record in captures)]
+    objects: list[Object] = []
+    for encoding, arguments in encodings.SEGMENTATIONS.items():
+        if encoding in wanted:
+            seg, seg_record = segmentation.segmentation(
+                # Channels share the grid, but results refer to the last one.
+                replace(found.mask, sources=()),
+                segments=segments_of(model.labels),
+                description=f"{name} by {model.identity.address}",
+                **common,
+                **arguments,
+            )
+            objects.append((seg, seg_record, finding, encoding))
+    zoom = _zoom(case.image.spatial_shape[2])
+    overlays = _overlays(case.image, found, zoom)
+    for form in _captures(wanted):
+        captures = secondary_capture.of_prediction(
+            overlays,
+            description=f"{name}, outlined, by {model.identity.address}",
+            purpose="overlay",
+            zoom=zoom,
+            form=form,
+            **common,
+        )
+        objects += [(dataset, record, finding, form) for dataset, record in captures]
+    return objects
 
 
-def _classified(model: Classifier, case: Case, made_at: datetime, outside: bool) -> list[Object]:
+def _classified(
+    model: Classifier, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]
+) -> list[Object]:
     found = model.predict(case.image)
     frames, zoom = _captioned(case.image, found)
-    captures = secondary_capture.of_prediction(
-        frames,
-        model=model.identity,
-        sources=case.datasets,
-        source_refs=case.sources,
-        further_sources=case.further,
-        description=f"{found.labels[-1]} probability by {model.identity.address}",
-        purpose="classification",
-        parameters={"threshold": found.threshold},
-        made_at=made_at,
-        out_of_domain=outside,
-        audit_id=model.description.audit_id,
-        zoom=zoom,
-    )
     finding = f"{found.labels[-1]} {found.probabilities[:, -1].max():.2f} (threshold {found.threshold:.2f})"
-    return [(dataset, record, finding) for dataset, record in captures]
+    objects: list[Object] = []
+    for form in _captures(wanted):
+        captures = secondary_capture.of_prediction(
+            frames,
+            model=model.identity,
+            sources=case.datasets,
+            source_refs=case.sources,
+            further_sources=case.further,
+            description=f"{found.labels[-1]} probability by {model.identity.address}",
+            purpose="classification",
+            parameters={"threshold": found.threshold},
+            made_at=made_at,
+            out_of_domain=outside,
+            audit_id=model.description.audit_id,
+            zoom=zoom,
+            form=form,
+        )
+        objects += [(dataset, record, finding, form) for dataset, record in captures]
+    return objects
 
 
 def segments_of(names: Sequence[str]) -> list[Segment]:
@@ -294,10 +324,10 @@ def _windowed(values: npt.NDArray[np.float32], units: str) -> Picture:
 def _write(objects: Sequence[Object], out: Path) -> list[Made]:
     out.mkdir(parents=True, exist_ok=True)
     made = []
-    for dataset, record, finding in objects:
+    for dataset, record, finding, encoding in objects:
         path = out / f"{record.sop_instance_uid}.dcm"
         path.write_bytes(labels.encode(dataset, record))
         # Beside the file, so that `mirall send` can check the labels of what never went through an archive.
         path.with_suffix(".record.json").write_text(record.to_json())
-        made.append(Made(path, record, finding))
+        made.append(Made(path, record, finding, encoding))
     return made

@@ -302,7 +302,7 @@ def _tell_deliveries(mirall: Running, research: Running) -> None:
     with _patience("the outbox") as tick:
         while True:
             rows = _get(mirall, "/api/outbox")
-            if rows and all(row["state"] in ("delivered", "sent", "failed", "held") for row in rows):
+            if rows and all(row["state"] in ("delivered", "committed", "sent", "failed", "held") for row in rows):
                 break
             tick()
     typer.echo("\nResults to RESEARCH by STOW-RS, and what it answers by QIDO-RS:")

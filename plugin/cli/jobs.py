@@ -105,7 +105,7 @@ def retry_job(job_id: JobId, config: Config = None, data: Data = None, as_json: 
 @outbox.command("list")
 def list_deliveries(
     state: Annotated[
-        str | None, typer.Option("--state", help="queued, held, sent, delivered, unknown or failed.")
+        str | None, typer.Option("--state", help="queued, held, sent, delivered, committed, unknown or failed.")
     ] = None,
     destination: Annotated[str | None, typer.Option("--to", help="Name of a destination.")] = None,
     limit: Limit = 50,
@@ -139,12 +139,42 @@ def show_delivery(number: RowNumber, config: Config = None, data: Data = None, a
 
 
 @outbox.command("retry")
-def retry_delivery(number: RowNumber, config: Config = None, data: Data = None, as_json: AsJson = False) -> None:
-    """Send again, now.
+def retry_delivery(
+    number: Annotated[int | None, typer.Argument(metavar="NUMBER", help="Number of a row of the outbox.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every row of `--state` (and `--destination`).")] = False,
+    state: Annotated[str, typer.Option("--state", help="With --all: failed, unknown or held.")] = "failed",
+    destination: Annotated[
+        str | None, typer.Option("--destination", help="With --all: only what goes to this destination.")
+    ] = None,
+    config: Config = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send again, now: one row, or all that failed.
 
-    Example: mirall outbox retry 12
+    Example: mirall outbox retry --all --destination pacs
     """
-    _print(_jobs(config, data).retry_delivery(number).to_json(), as_json)
+    if (number is None) != every:
+        raise typer.BadParameter("give the number of a row, or --all", param_hint="NUMBER")
+    if number is not None:
+        _print(_jobs(config, data).retry_delivery(number).to_json(), as_json)
+        return
+    from plugin.jobs.port import RETRIED
+
+    _one_of("--state", state, RETRIED)
+    count = _jobs(config, data).retry_deliveries(state=state, destination=destination)
+    typer.echo(json.dumps({"retried": count}) if as_json else f"{count} rows are sent again")
+
+
+@outbox.command("commitments")
+def list_commitments(limit: Limit = 50, config: Config = None, data: Data = None, as_json: AsJson = False) -> None:
+    """Storage commitment that peers asked us for, and whether they took our reports; the newest first.
+
+    Example: mirall outbox commitments
+    """
+    found = _jobs(config, data).reports(limit=limit)
+    rows = [(each.peer, each.transaction_uid, str(each.instances), each.state, each.last_error) for each in found]
+    _table(("peer", "transaction", "instances", "report", ""), rows, [each.to_json() for each in found], as_json)
 
 
 @outbox.command("cancel")
@@ -165,16 +195,24 @@ def test_routes(
 ) -> None:
     """Which routes pick a study, and why the others do not. Nothing is run.
 
+    On stderr: what its senders were asked about it (study.reconcile), and answered.
+
     Example: mirall routes test 1.2.840.113619.2.1
     """
+    from plugin.jobs import reconcile
     from plugin.jobs.planning import explain
 
     configuration, index = _opened(config, data)
-    if index.study(study) is None:
+    here = index.study(study)
+    if here is None:
         raise Rejected(f"study {study} is not in the archive; send it first")
     found = explain(index, configuration, study)
     rows = [(each.route, "yes" if each.matches else "no", each.why, " ".join(each.run)) for each in found]
     _table(("route", "picks", "why", "runs"), rows, [each.to_json() for each in found], as_json)
+    for note in reconcile.notes(index, here):
+        asked = f"{note.destination}, its sender, was asked for its list: {note.state}"
+        earlier = "" if note.is_current else " (something arrived since)"
+        typer.echo(f"{asked}{earlier}" + (f"; {note.sentence}" if note.sentence else ""), err=True)
 
 
 @destinations.command("echo")
@@ -250,7 +288,8 @@ def _one_of(option: str, value: str | None, allowed: Sequence[str]) -> None:
 
 def _state(job: JobView) -> str:
     marks = (" incomplete" if job.incomplete else "") + (" superseded" if job.superseded_by else "")
-    return job.state + marks
+    undelivered = ", delivery failed" if "failed" in job.deliveries else ""
+    return job.state + marks + undelivered
 
 
 def _when(job: JobView) -> str:
@@ -264,8 +303,7 @@ def _words(job: JobView) -> str:
     if job.state == "running" and job.progress:
         return f"{job.progress.get('stage', '')} {job.progress.get('done', '')}/{job.progress.get('total', '')}"
     made = "; ".join(dict.fromkeys(result.finding for result in job.results if result.finding))
-    sent = ", ".join(f"{count} {state}" for state, count in sorted(job.deliveries.items()))
-    return "; ".join(part for part in (made, sent) if part)
+    return "; ".join(part for part in (made, job.delivery) if part)
 
 
 def _next(row: DeliveryView) -> str:

@@ -2,7 +2,7 @@
 native library takes down one job and not the worker.
 
 Reads one JSON object per line on stdin, `{"kind": "predict" | "generate", ...}`, and answers with lines on what was its
-stdout: any number of `{"progress": {...}}`, then one `{"result": [{"path", "record", "finding"}, ...]}`
+stdout: any number of `{"progress": {...}}`, then one `{"result": [{"path", "record", "finding", "encoding"}, ...]}`
 or `{"error": {"kind", "sentence"}}`. It stays alive between jobs, because `import monai` and a model's first load cost
 seconds. What libraries print goes to stderr, the worker's log.
 """
@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -32,7 +32,8 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 
 class Made(Protocol):
-    """A file that a pipeline made, what its job says of it, and a few words for people on what was found."""
+    """A file that a pipeline made, what its job says of it, a few words for people on what was found, and the name of
+    its encoding."""
 
     @property
     def path(self) -> Path: ...
@@ -42,6 +43,9 @@ class Made(Protocol):
 
     @property
     def finding(self) -> str: ...
+
+    @property
+    def encoding(self) -> str: ...
 
 
 class Pipeline(Protocol):
@@ -55,6 +59,7 @@ class Pipeline(Protocol):
         *,
         made_at: datetime,
         force: bool,
+        encodings: Sequence[str],
         progress: Progress,
     ) -> Iterable[Made]: ...
 
@@ -67,6 +72,7 @@ class Pipeline(Protocol):
         seed: int,
         label: str | None,
         made_at: datetime,
+        encodings: Sequence[str],
         progress: Progress,
     ) -> Iterable[Made]: ...
 
@@ -93,7 +99,12 @@ def answer(pipeline: Pipeline, request: Mapping[str, Any], progress: Progress) -
 
 
 def _told(made: Made) -> dict[str, str]:
-    return {"path": str(made.path), "record": made.record.to_json(), "finding": made.finding}
+    return {
+        "path": str(made.path),
+        "record": made.record.to_json(),
+        "finding": made.finding,
+        "encoding": made.encoding,
+    }
 
 
 def _perform(pipeline: Pipeline, request: Mapping[str, Any], progress: Progress) -> Iterable[Made]:
@@ -107,10 +118,19 @@ def _perform(pipeline: Pipeline, request: Mapping[str, Any], progress: Progress)
             seed=request["seed"],
             label=request["label"],
             made_at=made_at,
+            encodings=request["encodings"],
             progress=progress,
         )
     files = [Path(name) for name in request["files"]]
-    return pipeline.predict(files, model, out, made_at=made_at, force=request["force"], progress=progress)
+    return pipeline.predict(
+        files,
+        model,
+        out,
+        made_at=made_at,
+        force=request["force"],
+        encodings=request["encodings"],
+        progress=progress,
+    )
 
 
 def _kind(error: ImagingError) -> str:

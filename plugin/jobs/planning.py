@@ -19,12 +19,13 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, null, select, update
 
+from plugin import encodings
 from plugin.archive.index import NO_INPUT, Index, InstanceRow, StudyRow, hash_of_input
 from plugin.archive.tables import Study
 from plugin.jobs import reconcile
 from plugin.jobs.tables import Delivery, Job, Result, study_is_due
 from plugin.routes import Candidate, judge
-from plugin.settings import Route, Settings
+from plugin.settings import Profile, Route, Settings
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 INPUT_DELETED = "its input was deleted from the archive"
@@ -101,7 +102,9 @@ def plan(index: Index, settings: Settings, study_instance_uid: str, now: float) 
                 created += _add_job(connection, study_instance_uid, route, model, picked, incomplete, now)
             if not route.run:  # a route without a model passes on what it picks
                 uids = [each.sop_instance_uid for each in picked]
-                add_to_outbox(connection, study_instance_uid, uids, route.send_to, now)
+                for name in route.send_to:
+                    fitting = of_encoding(connection, study_instance_uid, uids, settings.destinations[name].profile)
+                    add_to_outbox(connection, study_instance_uid, fitting, [name], now)
         index.mark_planned(connection, study_instance_uid, study.input_hash)
     return created
 
@@ -189,6 +192,27 @@ def add_to_outbox(
     ]
     if rows:
         connection.execute(insert(Delivery), rows)
+
+
+def of_encoding(connection: Connection, study_instance_uid: str, uids: Sequence[str], profile: Profile) -> list[str]:
+    """Of these instances of a study those to send to a destination of this profile: of results that were written in
+    several encodings, one."""
+    jobs: dict[str, dict[str, str]] = {}
+    wanted = set(uids)
+    rows = connection.execute(
+        select(Result.job_id, Result.sop_instance_uid, Result.encoding)
+        .join(Job, Job.id == Result.job_id)
+        .where(Job.study_instance_uid == study_instance_uid)
+    )
+    for row in rows:
+        jobs.setdefault(row.job_id, {})[row.sop_instance_uid] = row.encoding
+    others = {
+        uid
+        for made in jobs.values()
+        for uid, encoding in made.items()
+        if uid in wanted and not encodings.fits(encoding, profile, made.values())
+    }
+    return [uid for uid in uids if uid not in others]
 
 
 def new_job(now: float, **columns: Any) -> dict[str, Any]:

@@ -13,16 +13,18 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, insert, null, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, null, select, update
 
 from dicom_io.errors import Rejected
 from plugin.archive.index import NO_INPUT, Index, hash_of_input
 from plugin.archive.tables import Study
 from plugin.jobs.planning import CANCELLED, DONE, FAILED, RUNNING, WAITING, new_job
-from plugin.jobs.tables import Delivery, Job, Result
+from plugin.jobs.tables import Delivery, Job, OwedReport, Result
 from plugin.settings import Route
 
 STATES = (WAITING, RUNNING, DONE, FAILED, CANCELLED)
+RETRIED = ("failed", "unknown", "held")
+"""States of deliveries that are sent again together."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class JobView:
     error: a sentence, also while it waits for another attempt. incomplete: the study still grew when it was planned.
     superseded_by: id of the job on a later state of the study. results: what it made.
     deliveries: number of results times destinations by state of delivery; empty where nothing is to be sent.
+    delivery: the same in words, the worst first, such as "1 of 4 failed, 3 committed". A job that is done has made its
+        results; whether they have arrived is told here, never by its state.
     """
 
     id: str
@@ -55,6 +59,7 @@ class JobView:
     superseded_by: str | None
     results: tuple[JobResult, ...]
     deliveries: Mapping[str, int]
+    delivery: str
     created_at: float
     started_at: float | None
     ended_at: float | None
@@ -78,6 +83,25 @@ class DeliveryView:
     next_attempt_at: float | None
     last_error: str
     created_at: float
+    updated_at: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ReportView:
+    """A storage commitment that a peer asked us for. state: owed, held, reported or given up; instances: how many."""
+
+    id: int
+    transaction_uid: str
+    peer: str
+    instances: int
+    state: str
+    attempts: int
+    next_attempt_at: float | None
+    last_error: str
+    asked_at: float
     updated_at: float
 
     def to_json(self) -> dict[str, Any]:
@@ -278,6 +302,19 @@ class Jobs:
 
     # The outbox
 
+    def reports(self, *, limit: int = 100) -> Sequence[ReportView]:
+        """Storage commitment that peers asked us for, the newest first."""
+        query = select(OwedReport.__table__).order_by(OwedReport.id.desc()).limit(limit)
+        with self._index.read() as connection:
+            rows = list(connection.execute(query))
+        return [
+            ReportView(
+                **{name: row._mapping[name] for name in ReportView.__dataclass_fields__ if name != "instances"},
+                instances=len(row.asked_for),
+            )
+            for row in rows
+        ]
+
     def deliveries(
         self, *, state: str | None = None, destination: str | None = None, limit: int = 100
     ) -> Sequence[DeliveryView]:
@@ -289,6 +326,12 @@ class Jobs:
             query = query.where(Delivery.destination == destination)
         with self._index.read() as connection:
             return [_delivery(row) for row in connection.execute(query)]
+
+    def delivery_counts(self) -> dict[str, int]:
+        """How many rows of the outbox have each state."""
+        with self._index.read() as connection:
+            query = select(Delivery.state, func.count()).group_by(Delivery.state)
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def delivery(self, delivery_id: int) -> DeliveryView:
         """One row of the outbox.
@@ -305,14 +348,32 @@ class Jobs:
     def retry_delivery(self, delivery_id: int) -> DeliveryView:
         """Send again, now; the destination sees the same object under the same UID."""
         self.delivery(delivery_id)
-        now = self._clock()
-        with self._index.write() as connection:
-            connection.execute(
-                update(Delivery)
-                .where(Delivery.id == delivery_id)
-                .values(state="queued", attempts=0, checks=0, next_attempt_at=now, last_error="", updated_at=now)
-            )
+        self._retry(Delivery.id == delivery_id)
         return self.delivery(delivery_id)
+
+    def retry_deliveries(self, *, state: str = "failed", destination: str | None = None) -> int:
+        """Send all again, now, that have this state (and go to this destination); gives how many.
+
+        Raises:
+            Rejected: the state is one in which nothing went wrong.
+        """
+        if state not in RETRIED:
+            raise Rejected(f"rows that are {state} are not sent again together; give one of {', '.join(RETRIED)}")
+        conditions = [Delivery.state == state]
+        if destination is not None:
+            conditions.append(Delivery.destination == destination)
+        return self._retry(*conditions)
+
+    def _retry(self, *conditions: ColumnElement[bool]) -> int:
+        now = self._clock()
+        fresh = {"state": "queued", "attempts": 0, "checks": 0, "last_error": "", "commitment": ""}
+        with self._index.write() as connection:
+            changed = connection.execute(
+                update(Delivery)
+                .where(*conditions)
+                .values(**fresh, transaction_uid=null(), next_attempt_at=now, updated_at=now)
+            )
+        return changed.rowcount
 
     def cancel_delivery(self, delivery_id: int) -> DeliveryView:
         """Do not send what is still to be sent; it counts as failed and can be sent with a retry.
@@ -325,7 +386,11 @@ class Jobs:
                 update(Delivery)
                 .where(Delivery.id == delivery_id, Delivery.state.in_(("queued", "held", "unknown")))
                 .values(
-                    state="failed", last_error="cancelled on request", next_attempt_at=null(), updated_at=self._clock()
+                    state="failed",
+                    last_error="cancelled on request",
+                    next_attempt_at=null(),
+                    commitment="",
+                    updated_at=self._clock(),
                 )
             )
         row = self.delivery(delivery_id)
@@ -341,7 +406,21 @@ def next_run(**columns: Any) -> dict[str, Any]:
 
 def _view(row: Row[Any], results: tuple[JobResult, ...], deliveries: Mapping[str, int]) -> JobView:
     fields = {name: row._mapping[name] for name in JobView.__dataclass_fields__ if name in row._mapping}
-    return JobView(**fields | {"progress": row.progress or {}, "results": results, "deliveries": deliveries})
+    said = {"progress": row.progress or {}, "results": results, "deliveries": deliveries, "delivery": told(deliveries)}
+    return JobView(**fields | said)
+
+
+# What a person must see first stands first.
+_WORST_FIRST = ("failed", "unknown", "held", "queued", "sent", "delivered", "committed")
+
+
+def told(deliveries: Mapping[str, int]) -> str:
+    """Numbers of deliveries by state in words, the worst first; "" where nothing is owed."""
+    total = sum(deliveries.values())
+    states = sorted(deliveries, key=_WORST_FIRST.index)
+    if len(states) == 1:
+        return f"all {total} {states[0]}" if total > 1 else f"1 {states[0]}"
+    return ", ".join(f"{deliveries[state]} of {total} {state}" for state in states)
 
 
 def _delivery(row: Row[Any]) -> DeliveryView:

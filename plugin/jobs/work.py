@@ -26,6 +26,7 @@ from sqlalchemy import Row, func, insert, null, select, update
 
 from dicom_io.errors import ImagingError, Rejected
 from dicom_io.provenance import LabelRecord
+from plugin import encodings
 from plugin.archive.arrival import Arrival
 from plugin.archive.ingest import Ingest
 from plugin.archive.storage import NoSpace, sync_file
@@ -41,7 +42,7 @@ from plugin.jobs.port import next_run
 from plugin.jobs.tables import Job, Result
 from plugin.jobs.warm_child import WarmChild
 from plugin.registry import Registry
-from plugin.settings import Settings
+from plugin.settings import Profile, Settings
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,19 @@ class Persistence:
         return min(self.longest_s, self.first_s * 2.0 ** min(attempts - 1, 30))
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A result that is stored: its record, finding and encoding."""
+
+    record: LabelRecord
+    finding: str
+    encoding: str
+
+    @property
+    def uid(self) -> str:
+        return self.record.sop_instance_uid
+
+
 class JobWork:
     """The steps of jobs on one data folder; what `engine.Engine` runs. clock: seconds since 1970."""
 
@@ -92,7 +106,7 @@ class JobWork:
         self._in_child: tuple[str, int] | None = None  # the engine runs one job at a time (worker_concurrency)
 
     async def make(self, job_id: str, run: int) -> dict[str, Any]:
-        """Gives {"made": [{"path", "record", "finding"}, ...]} or {"error": {"kind", "sentence"}}.
+        """Gives {"made": [{"path", "record", "finding", "encoding"}, ...]} or {"error": {"kind", "sentence"}}.
 
         Cancelling it kills the child.
         """
@@ -126,7 +140,8 @@ class JobWork:
             for each in made["made"]:
                 record = LabelRecord.from_json(each["record"])
                 self._store(Path(each["path"]), record)
-                results.append((record, str(each["finding"])))
+                # A step that an earlier version remembered knows no encoding.
+                results.append(Kept(record, str(each["finding"]), str(each.get("encoding", ""))))
         except NoSpace as error:
             return {"error": {"kind": "again", "sentence": str(error)}}
         except (ImagingError, OSError) as error:
@@ -196,11 +211,22 @@ class JobWork:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         made_at = datetime.fromtimestamp(row.made_at, UTC).astimezone().isoformat()
-        common = {"kind": row.kind, "model": str(entry.folder), "out": str(out), "made_at": made_at}
+        common = {
+            "kind": row.kind,
+            "model": str(entry.folder),
+            "out": str(out),
+            "made_at": made_at,
+            "encodings": encodings.needed(self._profiles(row.spec["send_to"]).values()),
+        }
         if row.kind == "generate":
             return common | {name: row.spec[name] for name in ("n", "seed", "label")}
         files = self._files(row.spec["instances"], row.study_instance_uid)
         return common | {"files": files, "force": row.spec["force"]}
+
+    def _profiles(self, names: Sequence[str]) -> dict[str, Profile]:
+        """As configured now. A destination that is not there any more gets the default, and is held."""
+        known = self._settings.destinations
+        return {name: known[name].profile if name in known else Profile() for name in names}
 
     def _files(self, uids: Sequence[str], study_instance_uid: str) -> list[str]:
         instances = self._index.instances(study_instance_uid)
@@ -245,10 +271,10 @@ class JobWork:
         if not outcome.accepted:
             raise Rejected(f"the result {record.sop_instance_uid} was not stored: {outcome.reason}")
 
-    def _finish(self, job_id: str, run: int, made: Sequence[tuple[LabelRecord, str]]) -> dict[str, Any]:
+    def _finish(self, job_id: str, run: int, made: Sequence[Kept]) -> dict[str, Any]:
         """Results, what is owed, and the state, in one commit."""
         now = self._clock()
-        studies = sorted({record.study_instance_uid for record, _ in made})
+        studies = sorted({each.record.study_instance_uid for each in made})
         with self._index.write() as connection:
             row = connection.execute(
                 update(Job)
@@ -266,15 +292,18 @@ class JobWork:
                 return GONE
             known = set(connection.scalars(select(Result.sop_instance_uid).where(Result.job_id == job_id)))
             new = [
-                {"job_id": job_id, "sop_instance_uid": record.sop_instance_uid, "finding": finding}
-                for record, finding in made
-                if record.sop_instance_uid not in known
+                {"job_id": job_id, "sop_instance_uid": each.uid, "finding": each.finding, "encoding": each.encoding}
+                for each in made
+                if each.uid not in known
             ]
             if new:
                 connection.execute(insert(Result), new)
+            written = {each.encoding for each in made}
             for study in studies:
-                uids = [record.sop_instance_uid for record, _ in made if record.study_instance_uid == study]
-                add_to_outbox(connection, study, uids, row.spec["send_to"], now, job_id)
+                of_study = [each for each in made if each.record.study_instance_uid == study]
+                for name, profile in self._profiles(row.spec["send_to"]).items():
+                    uids = [each.uid for each in of_study if encodings.fits(each.encoding, profile, written)]
+                    add_to_outbox(connection, study, uids, [name], now, job_id)
                 plan_again_for_results(connection, self._settings, study)
         log.info("job %s: done, %d results", job_id, len(made))
         return {"kept": len(made)}

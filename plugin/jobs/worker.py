@@ -23,9 +23,11 @@ from pathlib import Path
 from dicom_io.errors import ImagingError
 from plugin import destinations, settings
 from plugin.archive.ingest import open_archive
-from plugin.jobs.delivery import Courier, Patience
+from plugin.dimse.commitment import Reporter
+from plugin.jobs.delivery import Courier
 from plugin.jobs.dispatch import dispatch, reconcile
 from plugin.jobs.engine import Engine
+from plugin.jobs.patience import Patience
 from plugin.jobs.planning import sweep
 from plugin.jobs.senders import Asker, Tries
 from plugin.jobs.warm_child import WarmChild
@@ -92,6 +94,7 @@ class Worker:
             patience=pace.patience,
         )
         self._asker = Asker(configuration, ingest, tries=pace.tries)
+        self._reporter = Reporter(configuration, self._index, patience=pace.patience)
         self._leads = False
 
     def run(self, stop: threading.Event, ready: Callable[[], None] = lambda: None) -> None:
@@ -121,6 +124,7 @@ class Worker:
             self._work.clear_scratch()
             self._courier.release_held()
             self._courier.run(stop)
+            self._reporter.run(stop)
             self._asker.run(stop)
         if self._leads:
             reconcile(self._index, self._engine, time.time())

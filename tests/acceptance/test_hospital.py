@@ -93,7 +93,7 @@ def delivered(mirall: Running) -> bool:
     """All jobs have ended, and all that they made is where it should go."""
     every = jobs(mirall)
     return bool(every) and all(
-        job["state"] in ("done", "failed") and set(job["deliveries"]) <= {"delivered"} for job in every
+        job["state"] in ("done", "failed") and set(job["deliveries"]) <= {"committed"} for job in every
     )
 
 
@@ -143,7 +143,7 @@ def test_a_pet_that_the_pacs_auto_routes_comes_back_as_a_seg_on_the_tumour(
     (job,) = jobs(mirall)
     assert job["state"] == "done"
     assert len(job["results"]) == 1 + len(captures) == 3  # 83 slices: captures of 64 and of 19 frames
-    assert job["deliveries"] == {"delivered": 1 + len(captures)}
+    assert job["deliveries"] == {"committed": 1 + len(captures)}
     assert len(orthanc.instances(SOPClassUID=SEG)) == 1
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Made:
     path: Path
     record: LabelRecord
     finding: str
+    encoding: str
 
 
 def predict(
@@ -39,23 +40,29 @@ def predict(
     *,
     made_at: datetime,
     force: bool,
+    encodings: Sequence[str],
     progress: Callable[[Mapping[str, Any]], None],
 ) -> list[Made]:
     print("a library that prints to stdout")
     os.write(1, b'{"progress": "printed from below Python"}\n')
     _behave(model_folder, progress)
     read = [dicom_dataset.read_with_hash(path) for path in files]
-    objects = secondary_capture.of_prediction(
-        np.full((1, 64, 256, 3), 90, np.uint8),
-        model=_identity(model_folder),
-        sources=[dataset for dataset, _ in read],
-        source_refs=[Source(str(ds.SOPClassUID), str(ds.SOPInstanceUID), digest) for ds, digest in read],
-        description="fake",
-        purpose="fake",
-        parameters={},
-        made_at=made_at,
-        out_of_domain=force,
-    )
+    objects = {
+        form: secondary_capture.of_prediction(
+            np.full((1, 64, 256, 3), 90, np.uint8),
+            model=_identity(model_folder),
+            sources=[dataset for dataset, _ in read],
+            source_refs=[Source(str(ds.SOPClassUID), str(ds.SOPInstanceUID), digest) for ds, digest in read],
+            description="fake",
+            purpose="fake",
+            parameters={},
+            made_at=made_at,
+            out_of_domain=force,
+            form=form,
+        )
+        for form in get_args(secondary_capture.Form)
+        if form in encodings
+    }
     return _write(objects, out, f"{len(read)} instances seen")
 
 
@@ -67,19 +74,25 @@ def generate(
     seed: int,
     label: str | None,
     made_at: datetime,
+    encodings: Sequence[str],
     progress: Callable[[Mapping[str, Any]], None],
 ) -> list[Made]:
     _behave(model_folder, progress)
-    objects = secondary_capture.generated(
-        np.random.default_rng(seed).random((n, 64, 256), np.float32),
-        model=_identity(model_folder),
-        seed=seed,
-        label=label or "",
-        spacing_mm=(1.0, 1.0),
-        units="1",
-        made_at=made_at,
-        audit_id="",
-    )
+    objects = {
+        form: secondary_capture.generated(
+            np.random.default_rng(seed).random((n, 64, 256), np.float32),
+            model=_identity(model_folder),
+            seed=seed,
+            label=label or "",
+            spacing_mm=(1.0, 1.0),
+            units="1",
+            made_at=made_at,
+            audit_id="",
+            form=form,
+        )
+        for form in get_args(secondary_capture.Form)
+        if form in encodings
+    }
     return _write(objects, out, f"{n} samples")
 
 
@@ -88,12 +101,13 @@ def _identity(model_folder: Path) -> Any:
     return registry.resolve(f"{model_folder.parent.name}:{model_folder.name}").identity
 
 
-def _write(objects: Sequence[tuple[Any, LabelRecord]], out: Path, finding: str) -> list[Made]:
+def _write(objects: Mapping[str, Sequence[tuple[Any, LabelRecord]]], out: Path, finding: str) -> list[Made]:
     made = []
-    for dataset, record in objects:
-        path = out / f"{record.sop_instance_uid}.dcm"
-        path.write_bytes(labels.encode(dataset, record))
-        made.append(Made(path, record, finding))
+    for form, of_form in objects.items():
+        for dataset, record in of_form:
+            path = out / f"{record.sop_instance_uid}.dcm"
+            path.write_bytes(labels.encode(dataset, record))
+            made.append(Made(path, record, finding, form))
     return made
 
 

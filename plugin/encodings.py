@@ -1,0 +1,47 @@
+"""How results are written, by name: the default for the archive, and what destinations' profiles ask for beside it.
+
+Each encoding of a result is an object of its own, under a UID of its own (promise 2). A destination is owed those that
+its profile names; the archive keeps all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from plugin.settings import Profile
+
+# Name -> arguments of `dicom_io.segmentation.segmentation`.
+SEGMENTATIONS: Mapping[str, Mapping[str, Any]] = {
+    "binary": {"form": "binary", "empty_frames": False},
+    "binary, empty frames": {"form": "binary", "empty_frames": True},
+    "labelmap": {"form": "labelmap", "empty_frames": False},
+    "labelmap, empty frames": {"form": "labelmap", "empty_frames": True},
+}
+CAPTURES = ("multi-frame", "single-frame")
+"""Names, and what `dicom_io.secondary_capture` calls its forms."""
+
+
+def of(profile: Profile) -> frozenset[str]:
+    """The encodings that a destination of this profile is sent: one of segmentations, one of captures."""
+    return frozenset({profile.segmentation + (", empty frames" if profile.empty_frames else ""), profile.captures})
+
+
+DEFAULT = of(Profile())
+
+
+def needed(profiles: Iterable[Profile]) -> list[str]:
+    """All encodings to write for these destinations, the archive's own among them; sorted."""
+    return sorted(DEFAULT.union(*map(of, profiles)))
+
+
+def fits(encoding: str, profile: Profile, made: Iterable[str]) -> bool:
+    """Whether a result of this encoding is the one to send to a destination of this profile.
+
+    made: the encodings that the same job wrote. Where the wanted one is not among them, the default goes. "" is a
+    result of before encodings were told apart: it goes everywhere.
+    """
+    if not encoding or encoding in of(profile):
+        return True
+    family = SEGMENTATIONS if encoding in SEGMENTATIONS else CAPTURES
+    return encoding in DEFAULT and not any(each in family and each in of(profile) for each in made)
