@@ -16,7 +16,7 @@ from plugin.api import router as api_router
 from plugin.archive.gate import Gate
 from plugin.archive.ingest import Ingest
 from plugin.archive.query import parse, run
-from plugin.dicomweb import capabilities, delete, problems, qido, stow, ups, wado
+from plugin.dicomweb import capabilities, delete, problems, qido, stow, ups, wado, wado_uri
 from plugin.dicomweb.doorkeeper import Cors, Doorkeeper
 from plugin.dicomweb.metadata import Cache
 from plugin.jobs.port import Jobs
@@ -46,6 +46,7 @@ def create(settings: Settings, ingest: Ingest) -> FastAPI:
     dicomweb = (qido.router, stow.router, wado.router, delete.router, ups.router)
     for router in (*dicomweb, capabilities.router_for(dicomweb)):
         app.include_router(router, prefix="/dicom-web")
+    app.include_router(wado_uri.router)
     app.include_router(api_router)
     app.include_router(pages)
     problems.install(app)

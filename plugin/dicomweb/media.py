@@ -58,15 +58,16 @@ def wanted(request: Request) -> Sequence[Wanted]:
     in_query = request.query_params.getlist("accept")
     # A space in a query may have been a plus sign: application/dicom+json.
     texts = [text.replace("dicom json", "dicom+json") for text in in_query] or request.headers.getlist("accept")
-    return _entries(",".join(texts))
+    return entries(",".join(texts))
 
 
 @lru_cache(256)
-def _entries(text: str) -> Sequence[Wanted]:
-    entries = [_entry(part) for part in _split(text)]
-    if not entries:
+def entries(text: str) -> Sequence[Wanted]:
+    """The entries of an Accept header, the best first; anything where there are none."""
+    found = [_entry(part) for part in _split(text)]
+    if not found:
         return [Wanted(ANYTHING, multipart=False)]
-    return sorted((entry for entry in entries if entry.quality > 0), key=lambda entry: -entry.quality)
+    return sorted((entry for entry in found if entry.quality > 0), key=lambda entry: -entry.quality)
 
 
 def parameters(content_type: str) -> tuple[str, dict[str, str]]:

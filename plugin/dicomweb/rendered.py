@@ -34,7 +34,7 @@ FORMATS: Sequence[Format] = ("image/jpeg", "image/png", "image/gif")
 
 _DEFAULT_QUALITY = 90
 _THUMBNAIL_PX = 256
-_LARGEST_PX = 8192
+LARGEST_PX = 8192
 _FUNCTIONS: Mapping[str, VoiFunction] = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
 _ANNOTATIONS = frozenset({"patient", "technique"})
 _PROFILES = frozenset({"no", "yes", "srgb", "adobergb", "rommrgb", "displayp3"})
@@ -114,8 +114,8 @@ def window(centre: str, width: str, function: VoiFunction, name: str) -> Window:
 
 def size(columns: str, rows: str, name: str) -> tuple[int, int]:
     """Columns and rows of the picture from text. Raises BadView."""
-    if not all(text.isdecimal() and 1 <= int(text) <= _LARGEST_PX for text in (columns, rows)):
-        raise BadView(f"{name} must be columns and rows from 1 to {_LARGEST_PX}, not {columns},{rows}")
+    if not all(text.isdecimal() and 1 <= int(text) <= LARGEST_PX for text in (columns, rows)):
+        raise BadView(f"{name} must be columns and rows from 1 to {LARGEST_PX}, not {columns},{rows}")
     return int(columns), int(rows)
 
 

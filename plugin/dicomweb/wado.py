@@ -86,12 +86,12 @@ async def _instances_for(request: Request, found: Found, entry: Wanted) -> Respo
     """The answer for one entry of Accept. Raises what `_CANNOT` holds."""
     if entry.media_type not in (DICOM, ANYTHING, "application/*"):
         raise NotAcceptable(f"{entry.media_type} is not given here")
-    syntaxes = [_instance_syntax(row, _alike(request, entry)) for row in found.cleared]
+    syntaxes = [instance_syntax(row, _alike(request, entry)) for row in found.cleared]
     if entry.multipart or entry.media_type == ANYTHING:
         return await _instances(request, found, syntaxes)
     if len(found.cleared) > 1:
         raise NotAcceptable("several instances need multipart/related")
-    return await _instance(request, found.cleared[0], syntaxes[0])
+    return await instance(request, found.cleared[0], syntaxes[0])
 
 
 def _alike(request: Request, entry: Wanted) -> Sequence[str]:
@@ -103,7 +103,7 @@ def _alike(request: Request, entry: Wanted) -> Sequence[str]:
     ]
 
 
-def _instance_syntax(row: Held, acceptable: Sequence[str]) -> UID:
+def instance_syntax(row: Held, acceptable: Sequence[str]) -> UID:
     """The transfer syntax to send in; none said, and "*", mean as stored. Raises NotAcceptable."""
     stored = UID(row.transfer_syntax_uid)
     if any(syntax in ("", ANY_SYNTAX) for syntax in acceptable):
@@ -117,7 +117,8 @@ def _instance_syntax(row: Held, acceptable: Sequence[str]) -> UID:
     return chosen
 
 
-async def _instance(request: Request, row: Held, syntax: UID) -> Response:
+async def instance(request: Request, row: Held, syntax: UID) -> Response:
+    """One instance alone, as a Part 10 file."""
     tag = tag_of("instance", row.storage_key, syntax)
     content_type = f"{DICOM}; transfer-syntax={syntax}"
     unchanged = known(request, tag)
@@ -424,8 +425,8 @@ async def pictures(request: Request) -> Response:
     if "instance" in request.path_params and "numbers" not in request.path_params:
         shown = await in_worker(partial(rendered.document, found.cleared[0]))
         if shown is not None:
-            return _document(request, found.cleared[0], *shown)
-    kind, multipart = _format(request)
+            return document(request, found.cleared[0], *shown, media.wanted(request))
+    kind, multipart = picture_format(media.wanted(request))
     if not multipart:
         row, number, others = await in_worker(partial(_one_picture, request, found.cleared))
         more = (f"one of {others + 1} pictures; accept multipart/related for all",) if others else ()
@@ -449,7 +450,7 @@ async def thumbnail(request: Request) -> Response:
     """A small picture that stands for a study, series, instance or frame."""
     asked = rendered.thumbnail(request.query_params)
     found = await resources.every(request)
-    kind, _ = _format(request)
+    kind, _ = picture_format(media.wanted(request))
     row, number, _ = await in_worker(partial(_one_picture, request, found.cleared))
     return await picture(request, row, number, asked, kind, ())
 
@@ -492,9 +493,9 @@ def _every_picture(request: Request, rows: Sequence[Held]) -> Sequence[tuple[Hel
     return every
 
 
-def _format(request: Request) -> tuple[Format, bool]:
-    """What to write, and whether in parts: only where the client says multipart/related."""
-    for entry in media.wanted(request):
+def picture_format(wanted: Sequence[Wanted]) -> tuple[Format, bool]:
+    """What to write, and whether in parts: only where the client says multipart/related. Raises NotAcceptable."""
+    for entry in wanted:
         if entry.media_type in (ANYTHING, "image/*"):
             return FORMATS[0], entry.multipart
         for kind in FORMATS:
@@ -503,10 +504,10 @@ def _format(request: Request) -> tuple[Format, bool]:
     raise NotAcceptable(f"pictures are given as {', '.join(FORMATS)}; accept one of them")
 
 
-def _document(request: Request, row: Held, kind: str, placed: Sequence[Placed]) -> Response:
+def document(request: Request, row: Held, kind: str, placed: Sequence[Placed], wanted: Sequence[Wanted]) -> Response:
     """A PDF or a film as it is stored."""
     group = kind.partition("/")[0] + "/*"
-    for entry in media.wanted(request):
+    for entry in wanted:
         if entry.media_type not in (kind, group, ANYTHING):
             continue
         if entry.multipart:
