@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import httpx
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
-from pynetdicom import build_context
-from pynetdicom.association import Association
 
 from dicom_io import encoding, labels
 from dicom_io.errors import NotDicom, Rejected, TryAgain, Unlabelled
 from dicom_io.provenance import LabelRecord
 from plugin.dimse.client import find
-from plugin.dimse.client.association import Peer, attempt
+from plugin.dimse.client.association import Peer
 from plugin.dimse.client.commitment import NotOffered, ask
 from plugin.dimse.client.echo import echo
 from plugin.dimse.client.store import Sent, send
@@ -293,32 +292,20 @@ class DimseDestination:
 
     def send(self, parcels: Sequence[Parcel]) -> list[Receipt]:
         answers: dict[Path, Receipt] = {}
+        paths = [parcel.path for parcel in parcels]
         try:
-            for sent in send(self._peer, [parcel.path for parcel in parcels], ANSWER_TIMEOUT_S):
+            for sent in send(self._peer, paths, ANSWER_TIMEOUT_S, prefer=self._prefer, check=_Gate(parcels).check):
                 answers[sent.path] = _dimse_receipt(sent)
         except TryAgain as error:
             # No association, perhaps only a second one: the others have their answers.
-            return [answers.get(parcel.path) or self._without_association(parcel, error) for parcel in parcels]
+            return [answers.get(path) or Receipt("again", str(error)) for path in paths]
         except (OSError, NotDicom) as error:
             left = [parcel for parcel in parcels if parcel.path not in answers]
             if len(left) == 1:
                 answers[left[0].path] = _unreadable(error)
             else:  # one of them cannot be read; alone each shows whether it is that one
                 answers |= {parcel.path: self.send([parcel])[0] for parcel in left}
-        return [answers[parcel.path] for parcel in parcels]
-
-    def _without_association(self, parcel: Parcel, error: TryAgain) -> Receipt:
-        """A peer that takes no SOP class of ours looks like one that is away; asking for one class tells them apart."""
-        association = self._associate(parcel.sop_class_uid, parcel.transfer_syntax_uid)
-        if association.is_established:
-            association.release()
-        elif association.rejected_contexts:
-            return Receipt("refused", _not_taken(self._peer, parcel))
-        return Receipt("again", str(error))
-
-    def _associate(self, abstract: str, syntax: str) -> Association:
-        contexts = [build_context(abstract, syntax)]
-        return attempt(self._peer, contexts, ANSWER_TIMEOUT_S, connect_timeout_s=CONNECT_TIMEOUT_S)
+        return [answers[path] for path in paths]
 
     def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
         return find.has(self._peer, parcels, ANSWER_TIMEOUT_S)
@@ -345,9 +332,17 @@ class DimseDestination:
         return f"{self._peer} answers C-ECHO"
 
 
-def _not_taken(peer: Peer, parcel: Parcel) -> str:
-    kind, syntax = UID(parcel.sop_class_uid).name, UID(parcel.transfer_syntax_uid).name
-    return f"{peer} does not take SOP class {kind} in {syntax}; have it accept them"
+class _Gate:
+    """The label gate for what is encoded on the way; the stored bytes of each parcel have passed it already."""
+
+    def __init__(self, parcels: Sequence[Parcel]) -> None:
+        self._stored = {parcel.path for parcel in parcels}
+        self._parcels = {parcel.sop_instance_uid: parcel for parcel in parcels}
+
+    def check(self, path: Path) -> None:
+        """Raises Unlabelled."""
+        if path not in self._stored:
+            self._parcels[str(read_file_meta_info(path).MediaStorageSOPInstanceUID)].check(path)
 
 
 def _dimse_receipt(sent: Sent) -> Receipt:
@@ -385,14 +380,12 @@ def _stow_receipt(url: str, parcel: Parcel, response: httpx.Response) -> Receipt
 
 
 def _encoded(parcel: Parcel, prefer: Sequence[str]) -> bytes:
-    """The bytes to send: in the first preferred transfer syntax in which the object can be written without loss, else
-    as stored. Raises OSError, Unlabelled."""
+    """The bytes to send: as stored where that is acceptable or nothing else is possible, else in the first transfer
+    syntax of `prefer` in which the object can be written without loss. Raises OSError, Unlabelled."""
     stored = UID(parcel.transfer_syntax_uid)
-    for syntax in map(UID, prefer):
+    for syntax in encoding.candidates(stored, [UID(each) for each in prefer]):
         if syntax == stored:
             break
-        if not encoding.can_write(stored, syntax):
-            continue
         with tempfile.TemporaryDirectory(prefix="mirall-") as folder:
             encoded = Path(folder, "encoded.dcm")
             try:

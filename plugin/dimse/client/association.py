@@ -97,20 +97,6 @@ def associate(
     raise PeerUnreachable(f"{peer} does not answer; is it running, and are host and port right?")
 
 
-def attempt(
-    peer: Peer,
-    contexts: Sequence[PresentationContext],
-    timeout_s: float = TIMEOUT_S,
-    *,
-    connect_timeout_s: float = TIMEOUT_S,
-) -> Association:
-    """An association, whatever became of it, for a caller to whom each refusal is an answer.
-
-    Raises PeerUnreachable where the destination's certificates cannot be used.
-    """
-    return _attempt(peer, contexts, timeout_s, connect_timeout_s)[0]
-
-
 def _attempt(
     peer: Peer,
     contexts: Sequence[PresentationContext],
