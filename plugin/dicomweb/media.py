@@ -78,16 +78,6 @@ def parameters(content_type: str) -> tuple[str, dict[str, str]]:
     return pairs[0][0].strip().lower(), {name.lower(): value for name, value in pairs[1:]}
 
 
-def accepts_json(request: Request) -> str | None:
-    """The JSON type to answer with, or None where the client takes none."""
-    for entry in wanted(request):
-        if entry.media_type in (DICOM_JSON, ANYTHING, "application/*") and not entry.multipart:
-            return DICOM_JSON
-        if entry.media_type == "application/json":
-            return "application/json"
-    return None
-
-
 def accepts_data_sets(request: Request) -> str | None:
     """How to write data sets without bulk data (PS3.18 8.7.3.2): a JSON type, or XML in parts; None where in no way."""
     for entry in wanted(request):

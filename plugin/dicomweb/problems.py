@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from dicom_io.encoding import CannotEncode
@@ -20,6 +22,8 @@ from plugin.dicomweb.frames import NoSuchFrame
 from plugin.dicomweb.media import NotAcceptable
 from plugin.dicomweb.multipart import BadMultipart
 from plugin.dicomweb.rendered import BadView
+
+LOGGER = logging.getLogger(__name__)
 
 _STATUS: dict[type[ImagingError], int] = {
     BadQuery: 400,
@@ -57,6 +61,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         return problem(error.status_code, _sentence(request, error), dict(error.headers or {}))
+
+    @app.exception_handler(OperationalError)
+    async def _busy(request: Request, error: OperationalError) -> JSONResponse:
+        LOGGER.error("%s %s: the index cannot be used (%s)", request.method, request.url.path, error.orig)
+        return problem(503, "the index cannot be read now; ask again later, or see the log of this service")
 
     @app.exception_handler(Exception)
     async def _ours_to_mend(request: Request, error: Exception) -> JSONResponse:
