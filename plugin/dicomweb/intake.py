@@ -31,14 +31,17 @@ _MAXIMUM_METADATA_BYTES = 1 << 27
 
 
 class UnsupportedPart(Rejected):
-    """A part has a media type that cannot be stored."""
+    """A part has a media type that is none of an instance."""
 
 
 class Arrived(Protocol):
     """One instance that has come whole."""
 
     def take(self) -> Path:
-        """Its Part 10 file in incoming/; once, in a thread that may wait. Raises NoSpace, CannotAssemble."""
+        """Its Part 10 file in incoming/; once, in a thread that may wait.
+
+        Raises NoSpace, CannotAssemble, UnsupportedPart.
+        """
         ...
 
 
@@ -52,10 +55,23 @@ class _File:
 
 @dataclass(frozen=True)
 class _Unmade:
-    error: CannotAssemble | NoSpace
+    error: CannotAssemble | NoSpace | UnsupportedPart
 
     def take(self) -> Path:
         raise self.error
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """A part that is none of an instance: its bytes go nowhere."""
+
+    kind: str
+
+    def write(self, block: bytes | bytearray | memoryview) -> int:
+        return len(block)
+
+    def abandon(self) -> None:
+        """Nothing is kept of it."""
 
 
 async def objects(request: Request, storage: Storage) -> AsyncIterator[Arrived]:
@@ -64,7 +80,6 @@ async def objects(request: Request, storage: Storage) -> AsyncIterator[Arrived]:
     Raises:
         HTTPException: 415, 400 or 413 where the request as such is none that can be stored.
         BadMultipart: the body does not follow its boundary; what came before it was given.
-        UnsupportedPart: as before, for a part of another type than the request announces.
         ClientDisconnect: the sender went away.
     """
     media_type, values = media.parameters(request.headers.get("content-type", ""))
@@ -90,6 +105,10 @@ async def objects(request: Request, storage: Storage) -> AsyncIterator[Arrived]:
             async for _ in _fed(request, Reader(values["boundary"], files.open, files.close)):
                 for arrived in files.whole():
                     yield arrived
+        except BadMultipart:
+            for arrived in files.whole():
+                yield arrived
+            raise
         finally:
             files.abandon()
         return
@@ -146,24 +165,26 @@ class _Files:
     """Parts that are Part 10 files."""
 
     storage: Storage
-    _open: list[Reception] = field(default_factory=list)
-    _whole: list[Reception] = field(default_factory=list)
+    _open: list[Reception | _Unread] = field(default_factory=list)
+    _whole: list[Reception | _Unread] = field(default_factory=list)
 
     def open(self, headers: dict[str, str]) -> Sink:
         kind, _ = media.parameters(headers.get("content-type", media.DICOM))
-        if kind != media.DICOM:
-            raise UnsupportedPart(f"a part of type {kind} cannot be stored; send application/dicom")
-        self._open.append(self.storage.receive())
+        self._open.append(self.storage.receive() if kind == media.DICOM else _Unread(kind))
         return self._open[-1]
 
     def close(self, part: Sink) -> None:
-        assert isinstance(part, Reception)
+        assert isinstance(part, Reception | _Unread)
         self._open.remove(part)
         self._whole.append(part)
 
     def whole(self) -> Iterator[Arrived]:
         while self._whole:
-            yield _File(self._whole.pop(0))
+            part = self._whole.pop(0)
+            if isinstance(part, Reception):
+                yield _File(part)
+            else:
+                yield _Unmade(UnsupportedPart(f"a part of type {part.kind} cannot be stored; send application/dicom"))
 
     def abandon(self) -> None:
         for reception in (*self._open, *self._whole):
@@ -198,7 +219,7 @@ class _Separate:
         kind, values = media.parameters(headers.get("content-type", self._root_type))
         if kind in _METADATA_TYPES:
             if kind != self._root_type:
-                raise UnsupportedPart(f"a part of type {kind} cannot be stored beside {self._root_type}; use one")
+                raise HTTPException(415, f"a part of type {kind} cannot be stored beside {self._root_type}; use one")
             self._metadata.append(_Metadata())
             return self._metadata[-1]
         location = headers.get("content-location", "")

@@ -72,8 +72,6 @@ async def _store(request: Request, study: str) -> Response:
             await work.add(arrived)
     except BadMultipart as error:
         stored.broken = error
-    except UnsupportedPart as error:
-        stored.unsupported = error
     except ClientDisconnect:
         # Nobody reads an answer. What was whole is stored; the rest was abandoned.
         done = await work.finished()
@@ -82,6 +80,7 @@ async def _store(request: Request, study: str) -> Response:
     finally:
         # Also where the request is given up: what was handed to a thread is stored, and nothing is left behind.
         stored.outcomes = await asyncio.shield(work.finished())
+        stored.unsupported = work.unsupported
     return stored.answer(request, study, kind)
 
 
@@ -91,6 +90,7 @@ class _Work:
     def __init__(self, ingest: Ingest, arrival: Arrival, announced: Announced) -> None:
         self._ingest, self._arrival, self._announced = ingest, arrival, announced
         self._begun: list[asyncio.Future[Outcome]] = []
+        self.unsupported: list[UnsupportedPart] = []
 
     async def add(self, arrived: Arrived) -> None:
         """Begin with one more; waits while too many are on their way."""
@@ -114,6 +114,9 @@ class _Work:
             return _refused(OUT_OF_RESOURCES, str(error))
         except CannotAssemble as error:
             return _refused(CANNOT_UNDERSTAND, str(error), error.sop_class_uid, error.sop_instance_uid)
+        except UnsupportedPart as error:
+            self.unsupported.append(error)
+            return _refused(CANNOT_UNDERSTAND, str(error))
         except (OSError, SQLAlchemyError) as error:
             LOGGER.exception("STOW-RS: an instance could not be processed")
             return _refused(PROCESSING_FAILURE, f"the instance could not be processed ({type(error).__name__})")
@@ -154,24 +157,26 @@ def is_storable(sop_class_uid: str) -> bool:
 
 @dataclass
 class _Stored:
-    """What became of the objects of one request. broken: the body did not follow its boundary to the end."""
+    """What became of the objects of one request.
+
+    broken: the body did not follow its boundary to the end. unsupported: the parts among them that are no objects.
+    """
 
     outcomes: list[Outcome] = field(default_factory=list)
     broken: BadMultipart | None = None
-    unsupported: UnsupportedPart | None = None
+    unsupported: list[UnsupportedPart] = field(default_factory=list)
 
     def answer(self, request: Request, study: str, kind: str) -> Response:
         """The Store Instances Response (PS3.18 I.2) with its status."""
-        ended = self.broken or self.unsupported
+        if self.broken is not None and not self.outcomes:
+            raise self.broken
         if not self.outcomes:
-            if self.broken is not None:
-                raise self.broken
-            if self.unsupported is not None:
-                raise HTTPException(415, str(self.unsupported))
             raise HTTPException(400, "the request holds no object; send at least one part of type application/dicom")
+        if len(self.unsupported) == len(self.outcomes):
+            raise HTTPException(415, str(self.unsupported[0]))
         refused = [outcome for outcome in self.outcomes if not outcome.accepted]
-        if ended is not None:
-            refused.append(_refused(CANNOT_UNDERSTAND, str(ended)))
+        if self.broken is not None:
+            refused.append(_refused(CANNOT_UNDERSTAND, str(self.broken)))
         document = self._document(request, study, refused)
         if kind == native_xml.MEDIA_TYPE:
             response = Response(native_xml.document(document), self._status(refused), media_type=kind)

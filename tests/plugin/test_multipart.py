@@ -5,7 +5,7 @@ from __future__ import annotations
 from email import message_from_bytes
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plugin.dicomweb.media import parameters
@@ -70,6 +70,74 @@ def test_what_is_written_is_read_again(bodies, cuts):
         blocks.append(raw[start : start + size])
         start += size
     assert [part.body for part in read(blocks, writer.boundary)] == bodies
+
+
+def cut(raw: bytes, sizes: list[int]) -> list[bytes]:
+    """Blocks of these sizes, over and over."""
+    blocks, start = [], 0
+    while start < len(raw):
+        size = sizes[len(blocks) % len(sizes)]
+        blocks.append(raw[start : start + size])
+        start += size
+    return blocks
+
+
+def outcome(blocks: list[bytes]) -> list[tuple[dict[str, str], bytes, bool]] | str:
+    """All that a body makes, or the sentence that it is refused with."""
+    parts: list[Kept] = []
+
+    def opened(headers):
+        parts.append(Kept(headers))
+        return parts[-1]
+
+    def closed(part):
+        part.whole = True
+
+    reader = Reader("b", opened, closed)
+    try:
+        for block in blocks:
+            reader.feed(block)
+        reader.finish()
+    except BadMultipart as error:
+        return str(error)
+    return [(part.headers, part.body, part.whole) for part in parts]
+
+
+PIECES = [
+    *(b"\r\n", b"--b", b"--b--", b"--", b"\r", b"\n", b"b", b" "),
+    *(b"A: x", b"\r\n\r\n", b"--b\r\n", b"\r\n--b", b"\0\xff"),
+]
+
+
+@given(
+    raw=st.lists(st.sampled_from(PIECES) | st.binary(max_size=4), max_size=40).map(b"".join),
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+)
+@example(raw=b"--b\r\n\r\n--b--", sizes=[1])
+@example(raw=b"--b\r\nA: x\r\n\r\n\r\n--b--", sizes=[2, 3])
+def test_whatever_comes_any_split_of_it_is_the_same(raw, sizes):
+    assert outcome(cut(raw, sizes)) == outcome([raw])
+
+
+@given(keep=st.integers(0, len(BODY)), change=st.integers(0, len(BODY) - 1), by=st.integers(1, 255))
+def test_a_cut_or_changed_body_gives_fewer_parts_or_a_sentence(keep, change, by):
+    changed = bytearray(BODY)
+    changed[change] ^= by
+    for raw in (BODY[:keep], bytes(changed)):
+        found = outcome([raw])
+        assert isinstance(found, str) or all(whole for _, _, whole in found)
+
+
+def test_no_more_than_a_block_and_a_header_is_held():
+    reader = Reader("b", Kept, lambda part: None)
+    reader.feed(b"preamble" * 1000)
+    assert len(reader._rest) < 10
+    reader.feed(b"\r\n--b\r\n\r\n")
+    for _ in range(100):
+        reader.feed(b"\r\n--" * 1000)
+        assert len(reader._rest) < 10
+    with pytest.raises(BadMultipart, match="other text"):
+        reader.feed(b"\r\n--b" + b" " * (1 << 17))
 
 
 def test_an_independent_parser_reads_what_is_written():
