@@ -235,13 +235,6 @@ def test_searches_answer_every_way_of_asking(door, accept, kind):
     assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
 
 
-def test_a_type_that_is_not_given_is_a_sentence(door):
-    assert problem(door.get("/studies", 'multipart/related; type="application/dicom+xml"')) == (
-        406,
-        "a search is answered as application/dicom+json; accept that",
-    )
-
-
 def test_an_unknown_attribute_is_a_sentence(door):
     assert problem(door.get("/studies?Pateint=x")) == (
         400,
