@@ -68,7 +68,7 @@ def _handle(event: Event, house: House) -> None:
         log.warning("a C-MOVE to %r was refused: no destination of kind dimse in mirall.toml has that AE title", aet)
         answering.refused(retrieval.UNKNOWN_DESTINATION, f"{aet} is no AE title of a [destinations.NAME]")
         return
-    originator = Originator(event.assoc.requestor.ae_title.strip(), event.request.MessageID)
+    originator = (event.assoc.requestor.ae_title.strip(), int(event.request.MessageID))
     _Move(house, *found, originator, objects).answer(answering)
 
 
@@ -93,7 +93,7 @@ class _Move:
         sender.join()
         self._catch_up(tally)
         if not answering.is_open:
-            log.warning("%s left a C-MOVE with %d objects still to go", self._originator.aet, tally.remaining)
+            log.warning("%s left a C-MOVE with %d objects still to go", self._originator[0], tally.remaining)
         elif comment is None:
             answering.cancelled(tally)
         else:

@@ -311,20 +311,21 @@ def _uid(value: bytes | None) -> str:
 def _response(request: StoreRequest, status: int, comment: str) -> bytes:
     """A whole C-STORE response (PS3.7 9.3.1.2) as one PDU."""
     body = b"".join((
-        _implicit(0x0002, request.AffectedSOPClassUID.encode()),
-        _implicit(0x0100, struct.pack("<H", _C_STORE_RSP)),
-        _implicit(0x0120, struct.pack("<H", request.MessageID)),
-        _implicit(0x0800, struct.pack("<H", _NO_DATA_SET)),
-        _implicit(0x0900, struct.pack("<H", status)),
-        _implicit(0x0902, comment.encode("ascii", "replace"), b" ") if comment else b"",
-        _implicit(0x1000, request.AffectedSOPInstanceUID.encode()),
+        implicit(0x0002, request.AffectedSOPClassUID.encode()),
+        implicit(0x0100, struct.pack("<H", _C_STORE_RSP)),
+        implicit(0x0120, struct.pack("<H", request.MessageID)),
+        implicit(0x0800, struct.pack("<H", _NO_DATA_SET)),
+        implicit(0x0900, struct.pack("<H", status)),
+        implicit(0x0902, comment.encode("ascii", "replace"), b" ") if comment else b"",
+        implicit(0x1000, request.AffectedSOPInstanceUID.encode()),
     ))  # fmt: skip
-    command = _implicit(0x0000, struct.pack("<I", len(body))) + body
+    command = implicit(0x0000, struct.pack("<I", len(body))) + body
     length = len(command) + 2
     return struct.pack(">BxIIBB", _P_DATA_TF, length + 4, length, request.context_id, _COMMAND | _LAST) + command
 
 
-def _implicit(number: int, value: bytes, padding: bytes = b"\0") -> bytes:
+def implicit(number: int, value: bytes, padding: bytes = b"\0") -> bytes:
+    """One element of a command set."""
     value += padding * (len(value) % 2)
     return struct.pack("<HHI", 0, number, len(value)) + value
 

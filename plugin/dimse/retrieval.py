@@ -31,6 +31,7 @@ from plugin.archive import query
 from plugin.archive.index import Index, InstanceRow
 from plugin.archive.query import Key, Query
 from plugin.archive.tables import Instance
+from plugin.dimse import transmission
 from plugin.dimse.client.store import Carrier, Kind, Load, Originator, Sent, is_open
 from plugin.dimse.reception import ReceivingAE
 from plugin.dimse.status import CANCELLED, PENDING, PROCESSING_FAILURE, SUCCESS
@@ -226,6 +227,7 @@ def _ours(uid: str) -> Callable[[Association], ServiceClass]:
 
 def install() -> None:
     """Have requests to every ReceivingAE served by its handlers alone; a setting of the whole process in pynetdicom."""
+    transmission.install()
     association.uid_to_service_class = _ours
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import socket
+import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,28 +16,25 @@ from pathlib import Path
 
 import pydicom
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import build_context, evt
+from pynetdicom import build_context
 from pynetdicom.association import Association
-from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
 
 from dicom_io import encoding
 from dicom_io.dataset import file_meta
 from dicom_io.encoding import CannotEncode
 from dicom_io.errors import NotDicom, Rejected, UndecodablePixels
+from plugin.dimse import transmission
 from plugin.dimse.client.association import TIMEOUT_S, Peer, associate, end
-from plugin.dimse.status import PROCESSING_FAILURE, SUCCESS
+from plugin.dimse.status import PROCESSING_FAILURE, SUCCESS, is_temporary
+from plugin.dimse.transmission import Message
 
 # Odd context IDs from 1 to 255 (PS3.8 9.3.2.2).
 _MAXIMUM_CONTEXTS = 128
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 NOT_AUTHORISED = 0x0124  # PS3.7 C.5.15; here: our own gate held the object back
-# Pieces under way to the thread that writes to the socket, and the size of one where the peer sets no limit.
-_PIECES_UNDER_WAY = 8
-_LARGEST_PDU = 1 << 17
 _LOOK_EVERY_S = 0.0005
 
 Check = Callable[[Path], None]
@@ -64,12 +62,8 @@ class Sent:
         return self.status is not None and is_accepted(self.status)
 
 
-@dataclass(frozen=True)
-class Originator:
-    """The C-MOVE that a C-STORE is part of (PS3.7 9.1.1.1): who asked, and the Message ID of the request."""
-
-    aet: str
-    message_id: int
+Originator = tuple[str, int]
+"""AE title and Message ID of the C-MOVE request that a C-STORE is part of (PS3.7 9.1.1.1)."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +102,7 @@ def send(
         PeerUnreachable: no association.
         NotDicom: a file is no DICOM file.
     """
+    transmission.install()
     loads = [_load(path) for path in paths]
     for batch in batches((load.kind for load in loads), prefer):
         kinds, proposed = batch
@@ -174,7 +169,8 @@ class Carrier:
         self.peer, self._association, self._timeout_s = peer, association, timeout_s
         self._contexts: dict[str, dict[str, int]] = {}
         self._message_id = 0
-        association.bind(evt.EVT_DATA_SENT, _acknowledge_at_once)
+        _limit_silence(association, timeout_s)
+        _have_it_alone(association)
         accepted = [context for context in association.accepted_contexts if context.as_scu]
         for context in accepted:
             own = self._contexts.setdefault(str(context.abstract_syntax), {})
@@ -213,16 +209,16 @@ class Carrier:
 
     def _store(self, load: Load, path: Path, syntax: UID, originator: Originator | None) -> Sent:
         self._message_id = self._message_id % 0xFFFF + 1
-        request = C_STORE()
-        request.MessageID = self._message_id
-        request.AffectedSOPClassUID = load.kind.sop_class_uid
-        request.AffectedSOPInstanceUID = load.sop_instance_uid
-        request.Priority = 2
-        if originator is not None:
-            request.MoveOriginatorApplicationEntityTitle = originator.aet
-            request.MoveOriginatorMessageID = originator.message_id
-        request._dataset_path = (path, _start(path))
-        answer = self._exchange(request, self._contexts[load.kind.sop_class_uid][syntax])
+        message = Message(
+            context_id=self._contexts[load.kind.sop_class_uid][syntax],
+            message_id=self._message_id,
+            sop_class_uid=load.kind.sop_class_uid,
+            sop_instance_uid=load.sop_instance_uid,
+            path=path,
+            start=_start(path),
+            originator=originator,
+        )
+        answer = self._exchange(message)
         if answer is None:
             reason = f"{self.peer} did not answer; whether it has the object is not known"
             return Sent(load.path, load.sop_instance_uid, None, reason, can_retry=True)
@@ -230,40 +226,27 @@ class Carrier:
         if is_accepted(status):
             return Sent(load.path, load.sop_instance_uid, status, transfer_syntax_uid=syntax)
         reason = f"{self.peer} answered 0x{status:04X} ({answer.ErrorComment or 'no comment given'})"
-        # A7xx: out of resources, which may pass (PS3.4 B.2.3).
-        can_retry = status >> 8 == 0xA7
-        return Sent(load.path, load.sop_instance_uid, status, reason, can_retry, transfer_syntax_uid=syntax)
+        return Sent(load.path, load.sop_instance_uid, status, reason, is_temporary(status), transfer_syntax_uid=syntax)
 
-    def _exchange(self, request: C_STORE, context_id: int) -> C_STORE | None:
+    def _exchange(self, message: Message) -> C_STORE | None:
         """Send a request and wait for its answer; None, and no association any more, where none comes in time."""
         association = self._association
-        association._reactor_checkpoint.clear()
-        while not association._is_paused:
-            time.sleep(_LOOK_EVERY_S)
-        try:
-            answer = association.dimse.get_msg(block=True)[1] if self._send(request, context_id) else None
-        finally:
-            association._reactor_checkpoint.set()
-        if isinstance(answer, C_STORE) and answer.is_valid_response:
-            return answer
-        # It may take a moment until it is seen that the connection is gone; the next object would wait for its timeout.
-        association.abort()
-        return None
+        association.dul.to_provider_queue.put(message)
+        answer = self._answer(message)
+        if answer is None and not association.is_aborted:
+            # It may take a moment until it is seen that the connection is gone; the next would wait for its timeout.
+            association.abort()
+        return answer
 
-    def _send(self, request: C_STORE, context_id: int) -> bool:
-        """Hand a message to the thread that writes to the socket, no faster than it writes. False: it does not."""
-        association = self._association
-        message = C_STORE_RQ()
-        message.primitive_to_message(request)
-        limit = association.dimse.maximum_pdu_size or _LARGEST_PDU
-        for piece in message.encode_msg(context_id, min(limit, _LARGEST_PDU)):
-            deadline = time.monotonic() + self._timeout_s
-            while association.dul.to_provider_queue.qsize() >= _PIECES_UNDER_WAY:
-                if time.monotonic() > deadline or not is_open(association):
-                    return False
-                time.sleep(_LOOK_EVERY_S)
-            association.dul.send_pdu(piece)
-        return True
+    def _answer(self, message: Message) -> C_STORE | None:
+        while not message.over.wait(_LOOK_EVERY_S * 100):
+            if not is_open(self._association):
+                return None
+        if not message.is_written:
+            return None
+        answer = self._association.dimse.get_msg(block=True)[1]
+        is_it = isinstance(answer, C_STORE) and answer.is_valid_response
+        return answer if is_it and answer.MessageIDBeingRespondedTo == message.message_id else None
 
 
 class _Encoded:
@@ -307,12 +290,23 @@ def _start(path: Path) -> int:
         return file_meta(raw, path.name)[1]
 
 
-def _acknowledge_at_once(event: Event) -> None:
-    # Many peers send an answer in two pieces and, without TCP_NODELAY, hold the second back until the first one is
-    # acknowledged, which the kernel would do after 40 ms. It forgets the option with each thing that is sent.
-    connection = event.assoc.dul.socket
-    if hasattr(socket, "TCP_QUICKACK") and connection is not None and connection.socket is not None:
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+def _have_it_alone(association: Association) -> None:
+    """Keep pynetdicom's own thread of an association that we opened from taking answers, until it is released.
+
+    To pause it for each message, as pynetdicom does, is not enough: it may wake up late, after the next one was sent.
+    """
+    if association.is_requestor and association.is_established:
+        association._reactor_checkpoint.clear()
+        while not association._is_paused and association.is_established:
+            time.sleep(_LOOK_EVERY_S)
+
+
+def _limit_silence(association: Association, timeout_s: float) -> None:
+    """By the kernel: a write fails where the peer reads nothing for so long."""
+    connection = None if association.dul.socket is None else association.dul.socket.socket
+    if connection is not None:
+        limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def is_open(association: Association) -> bool:
