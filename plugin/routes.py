@@ -21,8 +21,6 @@ from datetime import datetime, time
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
-from pydicom.datadict import tag_for_keyword
-
 _TIME_OF_DAY = re.compile(r"(\d\d):(\d\d)-(\d\d):(\d\d)")
 
 
@@ -92,6 +90,9 @@ def judge(rule: Rule, study: Sequence[Candidate]) -> Verdict:
 
 def unusable(rule: Rule) -> list[tuple[str, str]]:
     """Conditions that can never hold because they are misspelt: (key, sentence)."""
+    # Settings are read by processes that have no other use for all of pydicom.
+    from pydicom.datadict import tag_for_keyword
+
     problems = []
     for key, wanted in rule.match.items():
         if key == "time":
@@ -143,6 +144,8 @@ def _like(value: str, pattern: str) -> bool:
 
 def _values(attributes: Mapping[str, Any], keyword: str) -> list[str]:
     """Values of one attribute as text; of a person's name the alphabetic group."""
+    from pydicom.datadict import tag_for_keyword
+
     tag = tag_for_keyword(keyword)
     values = attributes.get(f"{tag:08X}", {}).get("Value", [])
     return [str(value.get("Alphabetic", "")) if isinstance(value, Mapping) else str(value) for value in values]

@@ -1,7 +1,13 @@
-"""The service: one process that starts the doors and a worker, starts again what dies, and ends both cleanly.
+"""The service: one process that opens the doors, starts what works behind them, and starts again what dies.
 
     mirall serve           -> serve()
     tests, mirall demo     -> with running(...) as service: ...
+
+    web        plugin.dicomweb.server, one; at the start it brings the index up to date and takes up what lies on disk
+    listener   plugin.dimse.listener, node.listeners of them on one socket
+    worker     plugin.jobs.worker, one
+
+Both doors open when the index is up to date, not before.
 
 What `mirall serve` was told on its command line reaches the children in MIRALL_OVERRIDES (see `settings.load`). One
 service at a time works on a data folder: it holds a lock there, and so do its children until they have ended.
@@ -14,6 +20,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,13 +31,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from dicom_io.errors import TryAgain
+from plugin import doors
 from plugin import settings as configuration
 from plugin.archive.storage import Storage, make_private
 from plugin.security import tls
-from plugin.settings import BadSettings, Settings
+from plugin.settings import BadSettings, HostPort, Settings
 
 LOGGER = logging.getLogger(__name__)
 
@@ -48,25 +54,31 @@ class CannotServe(TryAgain):
 
 @dataclass
 class Child:
-    """One process that is kept running. failures: ends in a row, for the wait before the next start."""
+    """One process that is kept running.
+
+    files: numbers of open files that it inherits. at_first: arguments until it was ready once. failures: ends in a
+    row, for the wait before the next start. has_indexed, ready: it has said so.
+    """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
-    lock: int
+    files: Sequence[int]
+    at_first: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     start_at: float = 0.0
     failures: int = 0
+    has_indexed: threading.Event = field(default_factory=threading.Event)
     ready: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            self.command,
+            [*self.command, *(() if self.ready.is_set() else self.at_first)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             env=dict(self.environment),
-            pass_fds=[self.lock],
+            pass_fds=self.files,
             # Ctrl-C reaches the terminal's whole group; ours are ended by us, in order.
             start_new_session=True,
         )
@@ -86,12 +98,15 @@ class Child:
         self.start_at = time.monotonic() + wait
         LOGGER.error("%s ended with %s; it is started again in %.1f s", self.name, code, wait)
 
-    def end(self, timeout_s: float) -> None:
-        """SIGTERM, and SIGKILL for what does not end; what was acknowledged is stored either way."""
+    def tell_to_end(self) -> None:
+        """SIGTERM."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def wait(self, timeout_s: float) -> None:
+        """SIGKILL for what does not end; what was acknowledged is stored either way."""
         if self.process is None:
             return
-        if self.process.poll() is None:
-            self.process.terminate()
         try:
             self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -102,7 +117,9 @@ class Child:
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.strip() == b"ready":
+            if line.strip() == b"indexed":
+                self.has_indexed.set()
+            elif line.strip() == b"ready":
                 self.ready.set()
 
 
@@ -129,26 +146,114 @@ def serve(
     for sentence in [*configuration.unknown_models(settings, config), *tls.check(settings)]:
         say(f"warning: {sentence}")
     lock = _lock(settings)
-    children = _children(config, settings, given, lock, worker)
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    house: House | None = None
     try:
-        return _supervise(children, settings, stop, say)
+        house = House(config, settings, given, lock, worker)
+        return _supervise(house, stop, say)
     finally:
-        # The doors first: nothing new comes in while the worker puts down what it holds.
-        for child in children:
-            child.end(_END_S)
+        if house is not None:
+            house.close()
         os.close(lock)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _supervise(children: Sequence[Child], settings: Settings, stop: threading.Event, say: Callable[[str], None]) -> int:
+class House:
+    """The doors' sockets, and the processes that work behind them.
+
+    settings: with the ports that port 0 turned into.
+
+    Raises:
+        BadSettings: an address is in use or not ours.
+    """
+
+    def __init__(
+        self, config: Path | None, settings: Settings, given: Mapping[str, Any], lock: int, worker: bool
+    ) -> None:
+        http = doors.bind("node.http", "--http", settings.node.http_address)
+        try:
+            dimse = doors.bind("node.dimse", "--dimse", settings.node.dimse_address)
+        except BadSettings:
+            http.close()
+            raise
+        self._http, self._dimse = http, dimse
+        # Who answers at a door waits for the end of this pipe; nothing is ever written to it.
+        after, self._closed = os.pipe()
+        self._pipe: list[int] = [after, self._closed]
+        ports = {
+            "http": _with_port(settings.node.http_address, http),
+            "dimse": _with_port(settings.node.dimse_address, dimse),
+        }
+        self.settings = settings.model_copy(update={"node": settings.node.model_copy(update=ports)})
+        environment = _environment(settings, given)
+        arguments = [] if config is None else ["--config", str(config)]
+
+        def child(
+            name: str, module: str, *options: str, files: Sequence[int] = (), at_first: Sequence[str] = ()
+        ) -> Child:
+            tether = [sys.executable, "-m", "plugin.tether", str(os.getpid())]
+            return Child(name, [*tether, module, *arguments, *options], environment, [lock, *files], at_first)
+
+        web = http.fileno()
+        port = dimse.fileno()
+        self.web = child(
+            "web",
+            "plugin.dicomweb.server",
+            f"--socket={web}",
+            f"--after={after}",
+            files=[web, after],
+            at_first=["--reindex"],
+        )
+        self.listeners = [
+            child(
+                f"listener {number + 1}",
+                "plugin.dimse.listener",
+                f"--socket={port}",
+                f"--after={after}",
+                files=[port, after],
+            )
+            for number in range(settings.node.listeners)
+        ]
+        self.workers = [child("worker", "plugin.jobs.worker")] if worker else []
+
+    @property
+    def children(self) -> Sequence[Child]:
+        return [self.web, *self.listeners, *self.workers]
+
+    @property
+    def is_ready(self) -> bool:
+        """Both doors are answered at."""
+        return self.web.ready.is_set() and all(each.ready.is_set() for each in self.listeners)
+
+    def open_doors(self) -> None:
+        """Once the index is up to date."""
+        if self._closed in self._pipe and self.web.has_indexed.is_set():
+            # The web listens by itself when it answers.
+            doors.listen(self._dimse)
+            os.close(self._closed)
+            self._pipe.remove(self._closed)
+
+    def close(self) -> None:
+        """End all of them, the doors first: nothing new comes in while the worker puts down what it holds."""
+        for group in ([*self.listeners, self.web], self.workers):
+            for one in group:
+                one.tell_to_end()
+            for one in group:
+                one.wait(_END_S)
+        self._http.close()
+        self._dimse.close()
+        for number in self._pipe:
+            os.close(number)
+
+
+def _supervise(house: House, stop: threading.Event, say: Callable[[str], None]) -> int:
     announced = False
-    for child in children:
+    for child in house.children:
         child.start()
-    while not stop.wait(0.1):
-        for child in children:
+    while not stop.wait(0.02 if not announced else 0.1):
+        for child in house.children:
             code = child.poll()
             if code == WRONG_USE and not announced:
                 return WRONG_USE  # it has said why
@@ -156,29 +261,26 @@ def _supervise(children: Sequence[Child], settings: Settings, stop: threading.Ev
                 child.plan_restart(code)
             elif child.process is None and time.monotonic() >= child.start_at:
                 child.start()
-        if not announced and children[0].ready.is_set():
+        house.open_doors()
+        if not announced and house.is_ready:
             announced = True
-            node = settings.node
+            node = house.settings.node
             say(f"DICOM     {node.aet} at {node.dimse_address}{', with TLS' if node.is_encrypted('dimse') else ''}")
             say(f"DICOMweb  {node.web_url}/dicom-web")
             say(f"pages     {node.web_url}/")
-            say(f"data      {settings.data}")
+            say(f"data      {house.settings.data}")
             say("Research use only, not for diagnosis. Ctrl-C ends the service.")
     return 0
 
 
-def _children(
-    config: Path | None, settings: Settings, given: Mapping[str, Any], lock: int, worker: bool
-) -> list[Child]:
+def _with_port(address: HostPort, listening: socket.socket) -> str:
+    return str(HostPort(address.host, doors.address_of(listening).port))
+
+
+def _environment(settings: Settings, given: Mapping[str, Any]) -> dict[str, str]:
+    """What the children are told; where the working folder's mirall.toml was found without --config, so do they."""
     told = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-    # Where the working folder's mirall.toml was found without --config, the children find it there, too.
-    environment = os.environ | {configuration.OVERRIDES_VARIABLE: json.dumps(told | {"data": str(settings.data)})}
-    arguments = ["--config", str(config)] if config is not None else []
-    modules = {"doors": "plugin.doors"} | ({"worker": "plugin.jobs.worker"} if worker else {})
-    return [
-        Child(name, [sys.executable, "-m", "plugin.tether", str(os.getpid()), module, *arguments], environment, lock)
-        for name, module in modules.items()
-    ]
+    return os.environ | {configuration.OVERRIDES_VARIABLE: json.dumps(told | {"data": str(settings.data)})}
 
 
 def _lock(settings: Settings) -> int:
@@ -282,6 +384,8 @@ def _is_ready(service: Running) -> bool:
     node = service.settings.node
     if node.tls is not None and node.tls.client_ca is not None and node.is_encrypted("http"):
         return tls.answers(node.http_address)
+    import httpx  # the service itself has no need of it
+
     # Its name need not be in its certificate: we know whom we started. No proxy of the environment stands between.
     with httpx.Client(trust_env=False, timeout=2.0, verify=False) as client:
         try:

@@ -247,9 +247,13 @@ def _check_announced(received: Received, announced: Announced) -> None:
             )
 
 
-def open_archive(settings: Settings) -> Ingest:
-    """Ingest, index (brought up to date) and storage of the data folder that the settings name."""
+def open_archive(settings: Settings, *, upgrade: bool = True) -> Ingest:
+    """Ingest, index and storage of the data folder that the settings name.
+
+    upgrade: bring the index up to date first; without it the caller knows that it is.
+    """
     index = Index(settings.data)
-    index.upgrade()
+    if upgrade:
+        index.upgrade()
     storage = Storage(settings.data, settings.archive.minimum_free_mb)
     return Ingest(index, storage, settings.archive.on_correction, Registry(settings.models).known_device_uids)
