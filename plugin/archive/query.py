@@ -67,6 +67,7 @@ _UIDS_OF: dict[Level, str] = {"study": STUDY_UID, "series": SERIES_UID, "instanc
 _OF_PATIENT = frozenset(
     {"00100010", PATIENT_ID, "00100021", "00100030", "00100032", "00100040", "00101000", "00102160", "00104000"}
 )
+_KNOWN: dict[Level, frozenset[str]] = {level: frozenset(tags) for level, tags in TAGS.items()}
 # What QIDO-RS returns unless more is asked for (PS3.18 10.6.3.3, and what viewers read).
 _USUAL: dict[Level, frozenset[str]] = {
     "study": frozenset(
@@ -625,7 +626,7 @@ def _wanted(query: Query, level: Level) -> frozenset[str] | None:
     fixed = _UIDS_OF[level] in query.within and level != query.level
     usual = _USUAL[level] if query.usual and not fixed else frozenset[str]()
     named = {key.tag for key in query.keys} | query.include
-    known = TAGS[level].keys() & (_OF_PATIENT if query.level == "patient" else TAGS[level].keys())
+    known = _OF_PATIENT if query.level == "patient" else _KNOWN[level]
     wanted = (usual | named) & known
     return wanted if level == query.level else wanted - {_UIDS_OF[level]}
 
