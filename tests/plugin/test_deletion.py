@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from archives import archive, give
 from dicom_objects import SERIES, STUDY, file_of, slice_of
-from sqlalchemy import select
+from pydicom import Dataset
+from pynetdicom import AE, build_role, evt
+from pynetdicom.sop_class import CTImageStorage, StudyRootQueryRetrieveInformationModelGet
+from small_service import SmallService, until
+from sqlalchemy import select, update
 
 from plugin.archive import deletion, tombstones
 from plugin.archive.deletion import NothingThere, Target
 from plugin.archive.ingest import Ingest
 from plugin.archive.storage import Storage
+from plugin.dimse import node
+from plugin.jobs.planning import add_to_outbox
+from plugin.jobs.tables import Delivery
+from plugin.settings import Node, Settings
 
 OTHER_SERIES = "2.25.1003"
 
@@ -129,3 +139,72 @@ def test_a_deletion_can_be_repeated_after_its_study_came_again(here):
     assert on_disk(here) == set()
     with here.index.read() as connection:
         assert not list(connection.scalars(select(tombstones.Tombstone.id).where(~tombstones.Tombstone.is_swept)))
+
+
+# While others work with it
+
+
+@pytest.fixture
+def service(tmp_path) -> Iterator[SmallService]:
+    made = SmallService(tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_deletion_under_a_running_job_ends_the_job_and_the_study_sent_again_is_worked_on_anew(service: SmallService):
+    service.behave(seconds=60)
+    service.start()
+    study = service.study()
+    slices = [row.path.read_bytes() for row in service.index.instances(study)]
+    until(lambda: [job for job in service.jobs_of(study) if job.state == "running"])
+    extent = deletion.remove(service.ingest, Target(study), by="tester")
+    assert len(extent.jobs) == 1
+    assert extent.predicted_by == ("fake:1",)
+    (job,) = service.jobs_of(study)
+    assert (job.state, job.error) == ("cancelled", "its input was deleted from the archive")
+    service.behave()
+    for raw in slices:
+        assert service.arrive(raw).state == "stored"
+    until(lambda: service.ended(study))
+    assert len(service.jobs_of(study)) == 1
+    assert service.results(study)
+
+
+def test_what_is_owed_of_a_deleted_study_is_not_sent_any_more(service: SmallService):
+    study = service.study(slices=2)
+    uids = [row.sop_instance_uid for row in service.index.instances(study)]
+    with service.index.write() as connection:
+        add_to_outbox(connection, study, uids, ["PACS"], 1000.0)
+        connection.execute(update(Delivery).where(Delivery.sop_instance_uid == uids[0]).values(state="delivered"))
+    assert deletion.remove(service.ingest, Target(study), by="tester").deliveries == 1
+    told = {row.sop_instance_uid: (row.state, row.last_error) for row in service.jobs.deliveries()}
+    assert told == {uids[0]: ("delivered", ""), uids[1]: ("failed", "the object was deleted from the archive")}
+
+
+def test_a_deletion_in_the_middle_of_a_c_get_is_counted_as_failed_objects(here):
+    listener = node.start(Settings(node=Node(dimse="127.0.0.1:0")), here)
+    got: list[str] = []
+
+    def take(event: evt.Event) -> int:
+        got.append(str(event.request.AffectedSOPInstanceUID))
+        if len(got) == 1:
+            remove(here, Target(STUDY))
+        return 0
+
+    entity = AE("SCANNER")
+    entity.dimse_timeout = 20
+    entity.add_requested_context(StudyRootQueryRetrieveInformationModelGet)
+    entity.add_requested_context(CTImageStorage)
+    role = build_role(CTImageStorage, scp_role=True)
+    association = entity.associate(
+        "127.0.0.1", listener.address.port, ae_title="MIRALL", ext_neg=[role], evt_handlers=[(evt.EVT_C_STORE, take)]
+    )
+    query = Dataset()
+    query.QueryRetrieveLevel, query.StudyInstanceUID = "STUDY", STUDY
+    statuses = [status for status, _ in association.send_c_get(query, StudyRootQueryRetrieveInformationModelGet)]
+    association.release()
+    listener.stop()
+    final = statuses[-1]
+    assert final.Status == 0xB000
+    assert final.NumberOfCompletedSuboperations == len(got)
+    assert final.NumberOfCompletedSuboperations + final.NumberOfFailedSuboperations == 3
