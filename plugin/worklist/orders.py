@@ -85,7 +85,7 @@ def order_of(attributes: Attributes, registry: Registry, destinations: Collectio
     kind = _kind(attributes)
     assert kind is not None
     given = _parameters(attributes)
-    models = given.get("model", [])
+    models = [name for name in given.get("model", []) if name]
     if len(models) != 1:
         raise BadOrder("the workitem names no model version; add a content item (model, 99MIRALL) with NAME:VERSION")
     model = registry.resolve(models[0]).identity.address

@@ -22,7 +22,7 @@ UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
 
 # Keyword, at creation, in an update, at the end, in a search; ">" marks attributes of the items of a sequence above.
 #   at creation   1 has a value, 2 is there, 0 is there and empty, 3 may be there, - may not
-#   in an update  1 may be there and has a value, 3 may be there, - may not
+#   in an update  1 may be there and has a value, ! has a value in each item, 3 may be there, - may not
 #   at the end    R always, P when completed, X when canceled, O optional
 #   in a search   1, 2 are always returned (1C, 2C where they have a value), 3 when asked for
 _TABLE = """
@@ -39,9 +39,9 @@ ScheduledStationNameCodeSequence                2 3 O 2
 ScheduledStationClassCodeSequence               2 3 O 2
 ScheduledStationGeographicLocationCodeSequence  2 3 O 2
 ScheduledHumanPerformersSequence                3 3 O 2
->HumanPerformerCodeSequence                     1 1 O -
->HumanPerformerName                             1 1 O -
->HumanPerformerOrganization                     1 1 O -
+>HumanPerformerCodeSequence                     1 ! O -
+>HumanPerformerName                             1 ! O -
+>HumanPerformerOrganization                     1 ! O -
 ScheduledProcedureStepStartDateTime             1 1 R 1
 ExpectedCompletionDateTime                      3 1 O 3
 ScheduledProcedureStepExpirationDateTime        3 3 O 3
@@ -56,7 +56,7 @@ PatientID                                       3 - O 2
 IssuerOfPatientID                               2 - O 2
 IssuerOfPatientIDQualifiersSequence             2 - O 2
 OtherPatientIDsSequence                         2 3 O 2
->PatientID                                      1 1 O -
+>PatientID                                      1 ! O -
 >IssuerOfPatientID                              2 - O -
 >IssuerOfPatientIDQualifiersSequence            2 - O -
 PatientBirthDate                                2 - O 2
@@ -147,7 +147,7 @@ def malformed(attributes: Any) -> str:
 
 def wrong_at_creation(attributes: Attributes) -> list[str]:
     """What keeps a data set from becoming a workitem, one clause each; [] where nothing does."""
-    found = list(_violations(attributes, "", created=True))
+    found = _grouped(_violations(attributes, "", created=True))
     state = text(attributes, "ProcedureStepState")
     if state and state != SCHEDULED:
         found.append(f"ProcedureStepState is {state!r}, and a workitem begins as SCHEDULED")
@@ -156,10 +156,19 @@ def wrong_at_creation(attributes: Attributes) -> list[str]:
 
 def wrong_in_update(attributes: Attributes) -> list[str]:
     """What keeps a data set from changing a workitem; [] where nothing does."""
-    return list(_violations(attributes, "", created=False))
+    return _grouped(_violations(attributes, "", created=False))
 
 
-def _violations(attributes: Mapping[str, Any], parent: str, *, created: bool) -> Iterator[str]:
+def _grouped(violations: Iterator[tuple[str, str]]) -> list[str]:
+    """One clause for all attributes of which the same is said."""
+    named: dict[str, list[str]] = {}
+    for keyword, complaint in violations:
+        named.setdefault(complaint, []).append(keyword)
+    return [f"{', '.join(dict.fromkeys(keywords))} {complaint}" for complaint, keywords in named.items()]
+
+
+def _violations(attributes: Mapping[str, Any], parent: str, *, created: bool) -> Iterator[tuple[str, str]]:
+    """(keyword, what is said of it)."""
     of = f" in {parent}" if parent else ""
     for rule in _RULES:
         if rule.parent != parent:
@@ -168,28 +177,28 @@ def _violations(attributes: Mapping[str, Any], parent: str, *, created: bool) ->
         here = tag(rule.keyword)
         present, valued = here in attributes, _has_value(attributes, rule.keyword)
         if kind == "-" and present:
-            yield f"{rule.keyword}{of} may not be {'given' if created else 'changed'}"
-        elif kind == "1" and not valued and (created or present or parent):
-            yield f"{rule.keyword}{of} has no value"
+            yield f"{rule.keyword}{of}", f"may not be {'given' if created else 'changed'}"
+        elif kind in ("1", "!") and not valued and (created or present or kind == "!"):
+            yield f"{rule.keyword}{of}", "must have a value"
         elif kind == "2" and not present:
-            yield f"{rule.keyword}{of} is missing (it may be empty)"
+            yield f"{rule.keyword}{of}", "must be there, with or without a value"
         elif kind == "0" and (not present or valued):
-            yield f"{rule.keyword}{of} {'is missing; it' if not present else 'has a value;'} must be there and empty"
+            yield f"{rule.keyword}{of}", "must be there and empty"
         elif present and attributes[here]["vr"] != dictionary_VR(int(here, 16)):
-            yield f"{rule.keyword}{of} has the vr {attributes[here]['vr']}"
+            yield f"{rule.keyword}{of}", f"has the vr {attributes[here]['vr']}"
         if valued and rule.keyword in _ENUMERATED and text(attributes, rule.keyword) not in _ENUMERATED[rule.keyword]:
-            yield f"{rule.keyword} is none of {', '.join(_ENUMERATED[rule.keyword])}"
+            yield rule.keyword, f"must be one of {', '.join(_ENUMERATED[rule.keyword])}"
         for item in items(attributes, rule.keyword) if not parent else ():
             yield from _violations(item, rule.keyword, created=created)
             if rule.keyword.endswith("CodeSequence"):
                 yield from _not_a_code(item, rule.keyword)
 
 
-def _not_a_code(item: Mapping[str, Any], keyword: str) -> Iterator[str]:
+def _not_a_code(item: Mapping[str, Any], keyword: str) -> Iterator[tuple[str, str]]:
     """The Code Sequence Macro (PS3.3 8.8)."""
     value = any(_has_value(item, name) for name in ("CodeValue", "LongCodeValue", "URNCodeValue"))
     if not value or not _has_value(item, "CodeMeaning"):
-        yield f"an item of {keyword} has no Code Value or no Code Meaning"
+        yield keyword, "must have a Code Value and a Code Meaning in each item"
 
 
 def missing_at_end(attributes: Attributes, state: str) -> list[str]:
