@@ -26,7 +26,7 @@ from plugin.dimse.client import find
 from plugin.dimse.client.association import Peer
 from plugin.dimse.client.commitment import NotOffered, ask
 from plugin.dimse.client.echo import echo
-from plugin.dimse.client.store import Sent, send
+from plugin.dimse.client.store import Sent, negotiated, send
 from plugin.dimse.status import PROCESSING_FAILURE, is_temporary
 from plugin.jobs.commitments import Reference, Report
 from plugin.security import tls
@@ -91,6 +91,14 @@ class Destination(Protocol):
         """
         ...
 
+    def negotiate(self, parcels: Sequence[Parcel]) -> list[UID | None]:
+        """The transfer syntax that each object would leave in; None where the peer takes none. Nothing is sent.
+
+        Raises:
+            TryAgain: it does not answer.
+        """
+        ...
+
     def commit(
         self,
         transaction_uid: str,
@@ -150,6 +158,11 @@ class InMemoryDestination:
         if not self.can_be_asked:
             return [None for _ in parcels]
         return [parcel.sop_instance_uid in self.objects for parcel in parcels]
+
+    def negotiate(self, parcels: Sequence[Parcel]) -> list[UID | None]:
+        if self.down:
+            raise TryAgain("the destination does not answer: connection refused")
+        return [UID(parcel.transfer_syntax_uid) for parcel in parcels]
 
     def commit(
         self,
@@ -216,6 +229,12 @@ class StowDestination:
         if response.status_code not in (200, 204):
             raise TryAgain(f"{self._url} answers a search with HTTP {response.status_code}; check url and token")
         return f"{self._url} answers a search with HTTP {response.status_code}"
+
+    def negotiate(self, parcels: Sequence[Parcel]) -> list[UID | None]:
+        """By the profile alone: STOW-RS has no question before the deed."""
+        prefer = [UID(each) for each in self._prefer]
+        stored = [UID(parcel.transfer_syntax_uid) for parcel in parcels]
+        return [next(iter(encoding.candidates(each, prefer)), each) for each in stored]
 
     def commit(
         self,
@@ -306,6 +325,10 @@ class DimseDestination:
             else:  # one of them cannot be read; alone each shows whether it is that one
                 answers |= {parcel.path: self.send([parcel])[0] for parcel in left}
         return [answers[path] for path in paths]
+
+    def negotiate(self, parcels: Sequence[Parcel]) -> list[UID | None]:
+        found = negotiated(self._peer, [parcel.path for parcel in parcels], CONNECT_TIMEOUT_S, prefer=self._prefer)
+        return [found[parcel.path] for parcel in parcels]
 
     def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
         return find.has(self._peer, parcels, ANSWER_TIMEOUT_S)

@@ -138,6 +138,15 @@ def check_file(path: Path, index: Index | None, device_uids: Collection[str] = (
     return received
 
 
+def record_of(path: Path, received: Received, index: Index | None) -> LabelRecord | None:
+    """The record that `check_file` checked a file by; None for others' work."""
+    known = None if index is None else index.instance(received.sop_instance_uid)
+    if known is not None and known.record is not None and known.dataset_hash == received.dataset_hash:
+        return LabelRecord.from_json(json.dumps(known.record))
+    beside = path.with_suffix(".record.json")
+    return LabelRecord.from_json(beside.read_text(encoding="utf-8")) if beside.is_file() else None
+
+
 # What our equipment items say that it did: made the image, or worked on it (CID 7005).
 _OUR_PURPOSES = frozenset({labels.SYNTHESIZING[:2], labels.PROCESSING[:2]})
 

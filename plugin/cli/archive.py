@@ -105,21 +105,28 @@ def send(
     to: Annotated[
         str, typer.Option("--to", metavar="DEST", help="A configured name, AET@host:port, or a DICOMweb URL.")
     ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent; send nothing.")] = False,
     config: Config = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send DICOM files by C-STORE or STOW-RS, as they are.
+    """Send DICOM files by C-STORE or STOW-RS, as they are where the peer takes that.
 
     Files that Mirall made pass the label gate first. Exit code 1 where any file was not taken.
 
     Example: mirall send ./study --to ORTHANC@127.0.0.1:4242
     """
     from plugin import destinations, settings
+    from plugin.cli.jobs import show_plan
+    from plugin.dry_run import of_parcels
 
     loaded = settings.load(config, data=data)
     parcels = _parcels(loaded, _files(paths))
-    receipts = destinations.opened(destination_of(loaded, to), loaded.node.aet).send(parcels)
+    peer = destinations.opened(destination_of(loaded, to), loaded.node.aet)
+    if dry_run:
+        show_plan(of_parcels(to, peer, parcels), as_json)
+        return
+    receipts = peer.send(parcels)
     rows = [
         {"path": str(parcel.path), "sop_instance_uid": parcel.sop_instance_uid, "outcome": receipt.outcome,
          "sentence": receipt.sentence}
@@ -168,7 +175,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 def _parcels(settings: Settings, files: Sequence[Path]) -> list[Parcel]:
     """The files as a destination takes them, past the gate. Raises Unlabelled, Rejected."""
     from dicom_io.errors import Rejected
-    from plugin.archive.gate import check_file
+    from plugin.archive.gate import check_file, record_of
     from plugin.archive.index import Index
     from plugin.archive.received import Refused
     from plugin.destinations import Parcel
@@ -194,6 +201,7 @@ def _parcels(settings: Settings, files: Sequence[Path]) -> list[Parcel]:
                 study_instance_uid=received.study_instance_uid,
                 transfer_syntax_uid=received.transfer_syntax_uid,
                 path=path,
+                record=record_of(path, received, index),
             )
         )
     return parcels

@@ -18,6 +18,7 @@ from dicom_io.errors import Rejected
 
 if TYPE_CHECKING:
     from plugin.archive.index import Index
+    from plugin.dry_run import Planned
     from plugin.jobs.port import DeliveryView, Jobs, JobView
     from plugin.settings import Settings
 
@@ -164,6 +165,43 @@ def retry_delivery(
     _one_of("--state", state, RETRIED)
     count = _jobs(config, data).retry_deliveries(state=state, destination=destination)
     typer.echo(json.dumps({"retried": count}) if as_json else f"{count} rows are sent again")
+
+
+@outbox.command("plan")
+def plan_deliveries(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID of a study in the archive.")],
+    job: Annotated[str | None, typer.Option("--job", help="Only the results of this job.")] = None,
+    config: Config = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """What would be sent of a study, to whom, in which encoding, and what would be held and why. Nothing is sent.
+
+    Example: mirall outbox plan 1.2.840.113619.2.1
+    """
+    from plugin import dry_run
+
+    configuration, index = _opened(config, data)
+    wanted = None if job is None else _jobs(config, data).get(job).id
+    show_plan(dry_run.of_study(index, configuration, study, wanted), as_json)
+
+
+def show_plan(planned: Sequence[Planned], as_json: bool) -> None:
+    """The table of a dry run."""
+    rows = [
+        (
+            each.destination,
+            each.sop_instance_uid,
+            each.sop_class + (f" ({each.encoding})" if each.encoding else ""),
+            f"{each.stored} -> {each.leaves or '?'}" if each.verdict == "leaves" else each.stored,
+            f"{each.size / 1000:.0f} kB",
+            each.verdict + (f", {each.owed} already" if each.owed else ""),
+            each.why,
+        )
+        for each in planned
+    ]
+    titles = ("destination", "instance", "SOP class", "transfer syntax", "size", "verdict", "")
+    _table(titles, rows, [each.to_json() for each in planned], as_json)
 
 
 @outbox.command("commitments")

@@ -137,11 +137,11 @@ class Courier:
         ready: list[tuple[Row[Any], Parcel]] = []
         for row in rows:
             instance = self._index.instance(row.sop_instance_uid)
-            refusal = self._gate(instance, name)
+            refusal = gate(instance, name, self._policies[name])
             if refusal is not None:
                 self._note(row, state=refusal.state, last_error=refusal.sentence, next_attempt_at=None)
             elif instance is not None:
-                ready.append((row, _parcel(instance)))
+                ready.append((row, parcel_of(instance)))
         if ready:
             receipts = self._destinations[name].send([parcel for _, parcel in ready])
             for (row, _), receipt in zip(ready, receipts, strict=True):
@@ -180,7 +180,7 @@ class Courier:
         if not rows or more_to_send or self._clock() < self._refused_until.get(name, 0.0):
             return 0
         uid = self._transactions.open(name, [row.id for row in rows])
-        parcels = [_parcel(each) for row in rows if (each := self._index.instance(row.sop_instance_uid))]
+        parcels = [parcel_of(each) for row in rows if (each := self._index.instance(row.sop_instance_uid))]
         try:
             if not parcels:
                 raise NotOffered(f"nothing of what was sent to {name} is in the archive any more")
@@ -215,7 +215,7 @@ class Courier:
                 self._note(row, next_attempt_at=None)
         if asked:
             try:
-                answers = self._destinations[name].has([_parcel(instance) for _, instance in asked])
+                answers = self._destinations[name].has([parcel_of(instance) for _, instance in asked])
             except TryAgain as error:
                 self._ask_later([row for row, _ in asked], error)
                 return len(rows)
@@ -255,34 +255,6 @@ class Courier:
         with self._index.read() as connection:
             return list(connection.execute(query))
 
-    def _gate(self, instance: InstanceRow | None, name: str) -> Refusal | None:
-        """Why this object may not go to this destination. Knows only bytes and the job's record; it fails closed."""
-        if instance is None:
-            return Refusal(FAILED, "the object is not in the archive any more; nothing is left to send")
-        try:
-            instance.path.stat()
-            check_exit(instance)
-        except Unlabelled as error:
-            return Refusal(FAILED, str(error))
-        except FileNotFoundError:
-            return Refusal(
-                FAILED,
-                f"the file of the object, {instance.storage_key}, is gone from the data folder; put it back, "
-                "then `mirall outbox retry`",
-            )
-        except OSError as error:
-            return Refusal(FAILED, f"the object cannot be read ({error.strerror}); look at the data folder's disk")
-        if instance.record is None:
-            return None
-        model = LabelRecord.from_json(json.dumps(instance.record)).model
-        if model.state != "proven" and not self._policies[name].allow_unproven:
-            return Refusal(
-                HELD,
-                f"model version {model.address} is {model.state}: its evaluation proves nothing yet; "
-                f"set allow_unproven = true in [destinations.{name}] if it is to get such results",
-            )
-        return None
-
     def _note(self, row: Row[Any], **changes: Any) -> None:
         if changes.get("next_attempt_at", 0) is None:
             changes["next_attempt_at"] = null()
@@ -295,7 +267,37 @@ class Courier:
             log.info("%s to %s: %s %s", row.sop_instance_uid, row.destination, state, changes.get("last_error", ""))
 
 
-def _parcel(instance: InstanceRow) -> Parcel:
+def gate(instance: InstanceRow | None, name: str, policy: Policy) -> Refusal | None:
+    """Why this object may not go to this destination. Knows only bytes and the job's record; it fails closed."""
+    if instance is None:
+        return Refusal(FAILED, "the object is not in the archive any more; nothing is left to send")
+    try:
+        instance.path.stat()
+        check_exit(instance)
+    except Unlabelled as error:
+        return Refusal(FAILED, str(error))
+    except FileNotFoundError:
+        return Refusal(
+            FAILED,
+            f"the file of the object, {instance.storage_key}, is gone from the data folder; put it back, "
+            "then `mirall outbox retry`",
+        )
+    except OSError as error:
+        return Refusal(FAILED, f"the object cannot be read ({error.strerror}); look at the data folder's disk")
+    if instance.record is None:
+        return None
+    model = LabelRecord.from_json(json.dumps(instance.record)).model
+    if model.state != "proven" and not policy.allow_unproven:
+        return Refusal(
+            HELD,
+            f"model version {model.address} is {model.state}: its evaluation proves nothing yet; "
+            f"set allow_unproven = true in [destinations.{name}] if it is to get such results",
+        )
+    return None
+
+
+def parcel_of(instance: InstanceRow) -> Parcel:
+    """The object as a destination takes it."""
     return Parcel(
         sop_instance_uid=instance.sop_instance_uid,
         sop_class_uid=instance.sop_class_uid,

@@ -116,6 +116,25 @@ def send(
             end(association)
 
 
+def negotiated(
+    peer: Peer, paths: Sequence[Path], timeout_s: float = TIMEOUT_S, *, prefer: Sequence[str] = ()
+) -> dict[Path, UID | None]:
+    """In which transfer syntax `send` would try each file first; None where the peer takes none that we can write.
+
+    Only associations are opened; nothing is sent. Raises as `send`.
+    """
+    loads = [_load(path) for path in paths]
+    found: dict[Path, UID | None] = {}
+    for kinds, proposed in batches((load.kind for load in loads), prefer):
+        association = associate(peer, proposed, timeout_s)
+        try:
+            carrier = Carrier(str(peer), association, timeout_s, prefer)
+            found |= {load.path: next(iter(carrier.syntaxes(load.kind)), None) for load in loads if load.kind in kinds}
+        finally:
+            end(association)
+    return found
+
+
 def _load(path: Path) -> Load:
     try:
         meta = pydicom.filereader.read_file_meta_info(path)
@@ -183,8 +202,7 @@ class Carrier:
         """C-STORE one object, as stored or in the best encoding that the peer takes."""
         refused = Sent(load.path, load.sop_instance_uid, SOP_CLASS_NOT_SUPPORTED, self._not_taken(load.kind))
         stored = UID(load.kind.transfer_syntax_uid)
-        acceptable = [UID(syntax) for syntax in self._contexts.get(load.kind.sop_class_uid, {})]
-        for syntax in encoding.candidates(stored, acceptable):
+        for syntax in self.syntaxes(load.kind):
             if not is_open(self._association):
                 reason = f"the association with {self.peer} ended before this object was sent"
                 return Sent(load.path, load.sop_instance_uid, None, reason, can_retry=True)
@@ -202,6 +220,11 @@ class Carrier:
                 reason = f"instance {load.sop_instance_uid} cannot be read ({error.strerror}); look at its disk"
                 return Sent(load.path, load.sop_instance_uid, PROCESSING_FAILURE, reason, can_retry=True)
         return refused
+
+    def syntaxes(self, kind: Kind) -> list[UID]:
+        """Transfer syntaxes in which the peer takes such objects and we can write them without loss, best first."""
+        acceptable = [UID(syntax) for syntax in self._contexts.get(kind.sop_class_uid, {})]
+        return encoding.candidates(UID(kind.transfer_syntax_uid), acceptable)
 
     def _not_taken(self, kind: Kind) -> str:
         sop_class, syntax = UID(kind.sop_class_uid).name, UID(kind.transfer_syntax_uid).name
