@@ -137,15 +137,15 @@ def pull(
     """
     find.check_uid(study)
 
-    def ask() -> list[Listed]:
-        answers = source.listed(study)
+    def wanted_of(everything: Sequence[Listed]) -> list[Listed]:
         return [
             each
-            for each in answers
+            for each in everything
             if series in ("", each.series_instance_uid) and each.sop_instance_uid not in without
         ]
 
-    listed = ask()
+    everything = source.listed(study)
+    listed = wanted_of(everything)
     if not listed:
         raise CannotAsk(f"{source} lists nothing of {f'series {series} of ' if series else ''}study {study}")
     before = len(listed) - len(_missing(ingest.index, listed))
@@ -159,8 +159,9 @@ def pull(
         ingest.storage.check_space()
         came = _counted(len(listed) - len(missing), len(listed), refused, progress)
         try:
-            said = source.fetch(study, wanted, _wholes(listed, wanted, bool(series)), attempt, came)
-            listed = ask() or listed
+            said = source.fetch(study, wanted, _wholes(everything, wanted), attempt, came)
+            everything = source.listed(study) or everything
+            listed = wanted_of(everything)
         except (TryAgain, CannotRetrieve) as error:
             sentences.append(str(error))
             break
@@ -187,10 +188,9 @@ def _missing(index: Index, listed: Sequence[Listed]) -> list[Listed]:
     return [each for each in listed if each.sop_instance_uid not in held]
 
 
-def _wholes(listed: Sequence[Listed], wanted: Sequence[Listed], one_series: bool) -> Wholes:
-    partly = {each.series_instance_uid for each in set(listed) - set(wanted)}
-    series = frozenset(each.series_instance_uid for each in wanted) - partly
-    return Wholes(study=not partly and not one_series, series=series)
+def _wholes(everything: Sequence[Listed], wanted: Sequence[Listed]) -> Wholes:
+    partly = {each.series_instance_uid for each in set(everything) - set(wanted)}
+    return Wholes(study=not partly, series=frozenset(each.series_instance_uid for each in wanted) - partly)
 
 
 def _counted(done: int, total: int, refused: dict[str, str], progress: Progress) -> Came:
