@@ -210,8 +210,7 @@ class _Doomed:
             )
 
     def take_out(self, connection: Connection, at: float) -> None:
-        for row in self._rows:
-            self._archive.index.remove_instance(connection, row, at)
+        self._archive.index.remove_instances(connection, self._rows, at)
         for part in _parts(self._uids):
             connection.execute(delete(InstanceVersion).where(InstanceVersion.sop_instance_uid.in_(part)))
 

@@ -15,7 +15,7 @@ import hashlib
 import os
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,8 @@ NO_INPUT = "0" * 64
 """Input hash of a study without an instance of others; nothing is due for it."""
 
 _LOCK_WAIT_S = 60
+# SQLite takes 32766 values in one statement at most.
+_VALUES = 10_000
 
 
 def hash_of_input(input_hash: str, *, add: tuple[str, str] | None = None, remove: tuple[str, str] | None = None) -> str:
@@ -329,32 +331,41 @@ class Index:
 
     def remove_instance(self, connection: Connection, row: InstanceRow, at: float) -> None:
         """Take an instance out; a series and study that are left empty go, too. The bytes stay where they are."""
-        connection.execute(delete(Instance).where(Instance.sop_instance_uid == row.sop_instance_uid))
-        in_study = Instance.study_instance_uid == row.study_instance_uid
-        in_series = Instance.series_instance_uid == row.series_instance_uid
-        if not self._rows(select(Instance.sop_instance_uid).where(in_study, in_series).limit(1), connection):
-            connection.execute(
-                delete(Series).where(
-                    Series.study_instance_uid == row.study_instance_uid,
-                    Series.series_instance_uid == row.series_instance_uid,
+        self.remove_instances(connection, [row], at)
+
+    def remove_instances(self, connection: Connection, rows: Sequence[InstanceRow], at: float) -> None:
+        """`remove_instance` for instances of one study, in a few statements however many they are."""
+        uid = rows[0].study_instance_uid
+        for start in range(0, len(rows), _VALUES):
+            uids = [row.sop_instance_uid for row in rows[start : start + _VALUES]]
+            connection.execute(delete(Instance).where(Instance.sop_instance_uid.in_(uids)))
+        left = select(Instance.sop_instance_uid).where(Instance.study_instance_uid == uid)
+        for series in {row.series_instance_uid for row in rows}:
+            if not self._rows(left.where(Instance.series_instance_uid == series).limit(1), connection):
+                connection.execute(
+                    delete(Series).where(Series.study_instance_uid == uid, Series.series_instance_uid == series)
                 )
-            )
-        study = self.study(row.study_instance_uid, connection)
+        study = self.study(uid, connection)
         if study is None:
             return
-        if not self._rows(select(Instance.sop_instance_uid).where(in_study).limit(1), connection):
-            connection.execute(delete(Study).where(Study.study_instance_uid == row.study_instance_uid))
-        elif not row.made_by_us:
-            term = (row.sop_instance_uid, row.dataset_hash)
-            connection.execute(
-                update(Study)
-                .where(Study.study_instance_uid == row.study_instance_uid)
-                .values(
-                    input_hash=hash_of_input(study.input_hash, remove=term),
-                    last_arrival_at=at,
-                    first_arrival_at=study.first_arrival_at if study.is_due else at,
-                )
+        if not self._rows(left.limit(1), connection):
+            connection.execute(delete(Study).where(Study.study_instance_uid == uid))
+            return
+        terms = [(row.sop_instance_uid, row.dataset_hash) for row in rows if not row.made_by_us]
+        if not terms:
+            return
+        input_hash = study.input_hash
+        for term in terms:
+            input_hash = hash_of_input(input_hash, remove=term)
+        connection.execute(
+            update(Study)
+            .where(Study.study_instance_uid == uid)
+            .values(
+                input_hash=input_hash,
+                last_arrival_at=at,
+                first_arrival_at=study.first_arrival_at if study.is_due else at,
             )
+        )
 
     def keep_version(self, connection: Connection, row: InstanceRow, state: str, at: float) -> None:
         """Note bytes that are not, or no longer, the current ones of their UID. state: "superseded" | "put aside"."""
