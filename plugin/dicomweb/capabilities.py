@@ -75,11 +75,20 @@ _EXCHANGES: Sequence[tuple[str, str, str, Exchange]] = (
 
 @dataclass(frozen=True)
 class Resource:
-    """One path below the base URI, with what can be done there. methods: method -> (service, a sentence, exchange)."""
+    """One path below the base URI, with what can be done there.
+
+    path: as the router has it, where {name:path} stands for several segments. methods: method -> (service, a sentence,
+    exchange).
+    """
 
     path: str
     methods: Mapping[str, tuple[str, str, Exchange]]
     is_channel: bool = False
+
+    @property
+    def template(self) -> str:
+        """The path as a URI template."""
+        return re.sub(r":\w+}", "}", self.path)
 
     @property
     def allow(self) -> str:
@@ -98,7 +107,7 @@ class Resource:
             }
             for method, (service, sentence, exchange) in sorted(self.methods.items())
         ]
-        return {"path": self.path, "methods": methods} | ({"protocol": "WebSocket"} if self.is_channel else {})
+        return {"path": self.template, "methods": methods} | ({"protocol": "WebSocket"} if self.is_channel else {})
 
 
 def router_for(routers: Iterable[APIRouter]) -> APIRouter:
@@ -193,7 +202,7 @@ def _wadl(request: Request, resources: Sequence[Resource]) -> bytes:
     application = ElementTree.Element("application", xmlns=_NAMESPACE)
     of_base = ElementTree.SubElement(application, "resources", base=root(request))
     for resource in resources:
-        here = ElementTree.SubElement(of_base, "resource", path=resource.path.lstrip("/"))
+        here = ElementTree.SubElement(of_base, "resource", path=resource.template.lstrip("/"))
         for name in re.findall(r"{(\w+)", resource.path):
             ElementTree.SubElement(here, "param", name=name, style="template", required="true")
         for method, (service, sentence, exchange) in sorted(resource.methods.items()):

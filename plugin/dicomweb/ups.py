@@ -85,22 +85,23 @@ def search(request: Request) -> Response:
     """Search for workitems; 206 where there are more than are given at once."""
     conditions: list[Condition] = []
     include: set[str] = set()
-    limit, offset = _MAXIMUM_RESULTS, 0
+    numbers: dict[str, int] = {}
     for name, value in request.query_params.multi_items():
         if name in ("limit", "offset"):
-            if not value.isdigit():
+            if not value.isdigit() or len(value) > 12:
                 raise BadQuery(f"{name}={value!r} is no number; give how many results to return, or to skip")
-            limit, offset = (int(value), offset) if name == "limit" else (limit, int(value))
+            numbers[name] = int(value)
         elif name == "includefield":
             include |= {part if part == "all" else condition(part, "")[0][0] for part in value.split(",") if part}
         elif name not in ("fuzzymatching", "accept"):
             conditions.append(condition(name, value))
-    shown = min(limit, _MAXIMUM_RESULTS)
-    # One more than is shown tells whether there are more; it is worth a word only where the client did not ask to stop.
-    found = _worklist(request).search(conditions, include=include, limit=shown + 1, offset=offset)
+    shown = min(numbers.get("limit", _MAXIMUM_RESULTS), _MAXIMUM_RESULTS)
+    # One more than is shown tells whether there are more.
+    found = _worklist(request).search(conditions, include=include, limit=shown + 1, offset=numbers.get("offset", 0))
     if not found:
         return Response(status_code=204)
-    is_partial = len(found) > shown and limit > shown
+    # Who asked for no more has all that was asked for.
+    is_partial = len(found) > shown and numbers.get("limit") != shown
     return _answer(request, found[:shown], 206 if is_partial else 200)
 
 
