@@ -12,6 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+# One for all: making a client reads the machine's certificates, which takes longer than most questions.
+WEB = httpx.Client(trust_env=False, timeout=120)
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -32,29 +35,29 @@ class Orthanc:
         return f"http://127.0.0.1:{self.http_port}"
 
     def upload(self, path: Path) -> None:
-        httpx.post(f"{self.url}/instances", content=path.read_bytes(), timeout=60).raise_for_status()
+        WEB.post(f"{self.url}/instances", content=path.read_bytes(), timeout=60).raise_for_status()
 
     def get(self, path: str) -> Any:
-        answer = httpx.get(f"{self.url}{path}", timeout=60)
+        answer = WEB.get(f"{self.url}{path}", timeout=60)
         answer.raise_for_status()
         return answer.json()
 
     def instances(self, **query: str) -> list[str]:
         """Identifiers of the instances that match DICOM keywords."""
         body = {"Level": "Instance", "Query": query}
-        answer = httpx.post(f"{self.url}/tools/find", json=body, timeout=60)
+        answer = WEB.post(f"{self.url}/tools/find", json=body, timeout=60)
         answer.raise_for_status()
         return list(answer.json())
 
     def file(self, identifier: str) -> bytes:
-        answer = httpx.get(f"{self.url}/instances/{identifier}/file", timeout=60)
+        answer = WEB.get(f"{self.url}/instances/{identifier}/file", timeout=60)
         answer.raise_for_status()
         return answer.content
 
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=2).status_code == 200
+        return WEB.get(url, timeout=2).status_code == 200
     except httpx.TransportError:
         return False
 

@@ -63,7 +63,7 @@ def _series(kind: Kind, count: int, folder: Path, study: str) -> Iterator[Item]:
     into.mkdir(parents=True, exist_ok=True)
     for number in range(1, count + 1):
         uid = uid_of(study, kind.modality, number)
-        raw = template.replace(_PLACE_OF_UID.encode(), uid.encode()).replace(_PLACE_OF_NUMBER, b"%-6d" % number)
+        raw = template.replace(_PLACE_OF_UID.encode(), uid.encode()).replace(_PLACE_OF_NUMBER, b"%06d" % number)
         path = into / f"{number:04d}.dcm"
         path.write_bytes(raw)
         yield Item(path, kind.modality, kind.sop_class_uid, study_uid, series_uid, uid, len(raw))
