@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from pydicom.uid import UID
 
 from dicom_io import labels, picture, pixels
 from dicom_io.errors import Rejected
@@ -330,15 +329,11 @@ def _encoded(shown: Picture, kind: Format, quality_: int, mark: _Mark | None) ->
 
 
 def representative(rows: Sequence[Held]) -> Held | None:
-    """The instance that stands for all: an image near the middle, one that came from outside where there is one.
-
-    A document where there is no image.
-    """
+    """The instance that stands for all: an image near the middle, one that came from outside where there is one."""
     others = [row for row in rows if not row.made_by_us]
     for among in (others, rows):
         middle = len(among) // 2
         for at in sorted(range(len(among)), key=lambda number: abs(number - middle)):
             if is_image(among[at]):
                 return among[at]
-    shown = [row for row in rows if row.sop_class_uid == _ENCAPSULATED_PDF or UID(row.transfer_syntax_uid) in _VIDEO]
-    return shown[0] if shown else None
+    return None
