@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -22,6 +22,7 @@ from pydicom.uid import UID
 from dicom_io import encoding, labels
 from dicom_io.errors import NotDicom, Rejected, TryAgain, Unlabelled
 from dicom_io.provenance import LabelRecord
+from plugin.dicomweb.json_model import values
 from plugin.dimse.client import find
 from plugin.dimse.client.association import Peer
 from plugin.dimse.client.commitment import NotOffered, ask
@@ -292,7 +293,7 @@ class StowDestination:
         listed = _json(response) if response.status_code == 200 else None
         if not isinstance(listed, list):
             return None
-        uids = [uid for each in listed for uid in _values(each, "00080018")]
+        uids = [uid for each in listed for uid in values(each, "00080018")]
         if parcel.sop_instance_uid in uids:
             return True
         # A list whose entries cannot be read says nothing of what is not in it.
@@ -388,12 +389,12 @@ def _stow_receipt(url: str, parcel: Parcel, response: httpx.Response) -> Receipt
     """Read a STOW-RS answer (PS3.18 10.5.3): (0008,1199) lists what was stored, (0008,1198) what was not and why."""
     answer = _json(response)
     whole = answer[0] if isinstance(answer, list) and answer else answer  # servers wrap the object in a list, or do not
-    for item in _values(whole, "00081198"):
+    for item in values(whole, "00081198"):
         # One object was sent: what is refused without a name, or with one that cannot be read, is that one.
-        if parcel.sop_instance_uid in (_values(item, "00081155") or [parcel.sop_instance_uid]):
-            return _refusal(url, _reason(_values(item, "00081197")))
-    for item in _values(whole, "00081199"):
-        if parcel.sop_instance_uid in _values(item, "00081155"):
+        if parcel.sop_instance_uid in (values(item, "00081155") or [parcel.sop_instance_uid]):
+            return _refusal(url, _reason(values(item, "00081197")))
+    for item in values(whole, "00081199"):
+        if parcel.sop_instance_uid in values(item, "00081155"):
             return Receipt("confirmed")
     if response.status_code in (200, 202):
         return Receipt("sent")
@@ -440,17 +441,10 @@ def _json(response: httpx.Response) -> object:
         return None
 
 
-def _values(item: object, tag: str) -> list[object]:
-    """Values of an attribute in the DICOM JSON model (PS3.18 F.2); empty for anything that does not look like it."""
-    attribute = item.get(tag) if isinstance(item, Mapping) else None
-    values = attribute.get("Value") if isinstance(attribute, Mapping) else None
-    return values if isinstance(values, list) else []
-
-
-def _reason(values: Sequence[object]) -> int:
+def _reason(given: Sequence[object]) -> int:
     """Failure Reason (0008,1197): a number, though some servers write "42752", "A700" or "0xA700"; Processing Failure
     (PS3.7 C.5.14) where there is none that can be read."""
-    text = str(values[0]) if values else ""
+    text = str(given[0]) if given else ""
     for base in (10, 16):
         try:
             return int(text, base)

@@ -30,6 +30,7 @@ from plugin.archive.ingest import OUT_OF_RESOURCES, Ingest
 from plugin.archive.storage import Reception
 from plugin.archive.tables import Instance
 from plugin.destinations import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S
+from plugin.dicomweb.json_model import values
 from plugin.dicomweb.multipart import BadMultipart, Reader
 from plugin.dimse.client import find, retrieve
 from plugin.dimse.client.association import TIMEOUT_S, Peer
@@ -154,7 +155,10 @@ def pull(
     for attempt in range(ROUNDS):
         missing = _missing(ingest.index, listed)
         wanted = [each for each in missing if each.sop_instance_uid not in refused]
-        if not wanted or (stop is not None and stop.is_set()):
+        if not wanted:
+            break
+        if stop is not None and stop.is_set():
+            sentences = sentences or ["it was cancelled"]
             break
         ingest.storage.check_space()
         came = _counted(len(listed) - len(missing), len(listed), refused, progress)
@@ -469,16 +473,9 @@ class _Intake:
         self._came(outcome.sop_instance_uid, "" if outcome.accepted else outcome.reason)
 
 
-def _values(item: object, tag: str) -> list[Any]:
-    """Values of an attribute in the DICOM JSON model (PS3.18 F.2); empty for anything that does not look like it."""
-    attribute = item.get(tag) if isinstance(item, Mapping) else None
-    values = attribute.get("Value") if isinstance(attribute, Mapping) else None
-    return values if isinstance(values, list) else []
-
-
 def _first(item: object, tag: str) -> str:
-    values = _values(item, tag)
-    value = values[0] if values else ""
+    found = values(item, tag)
+    value = found[0] if found else ""
     return str(value.get("Alphabetic", "")) if isinstance(value, Mapping) else str(value)
 
 
@@ -491,7 +488,7 @@ def _found_study(item: object) -> find.FoundStudy:
         _first(item, "00080020"),
         _first(item, "00080050"),
         _first(item, "00081030"),
-        tuple(map(str, _values(item, "00080061"))),
+        tuple(map(str, values(item, "00080061"))),
         int(count) if count.isdigit() else None,
     )
 
