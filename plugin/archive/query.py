@@ -38,6 +38,7 @@ Uids = tuple[str, ...]
 
 STUDY_UID, SERIES_UID, SOP_INSTANCE_UID, SOP_CLASS_UID = "0020000D", "0020000E", "00080018", "00080016"
 PATIENT_ID = "00100020"
+_STUDY_DATE = "00080020"
 MODALITIES_IN_STUDY = "00080061"
 SOP_CLASSES_IN_STUDY = "00080062"
 STUDIES_OF_PATIENT = "00201200"
@@ -489,7 +490,8 @@ def _key_condition(holder: str, key: Key, exact_case: bool, depth: int = 0) -> _
         inner = _any(_value_condition("v.value", vr, value, exact) for value in values)
         return _Condition(f"EXISTS (SELECT 1 FROM {source} v WHERE {inner.sql})", inner.parameters)
     # First the form that has an index.
-    folded = _any(_value_condition(f"json_extract({holder}, {path})", vr, value) for value in values)
+    held = "s.study_date" if (holder, key.tag) == ("s.search", _STUDY_DATE) else f"json_extract({holder}, {path})"
+    folded = _any(_value_condition(held, vr, value) for value in values)
     if not exact:
         return folded
     return _all((folded, _any(_value_condition(written, vr, value, exact=True) for value in values)))

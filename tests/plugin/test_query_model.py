@@ -34,7 +34,7 @@ SINGLE = {
 }
 MULTIPLE = {
     "study": ("NameOfPhysiciansReadingStudy", "OtherPatientIDs"),
-    "series": ("ProtocolName", "OperatorsName", "SoftwareVersions"),
+    "series": ("OperatorsName", "SoftwareVersions"),
     "instance": ("ImageType", "PixelSpacing"),
 }
 SEQUENCES = {

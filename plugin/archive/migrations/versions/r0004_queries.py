@@ -23,7 +23,6 @@ _KEYS: dict[str, tuple[str, ...]] = {
 _INDEXES = {
     "study_newest_first": "study (study_date DESC, json_extract(search, '$.\"00080030\"') DESC, study_instance_uid)",
     "study_by_patient": "study (json_extract(search, '$.\"00100020\"'))",
-    "study_by_name": "study (json_extract(search, '$.\"00100010\"[0]'))",
     "study_by_accession": "study (json_extract(search, '$.\"00080050\"'))",
     "series_of_study": "series (study_instance_uid, series_instance_uid, modality)",
 }
@@ -59,6 +58,7 @@ def upgrade() -> None:
         op.execute(f"CREATE TRIGGER {name} AFTER {when} ON instance BEGIN {what} END")
     for level, keys in _KEYS.items():
         _search_anew(level, keys)
+    op.execute("UPDATE study SET study_date = substr(coalesce(json_extract(search, '$.\"00080020\"'), ''), 1, 16)")
     for name, index in _INDEXES.items():
         op.execute(f"CREATE INDEX {name} ON {index}")
 
