@@ -131,7 +131,7 @@ class TransmittingProvider(ReceivingProvider):
             if self._is_readable():
                 self._read_pdu_data()
                 break
-        while not self.event_queue.empty():
+        while not self.event_queue.empty() and not self._kill_thread:
             self.state_machine.do_action(self.event_queue.get())
         with self.to_provider_queue.not_empty:
             if not self.to_provider_queue.queue:
