@@ -1,4 +1,4 @@
-"""What pynetdicom says in the log: a sentence where a connection fails, never a stack trace.
+"""What pynetdicom says in the log: a sentence where a connection fails, never a stack trace, nothing where all is well.
 
 A peer can break a connection at any byte. pynetdicom logs each time where in its own code it noticed, which tells an
 operator nothing and lets any stranger fill the log.
