@@ -19,6 +19,7 @@ from certificates import Authority, Paper
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
+from plugin import service
 from plugin import settings as configuration
 from plugin.destinations import Parcel, StowDestination
 from plugin.dimse import node
@@ -232,3 +233,24 @@ def test_the_web_door_speaks_https_with_the_same_files(authority, ours):
         httpx.get(url, verify=tls.https_context(tls.Client("d", authority.ca)), trust_env=False)
     server.should_exit = True
     thread.join(10)
+
+
+def test_a_service_speaks_tls_at_both_doors_and_says_so(tmp_path, authority, ours):
+    config = written(tmp_path, f'[node.tls]\ncertificate = "{ours.certificate}"\nkey = "{ours.key}"\n')
+    ports = []
+    for _ in range(2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    told = {"data": tmp_path / "data", "http": f"127.0.0.1:{ports[0]}", "dimse": f"127.0.0.1:{ports[1]}"}
+    with service.running(config, **told) as running:
+        assert running.dicomweb_url == f"https://127.0.0.1:{ports[0]}/dicom-web"
+        ours_alone = tls.https_context(tls.Client("d", authority.ca))
+        assert httpx.get(f"{running.url}/health/ready", verify=ours_alone, trust_env=False).status_code == 200
+        echo.echo(peer(ports[1], tls.Client("d", authority.ca)))
+        with socket.create_connection(("127.0.0.1", ports[0]), 5) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert not plain.recv(100).startswith(b"HTTP")
+        said = running.log.read_text()
+    assert "with TLS" in said
+    assert "Traceback" not in said
