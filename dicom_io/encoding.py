@@ -21,6 +21,7 @@ does not grow with the number of frames.
 from __future__ import annotations
 
 import mmap
+import os
 import shutil
 import struct
 import tempfile
@@ -158,6 +159,10 @@ class _Stored:
     @property
     def explicit(self) -> bool:
         return self.walk.is_explicit(self.start)
+
+    def read(self, start: int, end: int) -> bytes:
+        """Bytes of the file; pixels are read like this, since pages of a map count as memory of the process."""
+        return os.pread(self.file.fileno(), end - start, start)
 
     def image(self) -> Dataset:
         """What describes the pixels (PS3.3 C.7.6.3)."""
@@ -377,11 +382,11 @@ class _Values:
     def _little_endian(self, start: int, end: int) -> bytes:
         unit = self._swapped_bytes()
         if unit == 1:
-            return self.stored.raw[start:end]
+            return self.stored.read(start, end)
         # Whole numbers only: a frame of an odd number of bytes shares a word with its neighbour.
         origin = self.element.value
         low, high = start - (start - origin) % unit, end + -(end - origin) % unit
-        return swapped(self.stored.raw[low:high], unit)[start - low : end - low]
+        return swapped(self.stored.read(low, high), unit)[start - low : end - low]
 
     def _swapped_bytes(self) -> int:
         """Bytes of a number that stand in reverse order: of a pixel, or of the words that smaller pixels come in."""
