@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 Door = Literal["dimse", "stow", "pull", "own", "file", ""]
@@ -22,4 +22,5 @@ class Arrival:
     address: str = ""
 
     def as_json(self) -> dict[str, str]:
-        return asdict(self)
+        # Of texts alone, so nothing has to be copied deeply.
+        return dict(vars(self))

@@ -22,6 +22,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from plugin.archive.index import Index
+from plugin.archive.prepared import driver_of
 from plugin.archive.storage import sync_folder
 
 T = TypeVar("T")
@@ -92,12 +93,13 @@ class Commits:
 
 def _run(member: _Member, transaction: Transaction) -> None:
     """One step, undone where it fails; what fails of the database itself is for the whole transaction."""
-    transaction.connection.exec_driver_sql("SAVEPOINT step")
+    execute = driver_of(transaction.connection).execute
+    execute("SAVEPOINT step")
     try:
         member.result = member.step(transaction)
     except (DBAPIError, sqlite3.Error):
         raise
     except Exception as error:
-        transaction.connection.exec_driver_sql("ROLLBACK TO step")
+        execute("ROLLBACK TO step")
         member.failure = error
-    transaction.connection.exec_driver_sql("RELEASE step")
+    execute("RELEASE step")

@@ -22,7 +22,6 @@ from plugin.archive import levels
 from plugin.archive.arrival import Arrival
 from plugin.archive.commits import Transaction
 from plugin.archive.index import NO_INPUT, Index, InstanceRow
-from plugin.archive.prepared import to_json
 from plugin.archive.received import Received, Refused, pixel_hash
 from plugin.archive.storage import Storage
 from plugin.archive.tables import Instance
@@ -80,20 +79,20 @@ class Candidate:
     def of(
         cls, received: Received, arrival: Arrival, record: LabelRecord | None, on_correction: Correction | None
     ) -> Candidate:
-        searched = {level: received.search(level) for level in levels.KEYWORDS}
+        of_study, of_series, of_instance = (received.header.columns(level) for level in levels.KEYWORDS)
         study = {
             "study_instance_uid": received.study_instance_uid,
             "patient_id": received.patient_id,
-            "study_date": searched["study"].get("00080020", "")[:16],
-            "attributes": to_json(received.attributes("study")),
-            "search": to_json(searched["study"]),
+            "study_date": of_study.searched.get("00080020", "")[:16],
+            "attributes": of_study.attributes,
+            "search": of_study.search,
         }
         series = {
             "series_instance_uid": received.series_instance_uid,
             "study_instance_uid": received.study_instance_uid,
-            "modality": searched["series"].get("00080060", "").upper()[:16],
-            "attributes": to_json(received.attributes("series")),
-            "search": to_json(searched["series"]),
+            "modality": of_series.searched.get("00080060", "").upper()[:16],
+            "attributes": of_series.attributes,
+            "search": of_series.search,
         }
         instance = {
             "sop_instance_uid": received.sop_instance_uid,
@@ -108,8 +107,8 @@ class Candidate:
             "synthetic": received.is_synthetic,
             "record": None if record is None else record.to_json(),
             **arrival.as_json(),
-            "attributes": to_json(received.attributes("instance")),
-            "search": to_json(searched["instance"]),
+            "attributes": of_instance.attributes,
+            "search": of_instance.search,
         }
         return cls(received, arrival, record, on_correction, study, series, instance)
 

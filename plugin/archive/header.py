@@ -6,24 +6,28 @@ The slices of a series say nearly the same of themselves; so what a value means 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pydicom import Dataset
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
-from pydicom.dataelem import RawDataElement, convert_raw_data_element
+from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.tag import BaseTag
 
 from dicom_io.dataset import UNDEFINED, Layout, Place
 from plugin.archive import levels
+from plugin.archive.prepared import to_json
 
 # Longer values are no matter of the index; they stay in the file.
 _LONGEST_BYTES = 1 << 16
-_REMEMBERED, _REMEMBERED_BYTES = 8192, 256
+_REMEMBERED, _REMEMBERED_BYTES, _REMEMBERED_LEVELS = 8192, 256, 256
 _CHARACTER_SET = 0x00080005
-_TAGS = {level: tuple((int(tag, 16), tag) for tag in tags) for level, tags in levels.TAGS.items()}
+_LEVELS: dict[int, tuple[levels.Level, ...]] = {}
+for _level, _tags in levels.TAGS.items():
+    for _tag in _tags:
+        _LEVELS[int(_tag, 16)] = (*_LEVELS.get(int(_tag, 16), ()), _level)
 
 
 class _Encoding(NamedTuple):
@@ -75,28 +79,38 @@ class Header:
         value = self._values.get(tag)
         return "" if value is None else _text(tag, value, self._encoding)
 
-    def attributes(self, level: levels.Level) -> dict[str, Any]:
-        """`levels.attributes` of one level."""
-        found = {name: self._meaning(tag, value)[0] for tag, name, value in self._of(level)}
-        return {name: json for name, json in found.items() if json is not None}
+    def columns(self, level: levels.Level) -> Columns:
+        """`levels.attributes` and `levels.search_text` of one level."""
+        return _columns(self._of_level[level], self._encoding)
 
-    def search(self, level: levels.Level) -> dict[str, Any]:
-        """`levels.search_text` of one level."""
-        found: dict[str, Any] = {}
-        for tag, _, value in self._of(level):
-            found |= self._meaning(tag, value)[1]
-        return found
+    @cached_property
+    def _of_level(self) -> dict[levels.Level, tuple[tuple[int, _Value], ...]]:
+        found: dict[levels.Level, list[tuple[int, _Value]]] = {level: [] for level in levels.TAGS}
+        for tag, value in self._values.items():
+            for level in _LEVELS.get(tag, ()):
+                found[level].append((tag, value))
+        return {level: tuple(items) for level, items in found.items()}
 
-    def _of(self, level: levels.Level) -> Iterator[tuple[int, str, _Value]]:
-        for tag, name in _TAGS[level]:
-            value = self._values.get(tag)
-            if value is not None:
-                yield tag, name, value
 
-    def _meaning(self, tag: int, value: _Value) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        if len(value.raw) > _REMEMBERED_BYTES:
-            return _meaning.__wrapped__(tag, value, self._encoding)
-        return _meaning(tag, value, self._encoding)
+class Columns(NamedTuple):
+    """One level in the forms that the index keeps, as JSON text, and what is searched as objects, too."""
+
+    attributes: str
+    search: str
+    searched: dict[str, Any]
+
+
+@lru_cache(_REMEMBERED_LEVELS)
+def _columns(items: tuple[tuple[int, _Value], ...], encoding: _Encoding) -> Columns:
+    attributes: dict[str, Any] = {}
+    searched: dict[str, Any] = {}
+    for tag, value in items:
+        meaning = _meaning if len(value.raw) <= _REMEMBERED_BYTES else _meaning.__wrapped__
+        json, search = meaning(tag, value, encoding)
+        if json is not None:
+            attributes[f"{tag:08X}"] = json
+            searched |= search
+    return Columns(to_json(attributes), to_json(searched), searched)
 
 
 @lru_cache(_REMEMBERED)
@@ -111,27 +125,37 @@ def _text(tag: int, value: _Value, encoding: _Encoding) -> str:
     return levels.text(_alone(tag, value, encoding), keyword_for_tag(tag))
 
 
+class _Alone:
+    """What `levels` needs of a data set, for one element: a Dataset takes longer to make than its value to parse."""
+
+    def __init__(self, element: RawDataElement, character_set: bytes) -> None:
+        self._element, self._character_set = element, character_set
+
+    def __contains__(self, keyword: str) -> bool:
+        return True
+
+    def __getitem__(self, keyword: str) -> DataElement:
+        return convert_raw_data_element(self._element, encoding=_python_encodings(self._character_set))
+
+
 def _alone(tag: int, value: _Value, encoding: _Encoding) -> Dataset:
-    """A data set with this element, and its character set."""
-    values = {tag: value}
-    if encoding.character_set:
-        values.setdefault(_CHARACTER_SET, _Value(b"CS", value.is_implicit, encoding.character_set))
-    return _dataset(values, value.is_implicit, encoding)
+    return cast(Dataset, _Alone(_raw(tag, value, encoding), encoding.character_set))
+
+
+def _raw(number: int, value: _Value, encoding: _Encoding) -> RawDataElement:
+    tag, vr = BaseTag(number), value.vr.decode("ascii", "replace") or None
+    return RawDataElement(tag, vr, len(value.raw), value.raw, 0, value.is_implicit, encoding.is_little_endian)
+
+
+@lru_cache(_REMEMBERED_LEVELS)
+def _python_encodings(character_set: bytes) -> list[str]:
+    """What Python calls the values of Specific Character Set (0008,0005)."""
+    names = character_set.decode("ascii", "replace").strip(" \0")
+    return convert_encodings([name.strip() for name in names.split("\\")]) if names else [default_encoding]
 
 
 def _dataset(values: Mapping[int, _Value], is_implicit: bool, encoding: _Encoding) -> Dataset:
     """As pydicom reads it from a file, each value still to be parsed."""
-    elements = {}
-    for number, value in values.items():
-        tag, vr = BaseTag(number), value.vr.decode("ascii", "replace") or None
-        elements[tag] = RawDataElement(
-            tag, vr, len(value.raw), value.raw, 0, value.is_implicit, encoding.is_little_endian
-        )
-    dataset = Dataset(elements)
-    named = elements.get(BaseTag(_CHARACTER_SET))
-    dataset.set_original_encoding(
-        is_implicit,
-        encoding.is_little_endian,
-        default_encoding if named is None else convert_encodings(convert_raw_data_element(named).value),
-    )
+    dataset = Dataset({BaseTag(tag): _raw(tag, value, encoding) for tag, value in values.items()})
+    dataset.set_original_encoding(is_implicit, encoding.is_little_endian, _python_encodings(encoding.character_set))
     return dataset

@@ -16,7 +16,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from plugin.archive.prepared import Prepared, from_json, inserting, to_json
+from plugin.archive.prepared import Prepared, driver_of, from_json, inserting, to_json
 from plugin.archive.storage import NoSpace, make_private
 from plugin.archive.tables import Base, Device, Instance, InstanceVersion, Quarantine, Series, Study
 
@@ -130,6 +130,7 @@ class Index:
         self.objects = data / "archive" / "objects"
         self.engine = _engine(data / "index.sqlite")
         self._writers = threading.Lock()
+        self._writing: Connection | None = None
         self._lock_file: int | None = None
 
     def upgrade(self) -> None:
@@ -140,8 +141,10 @@ class Index:
         from alembic.script import ScriptDirectory
 
         make_private(self.data)
-        # SQLite gives its -wal and -shm the mode of the database; it holds names of patients.
-        os.close(os.open(self.data / "index.sqlite", os.O_RDWR | os.O_CREAT, 0o600))
+        # SQLite gives its -wal and -shm the mode of the database; it holds names of patients. Only where it is not there
+        # yet: to close any descriptor of a database drops all locks of this process on it (POSIX), under its users.
+        with suppress(FileExistsError):
+            os.close(os.open(self.data / "index.sqlite", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         with (self.data / "index.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             config = _alembic()
@@ -159,12 +162,12 @@ class Index:
         Raises NoSpace where the disk is full.
         """
         try:
-            with (
-                self._turn_to_write(),
-                self.engine.connect().execution_options(mirall_write=True) as connection,
-                connection.begin(),
-            ):
-                yield connection
+            with self._turn_to_write():
+                # One at a time, so one connection will do; to take one from the pool costs more than to write.
+                if self._writing is None:
+                    self._writing = self.engine.connect().execution_options(mirall_write=True)
+                with self._writing.begin():
+                    yield self._writing
         except (OperationalError, sqlite3.OperationalError) as error:
             cause = getattr(error, "orig", error)
             name = getattr(cause, "sqlite_errorname", "")
@@ -195,8 +198,11 @@ class Index:
             yield connection
 
     def close(self) -> None:
-        self.engine.dispose()
         with self._writers:
+            if self._writing is not None:
+                self._writing.close()
+                self._writing = None
+            self.engine.dispose()
             if self._lock_file is not None:
                 os.close(self._lock_file)
                 self._lock_file = None
@@ -465,7 +471,6 @@ def _instances() -> Select[Any]:
 
 _HOLDS = Prepared(select(Instance.sop_instance_uid).where(Instance.sop_instance_uid == bindparam("uid")))
 _PATIENT = Prepared(select(Study.patient_id).where(Study.study_instance_uid == bindparam("uid")))
-_DEVICES = Prepared(select(Device.device_uid))
 _OF_STUDY = ("patient_id", "study_date", "attributes", "search")
 _STUDY = Prepared(
     select(
@@ -525,13 +530,14 @@ def _engine(path: Path) -> Engine:
         # The driver must not open transactions by itself: BEGIN is ours (below).
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        # wal_autocheckpoint: pages of 4 KiB; most are written again by the next instances, so later is cheaper.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=4000"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("mirall_write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        driver_of(connection).execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine

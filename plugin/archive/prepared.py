@@ -7,6 +7,7 @@ needs to run it. What is run for each instance that arrives is spared that; it r
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
@@ -28,10 +29,14 @@ class Prepared:
 
     def __call__(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
         """Run it in the connection's transaction; all rows."""
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        rows: list[tuple[Any, ...]] = driver.execute(self._sql, values).fetchall()
-        return rows
+        return driver_of(connection).execute(self._sql, values).fetchall()
+
+
+def driver_of(connection: Connection) -> sqlite3.Connection:
+    """What SQLAlchemy's connection stands on."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
 
 
 @lru_cache

@@ -12,7 +12,6 @@ import struct
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
@@ -21,7 +20,6 @@ from pydicom.uid import UID
 from dicom_io import dataset as whole_files
 from dicom_io.dataset import Layout, Place
 from dicom_io.errors import Rejected
-from plugin.archive import levels
 from plugin.archive.header import Header
 from plugin.archive.storage import mapped
 
@@ -93,14 +91,6 @@ class Received:
     @property
     def is_synthetic(self) -> bool:
         return self.header.text("SyntheticData") == "YES"
-
-    def attributes(self, level: levels.Level) -> dict[str, Any]:
-        """DICOM JSON model of one level."""
-        return self.header.attributes(level)
-
-    def search(self, level: levels.Level) -> dict[str, Any]:
-        """What queries compare of one level, by tag."""
-        return self.header.search(level)
 
 
 def inspect(path: Path, dataset_hash: str | None = None) -> Received:

@@ -17,8 +17,8 @@ import hashlib
 import json
 import mmap
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +45,8 @@ class Reception:
     """
 
     def __init__(self, folder: Path, failure: NoSpace | None = None) -> None:
-        descriptor, self.name = tempfile.mkstemp(dir=folder, suffix=".part")
+        self.name = f"{folder}/{os.getpid()}-{secrets.token_hex(8)}.part"
+        descriptor = os.open(self.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file: BinaryIO = os.fdopen(descriptor, "wb", buffering=1 << 18)
         self.failure = failure
 
@@ -255,12 +256,15 @@ def file_hash(path: Path) -> str:
 @contextmanager
 def mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
     """A file's bytes without reading them all; b"" for an empty file, which cannot be mapped."""
-    with path.open("rb") as file:
-        if path.stat().st_size == 0:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if os.fstat(descriptor).st_size == 0:
             yield b""
             return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as view:
             yield view
+    finally:
+        os.close(descriptor)
 
 
 def _sidecar(path: Path) -> dict[str, Any] | None:

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.uid import UID
 from pynetdicom import AE, PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION, _config, association, evt
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
@@ -61,8 +60,8 @@ class StoreRequest:
 
     context_id: int
     MessageID: int
-    AffectedSOPClassUID: UID
-    AffectedSOPInstanceUID: UID
+    AffectedSOPClassUID: str
+    AffectedSOPInstanceUID: str
     reception: Reception
     _hash: Any = field(default_factory=hashlib.sha256, repr=False)
 
@@ -249,7 +248,7 @@ class ReceivingProvider(DULServiceProvider):
         sop_class, instance = _uid(values.get(0x0002)), _uid(values.get(0x1000))
         reception = entity.storage.receive()
         reception.write(_file_meta(sop_class, instance, context.transfer_syntax[0]))
-        return StoreRequest(context_id, _number(values.get(0x0110)), UID(sop_class), UID(instance), reception)
+        return StoreRequest(context_id, _number(values.get(0x0110)), sop_class, instance, reception)
 
     def _answer(self, request: StoreRequest) -> None:
         """Have the request handled, and send what came of it."""

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from sqlalchemy import inspect
 
 import plugin.jobs.tables
+import plugin.worklist.tables
 from plugin.archive.index import NO_INPUT, Index, hash_of_input
 from plugin.archive.storage import Storage
 from plugin.archive.tables import Base
@@ -46,7 +47,7 @@ def test_the_input_hash_is_a_sum_that_any_order_gives(instances, order):
 
 
 def test_migrations_make_the_tables_that_the_code_knows(tmp_path):
-    assert plugin.jobs.tables.Job.metadata is Base.metadata
+    assert plugin.jobs.tables.Job.metadata is plugin.worklist.tables.Workitem.metadata is Base.metadata
     index = Index(tmp_path)
     index.upgrade()
     with index.engine.connect() as connection:

@@ -463,7 +463,7 @@ def test_an_index_that_cannot_grow_is_no_space_and_the_object_is_found_at_the_ne
     def limit(connection, record):
         connection.execute(f"PRAGMA max_page_count={pages}")
 
-    here.index.engine.dispose()
+    here.index.close()
     with pytest.raises(NoSpace, match="the index cannot be written"):
         give(here, slice_of("1.2.2", PatientComments="x" * 60_000))
     assert here.index.instance("1.2.2") is None
