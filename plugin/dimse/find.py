@@ -1,8 +1,8 @@
 """C-FIND as a service (PS3.4 C.4.1): Patient Root and Study Root, PATIENT to IMAGE, by the language of archive.query.
 
-Keys of the levels above are matched and returned wherever they are given. The unique key of the level above must be
-there unless that of the level itself is, or relational queries were negotiated (C.4.1.2.2, C.5.1.1); only a Patient ID
-is not asked for at STUDY level, where the answer is that of the Study Root without it.
+Keys of the levels above are matched and returned wherever they are given. SERIES and IMAGE need a UID of their own
+level or of one above it, unless relational queries were negotiated (C.4.1.2.2, C.5.1.1). A Patient ID is not asked for
+at STUDY level, where the answer is that of the Study Root without it.
 """
 
 from __future__ import annotations
@@ -190,10 +190,11 @@ def asked(identifier: Dataset, *, patient_root: bool, relational: bool = False) 
 
 
 def _check_hierarchy(level: str, given: set[str], relational: bool) -> None:
-    above = {"SERIES": "STUDY", "IMAGE": "SERIES"}.get(level)
-    if above is None or relational or given & {_UNIQUE[level], _UNIQUE[above]}:
-        return
-    raise BadIdentifier(f"level {level} needs {keyword_for_tag(_UNIQUE[above])}, which is absent or empty")
+    """The standard asks for all unique keys above; UIDs are unique, so one that bounds the query is enough."""
+    above = {"SERIES": ["STUDY", "SERIES"], "IMAGE": ["STUDY", "SERIES", "IMAGE"]}.get(level, [])
+    if above and not relational and not given & {_UNIQUE[each] for each in above}:
+        names = " or ".join(keyword_for_tag(_UNIQUE[each]) for each in above[:-1])
+        raise BadIdentifier(f"level {level} needs {names}")
 
 
 def _key(identifier: Dataset, tag: BaseTag) -> Key:

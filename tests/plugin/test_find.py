@@ -172,6 +172,11 @@ def test_studies_are_matched_as_part_4_says(door, keys, expected):
     assert door.uids("STUDY", **({"SpecificCharacterSet": "ISO_IR 192", "StudyInstanceUID": ""} | keys)) == expected
 
 
+def test_a_uid_that_bounds_the_query_stands_for_those_above_it(door):
+    assert door.uids("IMAGE", StudyInstanceUID=CHEST, SOPInstanceUID="") == ["1.1", "1.2", "1.3"]
+    assert door.uids("SERIES", SeriesInstanceUID="2.25.321") == ["2.25.321"]
+
+
 def test_a_sequence_is_matched_by_its_item_and_returns_what_is_asked_of_it(door):
     asked = identifier(ScheduledProcedureStepID="S1", RequestedProcedureDescription="")
     _, (answer,) = door.find("SERIES", StudyInstanceUID=CHEST, RequestAttributesSequence=[asked])
@@ -207,8 +212,12 @@ def test_an_optional_key_that_is_not_kept_is_a_warning_with_each_match(door):
 @pytest.mark.parametrize(
     ("root", "keys", "why"),
     [
-        (STUDY_ROOT, {"QueryRetrieveLevel": "SERIES"}, "level SERIES needs StudyInstanceUID, which is absent or empty"),
-        (STUDY_ROOT, {"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": CHEST}, "level IMAGE needs SeriesInstanceUID"),
+        (STUDY_ROOT, {"QueryRetrieveLevel": "SERIES"}, "level SERIES needs StudyInstanceUID"),
+        (
+            STUDY_ROOT,
+            {"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": ""},
+            "level IMAGE needs StudyInstanceUID or Ser",
+        ),
         (STUDY_ROOT, {"QueryRetrieveLevel": "PATIENT"}, "QueryRetrieveLevel is 'PATIENT'; give STUDY, SERIES, IMAGE"),
         (PATIENT_ROOT, {"PatientID": "P1"}, "QueryRetrieveLevel is ''; give PATIENT"),
         (STUDY_ROOT, {"QueryRetrieveLevel": "STUDY", "StudyDate": "yesterday"}, "'yesterday' is neither a DA value"),
