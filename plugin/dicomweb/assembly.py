@@ -95,7 +95,7 @@ class Assembly:
 
     def add(self, bulk: Bulk) -> None:
         """One more part; several of one location are the frames of one value, in order. Raises NoSpace."""
-        self._parts.setdefault(urljoin(self.url, bulk.location), []).append(bulk)
+        self._parts.setdefault(self._resolved(bulk.location), []).append(bulk)
         bulk.reception.finish()
 
     def abandon(self) -> None:
@@ -119,7 +119,7 @@ class Assembly:
             if described is not None:
                 _complete(dataset, described)
             before, after = _halves(dataset, syntax, item)
-        except _DAMAGE as error:
+        except (*_DAMAGE, OSError) as error:  # pydicom's writer says OSError of a value that does not fit
             raise CannotAssemble(
                 f"the metadata cannot be read as a data set ({error}); write them anew", item
             ) from error
@@ -130,13 +130,19 @@ class Assembly:
         reception.write(after)
         return reception
 
+    def _resolved(self, location: str) -> str:
+        try:
+            return urljoin(self.url, location)
+        except ValueError:  # no URL at all; both sides may still write it alike
+            return location
+
     def _pixels(self, item: dict[str, Any]) -> Sequence[Bulk]:
         element = item.get("7FE00010")
         uri = element.get("BulkDataURI") if isinstance(element, dict) else None
         return self._found(str(uri), item) if uri else ()
 
     def _found(self, uri: str, item: object) -> list[Bulk]:
-        parts = self._parts.get(urljoin(self.url, uri))
+        parts = self._parts.get(self._resolved(uri))
         if parts is None:
             raise CannotAssemble(
                 f"the metadata name bulk data {uri!r}, and no part has that Content-Location; send it along", item

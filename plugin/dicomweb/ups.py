@@ -21,7 +21,7 @@ from plugin.worklist import workitems
 from plugin.worklist.elements import Attributes, text
 from plugin.worklist.matching import Condition, condition
 from plugin.worklist.reports import Report
-from plugin.worklist.rules import CANCELED, COMPLETED
+from plugin.worklist.rules import CANCELED, COMPLETED, malformed
 from plugin.worklist.subscriptions import FILTERED_WORKLIST, WHOLE
 from plugin.worklist.watch import Watch
 from plugin.worklist.workitems import Gone, Refusal, Worklist
@@ -314,15 +314,15 @@ async def _payload(request: Request, *, may_be_empty: bool = False) -> Attribute
     if may_be_empty and not raw.strip():
         return {}
     try:
-        if kind == native_xml.MEDIA_TYPE:
-            return native_xml.read(bytes(raw))
-        if kind not in (media.DICOM_JSON, "application/json"):
+        if kind not in (media.DICOM_JSON, native_xml.MEDIA_TYPE, "application/json"):
             raise HTTPException(415, f"{kind} is not read here; send application/dicom+json or application/dicom+xml")
-        found = json.loads(raw)
+        found = native_xml.read(bytes(raw)) if kind == native_xml.MEDIA_TYPE else json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"the payload is no {kind} ({error}); write it anew") from error
     # Some clients send an array of one, as other services have it.
     one: Attributes = found[0] if isinstance(found, list) and len(found) == 1 else found
+    if wrong := malformed(one):
+        raise HTTPException(400, wrong)
     return one
 
 

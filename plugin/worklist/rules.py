@@ -132,7 +132,7 @@ def malformed(attributes: Any) -> str:
     if not isinstance(attributes, dict):
         return "the payload is no DICOM JSON object; send one data set"
     for name, one in attributes.items():
-        if not isinstance(one, dict) or "vr" not in one or "BulkDataURI" in one:
+        if not isinstance(one, dict) or not isinstance(one.get("vr"), str) or "BulkDataURI" in one:
             return f"{name} is no attribute of the DICOM JSON model, with vr and Value; write the payload anew"
         if len(name) != 8 or not name.isalnum() or name != name.upper():
             return f"{name!r} is no tag of 8 upper-case digits; write the payload anew"

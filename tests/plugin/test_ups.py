@@ -236,3 +236,14 @@ def test_a_channel_that_takes_nothing_is_closed(door, monkeypatch):
             except ConnectionClosed as ended:
                 assert "1013" in str(ended)
                 break
+
+
+@pytest.mark.parametrize(
+    "element", [None, [], "x", {"vr": "UI", "Value": {"a": 1}}, {"vr": None}, {"vr": "SQ", "Value": [1]}]
+)
+@pytest.mark.parametrize("tag", ["00081195", "00741000", "00741002"])
+def test_an_attribute_that_is_none_is_a_sentence_wherever_it_stands(door, tag, element):
+    create(door)
+    for method, path in (("PUT", "/state"), ("POST", ""), ("POST", "/cancelrequest")):
+        answer = send(door, method, f"/workitems/1.2.3{path}", to("IN PROGRESS") | {tag: element})
+        assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
