@@ -227,16 +227,20 @@ def cancel_delivery(number: RowNumber, config: Config = None, data: Data = None,
 @routes.command("test")
 def test_routes(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID of a study in the archive.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, object by object.")] = False,
     config: Config = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Which routes pick a study, and why the others do not. Nothing is run.
+    """Which routes pick a study, and why the others do not. Nothing is run, nothing is sent.
 
     On stderr: what its senders were asked about it (study.reconcile), and answered.
 
     Example: mirall routes test 1.2.840.113619.2.1
     """
+    if dry_run:
+        plan_deliveries(study, None, config, data, as_json)
+        return
     from plugin.jobs import reconcile
     from plugin.jobs.planning import explain
 

@@ -18,7 +18,7 @@ from plugin.jobs.planning import add_to_outbox, sweep
 
 COMMANDS = [
     *(f"jobs {verb}" for verb in ("list", "show", "cancel", "retry")),
-    *(f"outbox {verb}" for verb in ("list", "show", "cancel", "retry")),
+    *(f"outbox {verb}" for verb in ("list", "show", "cancel", "retry", "plan", "commitments")),
     "routes test",
     "destinations echo",
     "destinations probe",
@@ -108,8 +108,10 @@ def test_destinations_are_asked(service: SmallService, monkeypatch: pytest.Monke
     service.configure(f'[destinations.pacs]\nkind = "dimse"\naet = "PACS"\nhost = "127.0.0.1"\nport = {port}\n')
     try:
         assert "answers C-ECHO" in call(service, "destinations", "echo", "pacs").output
-        (answers,) = json.loads(call(service, "destinations", "probe", "pacs", "--json").output)
-        assert answers["takes Segmentation"] == "no"
+        found = json.loads(call(service, "destinations", "probe", "pacs", "--json").output)
+        assert (found["services"]["C-ECHO"], found["storage"]["Segmentation"]) == ("yes", [])
+        shown = call(service, "destinations", "probe", "pacs").output
+        assert "no kind of SEG is taken" in shown and "[destinations.pacs.profile]" in shown
         with pytest.raises(Rejected, match="no destination 'research'; configured are: pacs"):
             call(service, "destinations", "echo", "research")
     finally:
