@@ -210,14 +210,17 @@ def tag_of(*what: object, weak: bool = False) -> str:
     return f'W/"{name}"' if weak else f'"{name}"'
 
 
-def known(request: Request, tag: str) -> Response | None:
-    """304 where If-None-Match names the tag."""
+def known(request: Request, tag: str, content_type: str | None = None) -> Response | None:
+    """304 where If-None-Match names the tag.
+
+    content_type: of an answer of one part. Of several none may be said: a cache would take over a new boundary.
+    """
     given = request.headers.get("if-none-match")
     if given is None:
         return None
     tags = {entry.strip().removeprefix("W/") for entry in given.split(",")}
     if "*" in tags or tag.removeprefix("W/") in tags:
-        return Response(status_code=304, headers=validators(tag))
+        return Response(status_code=304, headers=validators(tag), media_type=content_type)
     return None
 
 

@@ -121,7 +121,7 @@ async def instance(request: Request, row: Held, syntax: UID) -> Response:
     """One instance alone, as a Part 10 file."""
     tag = tag_of("instance", row.storage_key, syntax)
     content_type = f"{DICOM}; transfer-syntax={syntax}"
-    unchanged = known(request, tag)
+    unchanged = known(request, tag, content_type)
     if unchanged is not None:
         return unchanged
     if syntax == row.transfer_syntax_uid:
@@ -188,7 +188,7 @@ async def headers(request: Request) -> Response:
     found = await resources.every(request)
     here = root(request)
     tag = tag_of("metadata", metadata.identity(found.cleared), here, media_type, found.status, weak=True)
-    unchanged = known(request, tag)
+    unchanged = known(request, tag, None if media_type == native_xml.MEDIA_TYPE else media_type)
     if unchanged is not None:
         return unchanged
     shared = {**validators(tag), "Vary": "Accept, Accept-Encoding"}
@@ -253,7 +253,7 @@ def _frames_for(request: Request, row: Held, numbers: Sequence[int], entry: Want
     alone = not entry.multipart and entry.media_type != ANYTHING and len(numbers) == 1
     content_type = f"{kind}; transfer-syntax={syntax}"
     tag = tag_of("frames", row.storage_key, content_type, *numbers, weak=not alone)
-    unchanged = known(request, tag)
+    unchanged = known(request, tag, content_type if alone else None)
     if unchanged is not None:
         return unchanged
     if alone:
@@ -350,7 +350,7 @@ def _pixel_data_for(request: Request, rows: Sequence[Held], status: int, entry: 
     if not entry.multipart and len(parts) == 1 and parts[0].size is not None:
         placed = [piece for piece in parts[0].body() if isinstance(piece, bytes | Stretch)]
         strong = tag_of("pixel data", rows[0].storage_key, *encodings)
-        return whole_or_part(request, placed, parts[0].content_type, strong)
+        return _unless_known(request, placed, parts[0].content_type, strong)
     return _multipart(encodings[0][0], parts, status, validators(tag))
 
 
@@ -460,7 +460,7 @@ async def picture(
 ) -> Response:
     """One picture alone; the same request gives the same bytes."""
     tag = tag_of("picture", row.storage_key, number, asked, kind)
-    unchanged = known(request, tag)
+    unchanged = known(request, tag, kind)
     if unchanged is not None:
         return unchanged
     body = await in_worker(partial(rendered.render, row, number, asked, kind))
@@ -521,7 +521,7 @@ def document(request: Request, row: Held, kind: str, placed: Sequence[Placed], w
 
 
 def _unless_known(request: Request, placed: Sequence[Placed], content_type: str, tag: str) -> Response:
-    return known(request, tag) or whole_or_part(request, placed, content_type, tag)
+    return known(request, tag, content_type) or whole_or_part(request, placed, content_type, tag)
 
 
 def _multipart(kind: str, parts: list[Part[Piece]], status: int, extra: Mapping[str, str]) -> Response:

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 from archives import archive, bytes_of, generated, give
-from dicom_objects import SERIES, STUDY, file_of, slice_of
+from dicom_objects import SERIES, STUDY, slice_of
 from PIL import Image
 from pydicom import Dataset
 from served import Served, served
@@ -77,7 +77,7 @@ def test_monochrome1_is_turned(door):
 def test_padding_is_black_and_no_value(door):
     values = RAMP + np.uint16(100)
     values[:7] = 4000
-    give(door.ingest, image("1.1", values, WindowCenter=None, WindowWidth=None, PixelPaddingValue=4000))
+    give(door.ingest, slice_of("1.1", Rows=ROWS, Columns=COLUMNS, PixelData=values.tobytes(), PixelPaddingValue=4000))
     shown = seen(get(door, f"{where('1.1')}/rendered"))
     assert (shown[:7] == 0).all()
     assert (shown[7, 0], shown[-1, -1]) == (0, 255)
