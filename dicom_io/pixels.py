@@ -284,7 +284,7 @@ def _voi(
         low, high = float(ends.min()), float(ends.max())
         return np.asarray(np.clip((values - low) / ((high - low) or 1), 0, 1), np.float32)
     centre, width = windows[min(which, len(windows) - 1)]
-    function = group.get("VOILUTFunction") or "LINEAR"
+    function: VoiFunction = group.get("VOILUTFunction") or "LINEAR"
     if function == "LINEAR" and ("FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset):
         # LINEAR counts whole values, a width of 1 is a step: a window of probabilities would be black and white.
         function = "LINEAR_EXACT"
