@@ -51,14 +51,13 @@ def _prefer_what_we_write(event: Event) -> None:
 
 def _handle(event: Event, house: House) -> None:
     """Answer one C-GET request: a C-STORE for each object, and a pending response after it."""
-    index = house.ingest.index
-    answering, objects = retrieval.begin(event, index, _PATIENT_ROOT)
+    answering, objects = retrieval.begin(event, house.ingest.index, _PATIENT_ROOT)
     if objects is None:
         return
     association = event.assoc
     carrier = Carrier(association.requestor.ae_title.strip(), association, house.settings.node.idle_timeout_s)
     tally = Tally(len(objects))
-    for sent in retrieval.carry(carrier, index, house.gate.check_file_of, objects):
+    for sent in retrieval.carry(carrier, house.gate.check_file_of, objects):
         tally.note(sent)
         if not answering.is_open:
             log.warning("%s left a C-GET with %d objects still to come", carrier.peer, tally.remaining)

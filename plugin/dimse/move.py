@@ -22,7 +22,7 @@ from pynetdicom.sop_class import (
 
 from dicom_io.errors import TryAgain
 from plugin.archive import gate
-from plugin.archive.index import InstanceRow
+from plugin.archive.gate import Leaving
 from plugin.dimse import retrieval
 from plugin.dimse.client.association import Peer, associate, end
 from plugin.dimse.client.store import Carrier, Originator, Sent, batches
@@ -142,12 +142,11 @@ class _Move:
         self._results.put(comment)
 
     def _carry(self, carrier: Carrier, objects: Sequence[Wanted]) -> None:
-        index = self._house.ingest.index
-        for sent in retrieval.carry(carrier, index, self._may_leave, objects, self._originator):
+        for sent in retrieval.carry(carrier, self._may_leave, objects, self._originator):
             self._results.put(sent)
             if self._stop.is_set():
                 return
 
-    def _may_leave(self, row: InstanceRow, path: Path) -> None:
+    def _may_leave(self, row: Leaving, path: Path) -> None:
         gate.check_proven(row, self._name, self._section.allow_unproven)
         self._house.gate.check_file_of(row, path)

@@ -24,17 +24,18 @@ from pynetdicom.dsutils import encode
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import QueryRetrieveServiceClass, ServiceClass
-from sqlalchemy import select
+from sqlalchemy import Connection, Row, select
 
 from dicom_io.errors import Rejected
 from plugin.archive import query
-from plugin.archive.index import Index, InstanceRow
+from plugin.archive.gate import Leaving
+from plugin.archive.index import Index
 from plugin.archive.query import Key, Query
 from plugin.archive.tables import Instance
 from plugin.dimse import transmission
 from plugin.dimse.client.store import Carrier, Kind, Load, Originator, Sent, is_open
 from plugin.dimse.reception import ReceivingAE
-from plugin.dimse.status import CANCELLED, PENDING, PROCESSING_FAILURE, SUCCESS
+from plugin.dimse.status import CANCELLED, PENDING, SUCCESS
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,10 @@ SOME_FAILED = 0xB000
 # Counts are US (PS3.7 E.1).
 _MAXIMUM = 0xFFFF
 _BATCH = 500
+_COLUMNS = (
+    *(Instance.sop_instance_uid, Instance.sop_class_uid, Instance.transfer_syntax_uid),
+    *(Instance.storage_key, Instance.made_by_us, Instance.record),
+)
 
 _LEVELS = {
     "PATIENT": "PatientID",
@@ -56,7 +61,7 @@ _LEVELS = {
 }
 
 
-MayLeave = Callable[[InstanceRow, Path], None]
+MayLeave = Callable[[Leaving, Path], None]
 """Raises Rejected where the file, which is the instance in some encoding, must not leave."""
 
 
@@ -66,10 +71,14 @@ class BadIdentifier(Rejected):
 
 @dataclass(frozen=True)
 class Wanted:
-    """One object that is asked for."""
+    """One object that is asked for, as it is stored when the request comes. record: see `tables.Instance`."""
 
     sop_instance_uid: str
     kind: Kind
+    storage_key: str
+    path: Path
+    made_by_us: bool
+    record: dict[str, Any] | None
 
 
 def wanted(index: Index, identifier: Dataset, *, patient_root: bool) -> list[Wanted]:
@@ -97,12 +106,26 @@ def wanted(index: Index, identifier: Dataset, *, patient_root: bool) -> list[Wan
             keys.append(Key(query.tag_of(_LEVELS[name]), text))
     with index.read() as connection:
         uids = [uid for (uid,) in query.find(connection, Query("instance", tuple(keys), exact_case=True))]
-        kinds: dict[str, Kind] = {}
-        for start in range(0, len(uids), _BATCH):
-            columns = Instance.sop_instance_uid, Instance.sop_class_uid, Instance.transfer_syntax_uid
-            of_these = select(*columns).where(Instance.sop_instance_uid.in_(uids[start : start + _BATCH]))
-            kinds |= {uid: Kind(sop_class, syntax) for uid, sop_class, syntax in connection.execute(of_these)}
-    return [Wanted(uid, kinds[uid]) for uid in uids]
+        rows = {row.sop_instance_uid: row for row in _rows(connection, uids)}
+    return [_wanted(index, rows[uid]) for uid in uids]
+
+
+def _rows(connection: Connection, uids: Sequence[str]) -> Iterator[Row[Any]]:
+    for start in range(0, len(uids), _BATCH):
+        yield from connection.execute(
+            select(*_COLUMNS).where(Instance.sop_instance_uid.in_(uids[start : start + _BATCH]))
+        )
+
+
+def _wanted(index: Index, row: Row[Any]) -> Wanted:
+    return Wanted(
+        row.sop_instance_uid,
+        Kind(row.sop_class_uid, row.transfer_syntax_uid),
+        row.storage_key,
+        index.objects / row.storage_key,
+        row.made_by_us,
+        row.record,
+    )
 
 
 def _text(identifier: Dataset, keyword: str) -> str:
@@ -256,14 +279,9 @@ def _identifier(event: Event) -> Dataset:
 
 
 def carry(
-    carrier: Carrier, index: Index, may_leave: MayLeave, objects: Sequence[Wanted], originator: Originator | None = None
+    carrier: Carrier, may_leave: MayLeave, objects: Sequence[Wanted], originator: Originator | None = None
 ) -> Iterator[Sent]:
-    """Send each object, as it is indexed now: it may have been deleted or corrected meanwhile."""
+    """Send each object through the gate; what was deleted meanwhile has no file any more, and fails."""
     for each in objects:
-        row = index.instance(each.sop_instance_uid)
-        if row is None:
-            reason = f"instance {each.sop_instance_uid} is not stored any more"
-            yield Sent(Path(), each.sop_instance_uid, PROCESSING_FAILURE, reason)
-            continue
-        load = Load(row.path, row.sop_instance_uid, Kind(row.sop_class_uid, row.transfer_syntax_uid))
-        yield carrier.send(load, partial(may_leave, row), originator)
+        load = Load(each.path, each.sop_instance_uid, each.kind)
+        yield carrier.send(load, partial(may_leave, each), originator)
