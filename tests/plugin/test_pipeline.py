@@ -458,3 +458,16 @@ def test_progress_counts_up_to_what_there_was_to_do(view_classifier, tmp_path):
         ("predicting", 1, 2),
         ("done", 2, 2),
     ]
+
+
+def test_each_encoding_that_is_asked_for_is_written_with_the_same_finding(head, head_segmenter, tmp_path) -> None:
+    wanted = ["binary", "labelmap", "multi-frame", "single-frame"]
+    made = pipeline.predict(head, head_segmenter.folder, tmp_path, made_at=AT, encodings=wanted)
+    assert {each.encoding for each in made} == set(wanted)
+    assert len({each.finding for each in made}) == 1
+    binary, label_map = (next(each for each in made if each.encoding == name) for name in wanted[:2])
+    read = [segmentation.read(dcmread(each.path)) for each in (binary, label_map)]
+    assert (read[0].voxels == read[1].voxels).all() and read[0].same_grid_as(read[1])
+    multi = [each for each in made if each.encoding == "multi-frame"]
+    single = [each for each in made if each.encoding == "single-frame"]
+    assert len(single) == sum(int(dcmread(each.path).NumberOfFrames) for each in multi)
