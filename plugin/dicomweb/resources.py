@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import HTTPException
-from sqlalchemy import Row, Select, bindparam, select
+from sqlalchemy import Select, bindparam, select
 from starlette.requests import Request
 
 from dicom_io.errors import Unlabelled
@@ -33,6 +33,7 @@ _COLUMNS = (
     Instance.made_by_us,
     Instance.record,
 )
+_KEY = _COLUMNS.index(Instance.storage_key)
 _BY_UID = select(*_COLUMNS).where(Instance.sop_instance_uid == bindparam("instance"))
 _OF_STUDY = (
     select(*_COLUMNS)
@@ -42,8 +43,7 @@ _OF_STUDY = (
 _OF_SERIES = _OF_STUDY.where(Instance.series_instance_uid == bindparam("series"))
 
 
-@dataclass(frozen=True)
-class Held:
+class Held(NamedTuple):
     """A stored instance: who it is, and where its bytes lie. record: the LabelRecord (as JSON) of one of ours."""
 
     sop_instance_uid: str
@@ -146,8 +146,5 @@ def _nothing(request: Request) -> HTTPException:
 
 def _rows(index: Index, query: Select[Any], **values: str) -> list[Held]:
     with index.read() as connection:
-        return [_held(row, index.objects) for row in connection.execute(query, values)]
-
-
-def _held(row: Row[Any], objects: Path) -> Held:
-    return Held(**row._mapping, path=objects / row.storage_key)
+        rows = connection.execute(query, values).all()
+    return [Held._make((*columns, index.objects / columns[_KEY])) for columns in rows]
