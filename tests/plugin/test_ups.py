@@ -250,8 +250,7 @@ def test_a_channel_that_takes_nothing_is_closed(door, monkeypatch):
     "element", [None, [], "x", {"vr": "UI", "Value": {"a": 1}}, {"vr": None}, {"vr": "SQ", "Value": [1]}]
 )
 @pytest.mark.parametrize("tag", ["00081195", "00741000", "00741002"])
-def test_an_attribute_that_is_none_is_a_sentence_wherever_it_stands(door, tag, element):
-    create(door)
+def test_an_attribute_that_is_none_is_a_sentence_wherever_it_stands(two, tag, element):
     for method, path in (("PUT", "/state"), ("POST", ""), ("POST", "/cancelrequest")):
         answer = send(two, method, f"/workitems/1.2.1{path}", to("IN PROGRESS") | {tag: element})
         assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
