@@ -35,7 +35,7 @@ _INSTANCES = (f'multipart/related; type="{media.DICOM}"', media.DICOM)
 _OF_FRAMES = (media.OCTETS, *dict.fromkeys(media.FRAME_TYPES.values()))
 _FRAMES = tuple(f'multipart/related; type="{kind}"' for kind in _OF_FRAMES)
 _BULK = (media.OCTETS, f'multipart/related; type="{media.OCTETS}"')
-_PICTURES = ("image/jpeg", "image/png")
+_PICTURES = ("image/jpeg", "image/png", "image/gif")
 _SEARCH = ("limit", "offset", "includefield", "fuzzymatching", "{attribute}")
 _STORED = tuple(f'multipart/related; type="{kind}"' for kind in (media.DICOM, *_ONE_DATA_SET))
 
@@ -54,7 +54,12 @@ _EXCHANGES: Sequence[tuple[str, str, str, Exchange]] = (
     ("QIDO-RS", "GET", "", Exchange(_DATA_SETS, query=_SEARCH)),
     ("STOW-RS", "POST", "", Exchange(_ONE_DATA_SET, (*_STORED, media.DICOM))),
     ("WADO-RS", "GET", "/metadata", Exchange(_DATA_SETS)),
-    ("WADO-RS", "GET", "/rendered", Exchange(_PICTURES, query=("window", "viewport", "quality", "annotation"))),
+    (
+        "WADO-RS",
+        "GET",
+        "/rendered",
+        Exchange(_PICTURES, query=("window", "viewport", "quality", "annotation", "iccprofile")),
+    ),
     ("WADO-RS", "GET", "/thumbnail", Exchange(_PICTURES, query=("viewport",))),
     ("WADO-RS", "GET", "/frames/[^/]+", Exchange(_FRAMES)),
     ("WADO-RS", "GET", "/(bulkdata|pixeldata)(/.+)?", Exchange(_BULK)),
