@@ -333,8 +333,11 @@ def _limit_silence(association: Association, timeout_s: float) -> None:
 
 
 def is_open(association: Association) -> bool:
-    """Whether messages can be sent: established, and the connection is there (state 6 of PS3.8 9.2)."""
-    return bool(association.is_established and association.dul.state_machine.current_state == "Sta6")
+    """Whether messages can be sent: established, and the connection is there (state 6 of PS3.8 9.2).
+
+    pynetdicom says that an association is established a moment before it leaves state 5.
+    """
+    return bool(association.is_established and association.dul.state_machine.current_state in ("Sta5", "Sta6"))
 
 
 def is_accepted(status: int) -> bool:
