@@ -23,7 +23,7 @@ from plugin.archive.arrival import Arrival
 from plugin.archive.commits import Transaction
 from plugin.archive.index import NO_INPUT, Index, InstanceRow
 from plugin.archive.received import Received, Refused, pixel_hash
-from plugin.archive.storage import Storage
+from plugin.archive.storage import Storage, is_whole
 from plugin.archive.tables import Instance
 from plugin.settings import Correction
 
@@ -64,6 +64,7 @@ class Candidate:
     """One received object, and what is said of it outside of its bytes.
 
     record: of an object that we made. on_correction: a person's decision for this object, None where there is none.
+    is_placed: it was given its name among the stored objects in advance (Storage.place).
     study, series, instance: the columns that follow from it alone, JSON as text.
     """
 
@@ -71,13 +72,19 @@ class Candidate:
     arrival: Arrival
     record: LabelRecord | None
     on_correction: Correction | None
+    is_placed: bool
     study: dict[str, Any]
     series: dict[str, Any]
     instance: dict[str, Any]
 
     @classmethod
     def of(
-        cls, received: Received, arrival: Arrival, record: LabelRecord | None, on_correction: Correction | None
+        cls,
+        received: Received,
+        arrival: Arrival,
+        record: LabelRecord | None,
+        on_correction: Correction | None,
+        is_placed: bool,
     ) -> Candidate:
         of_study, of_series, of_instance = (received.header.columns(level) for level in levels.KEYWORDS)
         study = {
@@ -110,7 +117,7 @@ class Candidate:
             "attributes": of_instance.attributes,
             "search": of_instance.search,
         }
-        return cls(received, arrival, record, on_correction, study, series, instance)
+        return cls(received, arrival, record, on_correction, is_placed, study, series, instance)
 
 
 @dataclass(frozen=True)
@@ -139,18 +146,36 @@ class Decision:
 
     def decide(self) -> Outcome:
         """Store it, note it or leave it. Raises Refused, before anything was changed; NoSpace."""
+        try:
+            outcome = self._decide()
+        except Refused:
+            self._take_back()
+            raise
+        if outcome.state == "held":
+            self._take_back()
+        return outcome
+
+    def _take_back(self) -> None:
+        """It was placed among the stored objects, and is none."""
+        key = self._received.storage_key
+        if self._candidate.is_placed and not self._index.knows(self._connection, key):
+            self._house.storage.delete(key)
+
+    def _decide(self) -> Outcome:
         uid = self._received.sop_instance_uid
         known = self._index.instance(uid, self._connection) if self._index.holds(self._connection, uid) else None
         if known is None:
             self._check_patient()
             self._store()
             return self._outcome("stored")
-        is_whole = _is_whole(known.path, known.size)
-        if self._record is not None and (known.record is None or not is_whole):
+        # Where it was placed under the name that is known, there was no file.
+        is_new = self._candidate.is_placed and known.storage_key == self._received.storage_key
+        has_file = is_whole(known.path, known.size) and not is_new
+        if self._record is not None and (known.record is None or not has_file):
             # It was sent back before we stored it ourselves, or its bytes were lost: with the record it can be checked.
             self._make_current(known)
             return self._outcome("replaced")
-        return self._repeat(known) if is_whole else self._replacement(known)
+        return self._repeat(known) if has_file else self._replacement(known)
 
     def _repeat(self, known: InstanceRow) -> Outcome:
         """The UID is there, with its bytes."""
@@ -215,7 +240,7 @@ class Decision:
         received, connection, now = self._received, self._connection, self._house.now()
         if received.study_instance_uid != known.study_instance_uid:
             self._check_patient()
-        if known.storage_key != received.storage_key and _is_whole(known.path, known.size):
+        if known.storage_key != received.storage_key and is_whole(known.path, known.size):
             self._index.keep_version(connection, known, "superseded", now)
         self._index.remove_instance(connection, known, now)
         # An earlier version that came back is one no longer.
@@ -247,10 +272,12 @@ class Decision:
         return labels.is_ours(self._received.dataset, known)
 
     def _put(self, record: LabelRecord | None = None) -> None:
-        """Give the file its name among the stored objects."""
-        beside = None if record is None else {"record": record.to_json()}
-        folder = self._house.storage.put(self._received.path, self._received.storage_key, beside)
-        self._transaction.folders.add(folder)
+        """Give the file its name among the stored objects, unless it has it already."""
+        received, storage = self._received, self._house.storage
+        is_there = self._candidate.is_placed and is_whole(storage.path(received.storage_key), received.size)
+        if record is not None or not is_there:
+            beside = None if record is None else {"record": record.to_json()}
+            self._transaction.folders.add(storage.put(received.path, received.storage_key, beside))
 
     def _put_again(self, known: InstanceRow) -> None:
         """The data set of a known instance whose file is missing or cut off; only its file meta group may differ."""
@@ -293,7 +320,7 @@ class Decision:
             for version in self._index.versions(received.sop_instance_uid, self._connection)
             if version.dataset_hash == received.dataset_hash
         ]
-        if versions and not any(_is_whole(storage.path(each.storage_key), each.size) for each in versions):
+        if versions and not any(is_whole(storage.path(each.storage_key), each.size) for each in versions):
             keys = [version.storage_key for version in versions]
             old = received.storage_key if received.storage_key in keys else keys[0]
             self._put()
@@ -317,14 +344,6 @@ class Decision:
             series_instance_uid=received.series_instance_uid,
             study_instance_uid=received.study_instance_uid,
         )
-
-
-def _is_whole(path: Path, size: int) -> bool:
-    """The file is there in its full length; stored files are written once, so no more is looked at."""
-    try:
-        return path.stat().st_size == size
-    except FileNotFoundError:
-        return False
 
 
 def refused(received: Received, status: int, sentence: str) -> Refused:

@@ -1,11 +1,11 @@
 """Bytes become an instance: the one function behind every door, for what others send and for what we make.
 
-    received in incoming/ -> looked at -> synced -> (one transaction: decided, renamed, indexed) -> acknowledged
+    received in incoming/ -> looked at -> synced -> named -> (one transaction: decided, indexed) -> acknowledged
 
-The first two steps run in the thread of each sender (`received`), the transaction is shared by all that arrive at the
-same time (`commits`), and what is decided in it stands in `decision`. What a door may answer follows from the Outcome
-alone. A failure at any point before the commit leaves either nothing or whole bytes that `reindex` takes up at the next
-start; they were not acknowledged, so either is right.
+The first steps run in the thread of each sender (`received`, `storage`), the transaction is shared by all that arrive
+at the same time (`commits`), and what is decided in it stands in `decision`. What a door may answer follows from the
+Outcome alone. A failure at any point before the commit leaves either nothing or whole bytes that `reindex` takes up at
+the next start; they were not acknowledged, so either is right.
 """
 
 from __future__ import annotations
@@ -206,7 +206,9 @@ class Ingest:
             with mapped(path) as raw:
                 labels.check(bytes(raw), record)
         sync_file(path)
-        candidate = Candidate.of(received, arrival, record, on_correction)
+        # What stands beside a result of ours must be there before it.
+        is_placed = record is None and self.storage.place(path, received.storage_key)
+        candidate = Candidate.of(received, arrival, record, on_correction, is_placed)
         return self._commits.run(lambda transaction: Decision(self._house, transaction, candidate).decide())
 
 

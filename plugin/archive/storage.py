@@ -154,6 +154,22 @@ class Storage:
 
     # Stored objects
 
+    def place(self, received: Path, key: str) -> bool:
+        """Give a received and synced file `key` as a second, durable name, where no file has it; whether it did so.
+
+        For what most probably is new: `put` would have its folder synced under the index's lock. Raises NoSpace.
+        """
+        target = self.objects / key
+        try:
+            target.hardlink_to(received)
+            placed = True
+        except FileExistsError:
+            placed = False
+        except OSError as error:
+            raise _no_space(error) from error
+        sync_folder(target.parent)
+        return placed
+
     def put(self, received: Path, key: str, sidecar: Mapping[str, Any] | None = None) -> Path:
         """Give a received and synced file the name `key` (atomic; the same bytes twice are no harm).
 
@@ -229,6 +245,14 @@ class Storage:
         except OSError as error:
             raise _no_space(error) from error
         return target.parent
+
+
+def is_whole(path: Path, size: int) -> bool:
+    """The file is there in its full length; stored files are written once, so no more is looked at."""
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False
 
 
 def make_private(folder: Path) -> None:

@@ -29,7 +29,9 @@ SERVICES: Sequence[Service] = (echo, store, commitment, find, move, get)
 
 
 # A listener that has associations leaves a new one to those with fewer, this long for each.
-_DEFERENCE_S, _LONGEST_DEFERENCE_S = 0.002, 0.02
+_DEFERENCE_S, _LONGEST_DEFERENCE_S = 0.003, 0.02
+# Until then an accepted connection may be no association yet.
+_FRESH_S = 0.5
 
 
 class Listener:
@@ -53,6 +55,7 @@ class _Server(ThreadedAssociationServer):
 
     def __init__(self, *arguments: Any, listening: socket.socket, **options: Any) -> None:
         self._listening = listening
+        self._fresh: list[float] = []
         self.socket: socket.socket
         super().__init__(*arguments, **options)
 
@@ -72,10 +75,14 @@ class _Server(ThreadedAssociationServer):
         self.socket.close()
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        busy = len(self.active_associations)
+        now = time.monotonic()
+        self._fresh = [at for at in self._fresh if now - at < _FRESH_S]
+        busy = max(len(self.active_associations), len(self._fresh))
         if busy:
             time.sleep(min(busy * _DEFERENCE_S, _LONGEST_DEFERENCE_S))
-        return super().get_request()
+        accepted = super().get_request()
+        self._fresh.append(now)
+        return accepted
 
 
 def start(settings: Settings, ingest: Ingest, listening: socket.socket | None = None) -> Listener:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from dicom_objects import file_of, slice_of
 from dicom_io.dataset import dataset_hash
 from dicom_io.errors import TryAgain
 from plugin import service
+from plugin.archive.ingest import open_archive
 from plugin.dimse.client import echo, store
 from plugin.dimse.client.association import Peer
 from plugin.service import CannotServe, Running
@@ -117,16 +119,16 @@ def test_nothing_that_was_acknowledged_is_lost_by_kill_9(tmp_path, told):
 
 
 def test_a_service_says_where_it_is_and_ends_cleanly_on_ctrl_c(told):
-    with service.running(**told) as running:
-        echo.echo(peer_of(running))
+    with service.running(**told | {"dimse": "127.0.0.1:0"}) as running:
         end = time.monotonic() + 20
         # It is ready before it has said so.
         while "Ctrl-C ends the service" not in running.log.read_text() and time.monotonic() < end:
             time.sleep(0.05)
+        port = int(re.search(r"^DICOM     TESTED at 127.0.0.1:(\d+)$", running.log.read_text(), re.MULTILINE)[1])
+        echo.echo(Peer("TESTED", "127.0.0.1", port, "SCANNER"))
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(30) == 0
         said = running.log.read_text()
-        assert f"DICOM     TESTED at {told['dimse']}" in said
         assert f"DICOMweb  http://{told['http']}/dicom-web" in said
         assert "Research use only, not for diagnosis." in said
         assert "Traceback" not in said
@@ -152,6 +154,49 @@ def test_what_dies_is_started_again(told):
         # Its door stayed open meanwhile: a request waits, and is answered.
         assert httpx.get(f"{running.url}/health/ready", timeout=20, trust_env=False).status_code == 200
         assert "web ended with -9; it is started again in 0.2 s" in running.log.read_text()
+
+
+def test_two_processes_answer_at_the_port_and_one_may_die_under_load(tmp_path, told):
+    """What was acknowledged is there, the port stays open, and the dead one is started again."""
+    files = [files_to_send(tmp_path, sender, 9) for sender in (1, 2, 3, 4)]
+    acknowledged: set[str] = set()
+    with service.running(**told) as running:
+
+        def send(paths: list[Path]) -> None:
+            for sent in store.send(peer_of(running), paths, timeout_s=20):
+                if sent.accepted:
+                    acknowledged.add(sent.sop_instance_uid)
+
+        threads = [threading.Thread(target=send, args=(list(one.values()),)) for one in files]
+        for thread in threads:
+            thread.start()
+        while len(acknowledged) < 20:
+            time.sleep(0.005)
+        busy = {pid: connections(pid) for pid in children(running, "plugin.dimse.listener")}
+        assert len(busy) == 2
+        assert all(count >= 1 for count in busy.values())
+        subprocess.run(["kill", "-9", str(min(busy))], check=True)
+        echo.echo(peer_of(running), timeout_s=20)
+        for thread in threads:
+            thread.join(60)
+        assert 20 <= len(acknowledged) < 480
+        end = time.monotonic() + 20
+        while len(children(running, "plugin.dimse.listener")) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        ingest = open_archive(running.settings, upgrade=False)
+        uids = {uid: path for one in files for uid, path in one.items()}
+        for uid in acknowledged:
+            assert ingest.index.instance(uid).path.stat().st_size > 160 * 128
+            assert ingest.index.instance(uid).dataset_hash == dataset_hash(uids[uid].read_bytes())
+        assert ingest.missing() == []
+        ingest.index.close()
+
+
+def connections(pid: int) -> int:
+    """Open sockets of a process beyond the one it accepts from."""
+    files = [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()]
+    return sum(name.startswith("socket:") for name in files) - 1
 
 
 def children(running: Running, module: str) -> list[int]:
