@@ -55,7 +55,7 @@ def _handle(event: Event, house: House) -> None:
     if objects is None:
         return
     association = event.assoc
-    carrier = Carrier(association.requestor.ae_title.strip(), association, house.settings.node.idle_timeout_s)
+    carrier = Carrier(association.requestor.ae_title.strip(), association)
     tally = Tally(len(objects))
     for sent in retrieval.carry(carrier, house.gate.check_file_of, objects):
         tally.note(sent)

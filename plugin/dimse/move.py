@@ -134,9 +134,7 @@ class _Move:
                     self._results.put(Sent(Path(), each.sop_instance_uid, None, comment, can_retry=True))
                 continue
             try:
-                self._carry(
-                    Carrier(str(self._peer), association, _TIMEOUT_S, self._section.profile.transfer_syntaxes), objects
-                )
+                self._carry(Carrier(str(self._peer), association, self._section.profile.transfer_syntaxes), objects)
             finally:
                 end(association)
         self._results.put(comment)

@@ -20,7 +20,6 @@ import ipaddress
 import logging
 import secrets
 import socket
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +30,7 @@ from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import UserIdentityNegotiation
 from pynetdicom.presentation import PresentationContext
 
-from plugin.dimse import chatter
+from plugin.dimse import chatter, silence
 from plugin.dimse.services import House, Service
 from plugin.dimse.slots import Slot, Slots
 from plugin.security import tls
@@ -144,16 +143,13 @@ def _greet(event: Event, node: Node) -> None:
     association = event.assoc
     association.dul.artim_timer.timeout = node.artim_timeout_s
     connection = association.dul.socket.socket
-    # By the kernel: a peer that stops inside a PDU, or does not read what it asked for, ends its own association. The
-    # timeout of Python's sockets would cost another call of the system for each read.
-    limit = struct.pack("ll", int(node.idle_timeout_s), int(node.idle_timeout_s % 1 * 1e6))
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        connection.setsockopt(socket.SOL_SOCKET, option, limit)
     try:
         tls.shake_hands(connection, node.artim_timeout_s)
     except OSError as error:
         LOGGER.warning("TLS with %s failed: %s", association.requestor.address, tls.why(error))
         association.dul.socket.close()
+    else:
+        silence.limit(connection, node.idle_timeout_s)
 
 
 def _one_at_a_time(event: Event) -> tuple[int, int]:

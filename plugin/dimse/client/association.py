@@ -14,7 +14,7 @@ from pynetdicom.pdu_primitives import UserIdentityNegotiation
 from pynetdicom.presentation import PresentationContext
 
 from dicom_io.errors import TryAgain
-from plugin.dimse import chatter
+from plugin.dimse import chatter, silence
 from plugin.security import tls
 from plugin.settings import BadSettings, Destination
 
@@ -73,15 +73,15 @@ def associate(
 ) -> Association:
     """An association; not established, but with `rejected_contexts`, where the peer takes none of the contexts.
 
-    timeout_s: for the connection, the association and each answer. handlers: of what the peer asks of us on it.
-    entity: who calls, where it must be able to receive (`reception.ReceivingAE`). negotiation: items of the user
-    information (PS3.7 D.3.3) to propose, such as roles.
+    timeout_s: for each answer, and for silence inside of one; at most TIMEOUT_S of it for the connection and the
+    association. handlers: of what the peer asks of us on it. entity: who calls, where it must be able to receive
+    (`reception.ReceivingAE`). negotiation: items of the user information (PS3.7 D.3.3) to propose, such as roles.
 
     Raises:
         PeerUnreachable: nobody answers there, TLS with it fails (a file of the destination's `ca`, `certificate` or
             `key` that cannot be used is one way), or the peer rejected us.
     """
-    association, context = _attempt(peer, contexts, timeout_s, timeout_s, handlers, entity, negotiation)
+    association, context = _attempt(peer, contexts, timeout_s, handlers, entity, negotiation)
     if association.is_established or association.rejected_contexts:
         return association
     if association.is_rejected:
@@ -101,7 +101,6 @@ def _attempt(
     peer: Peer,
     contexts: Sequence[PresentationContext],
     timeout_s: float,
-    connect_timeout_s: float,
     handlers: Sequence[EventHandlerType] = (),
     entity: AE | None = None,
     negotiation: Sequence[Any] = (),
@@ -109,7 +108,8 @@ def _attempt(
     chatter.quiet()
     context = _context(peer)
     ae = entity or AE(peer.calling_aet)
-    ae.acse_timeout = ae.connection_timeout = connect_timeout_s
+    # Whoever waits long for objects need not wait so long for a host that is not there.
+    ae.acse_timeout = ae.connection_timeout = min(timeout_s, TIMEOUT_S)
     ae.dimse_timeout = ae.network_timeout = timeout_s
     association = ae.associate(
         peer.host,
@@ -117,7 +117,7 @@ def _attempt(
         contexts=list(contexts),
         ae_title=peer.aet,
         max_pdu=PDU_BYTES,
-        evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay), *handlers],
+        evt_handlers=[(evt.EVT_CONN_OPEN, _connected, [timeout_s]), *handlers],
         tls_args=None if context is None else (context, peer.host),
         ext_neg=[*_identity(peer), *negotiation],
     )
@@ -148,6 +148,8 @@ def end(association: Association) -> None:
         association.release()
 
 
-def _no_delay(event: Event) -> None:
+def _connected(event: Event, timeout_s: float) -> None:
+    connection = event.assoc.dul.socket.socket
     # A request goes out in two pieces; without this each waits 40 ms for the peer's acknowledgement.
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    silence.limit(connection, timeout_s)

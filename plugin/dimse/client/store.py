@@ -6,8 +6,6 @@ Data sets go from the disk to the network in pieces; none is ever held whole.
 from __future__ import annotations
 
 import mmap
-import socket
-import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -108,7 +106,7 @@ def send(
         kinds, proposed = batch
         association = associate(peer, proposed, timeout_s)
         try:
-            carrier = Carrier(str(peer), association, timeout_s, prefer)
+            carrier = Carrier(str(peer), association, prefer)
             for load in loads:
                 if load.kind in kinds:
                     yield carrier.send(load, check)
@@ -128,7 +126,7 @@ def negotiated(
     for kinds, proposed in batches((load.kind for load in loads), prefer):
         association = associate(peer, proposed, timeout_s)
         try:
-            carrier = Carrier(str(peer), association, timeout_s, prefer)
+            carrier = Carrier(str(peer), association, prefer)
             found |= {load.path: next(iter(carrier.syntaxes(load.kind)), None) for load in loads if load.kind in kinds}
         finally:
             end(association)
@@ -181,14 +179,13 @@ def _proposals(stored: Sequence[str], prefer: Sequence[str]) -> list[tuple[str, 
 class Carrier:
     """Sends objects over one association on which the peer is the provider of storage classes (PS3.4 B).
 
-    peer: its name in messages. timeout_s: in which it must take the next piece, and answer. prefer: as for `send`.
+    peer: its name in messages. prefer: as for `send`.
     """
 
-    def __init__(self, peer: str, association: Association, timeout_s: float, prefer: Sequence[str] = ()) -> None:
-        self.peer, self._association, self._timeout_s = peer, association, timeout_s
+    def __init__(self, peer: str, association: Association, prefer: Sequence[str] = ()) -> None:
+        self.peer, self._association = peer, association
         self._contexts: dict[str, dict[str, int]] = {}
         self._message_id = 0
-        _limit_silence(association, timeout_s)
         _have_it_alone(association)
         accepted = [context for context in association.accepted_contexts if context.as_scu]
         for context in accepted:
@@ -322,14 +319,6 @@ def _have_it_alone(association: Association) -> None:
         association._reactor_checkpoint.clear()
         while not association._is_paused and association.is_established:
             time.sleep(_LOOK_EVERY_S)
-
-
-def _limit_silence(association: Association, timeout_s: float) -> None:
-    """By the kernel: a write fails where the peer reads nothing for so long."""
-    connection = None if association.dul.socket is None else association.dul.socket.socket
-    if connection is not None:
-        limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def is_open(association: Association) -> bool:
