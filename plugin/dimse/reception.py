@@ -17,7 +17,7 @@ import logging
 import select
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ from typing import Any
 from pydicom import Dataset
 from pynetdicom import AE, PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION, _config, association, evt
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
 from plugin.archive.storage import Reception, Storage
@@ -42,6 +43,7 @@ _LARGEST_COMMAND = 1 << 16
 _COMMAND, _LAST = 1, 2
 # PS3.7 9.3.1 and E.1.
 _C_STORE_RQ, _C_STORE_RSP, _NO_DATA_SET = 0x0001, 0x8001, 0x0101
+_RESPONSE = 0x8000  # command fields from here on are those of responses
 # How long to wait for the next request before the association's own thread has its turn again.
 _LINGER_S = 0.2
 
@@ -110,6 +112,8 @@ class ReceivingProvider(DULServiceProvider):
     def run_reactor(self) -> None:
         try:
             super().run_reactor()
+        except InvalidEventError:
+            pass  # we aborted what had just ended, for which pynetdicom has no transition (Evt15 in Sta1, PS3.8 9.2)
         finally:
             # It ended inside a C-STORE: part of a file, and nothing of it was acknowledged.
             if self._request is not None:
@@ -241,7 +245,10 @@ class ReceivingProvider(DULServiceProvider):
         """The request that a command set begins; None where it is another message, or not for an accepted context."""
         values = _elements(command)
         context = self.assoc._accepted_cx.get(context_id)
-        if context is None or _number(values.get(0x0100)) != _C_STORE_RQ or _number(values.get(0x0800)) == _NO_DATA_SET:
+        kind = _number(values.get(0x0100))
+        if context is None or kind != _C_STORE_RQ or _number(values.get(0x0800)) == _NO_DATA_SET:
+            if context is not None and kind < _RESPONSE:
+                _check_class(values, context.abstract_syntax)
             return None
         entity = self.assoc.ae
         assert isinstance(entity, ReceivingAE)
@@ -297,6 +304,16 @@ def _elements(command: bytes | bytearray) -> dict[int, bytes]:
         found[number] = bytes(command[position : position + length])
         position += length
     return found
+
+
+def _check_class(values: Mapping[int, bytes], abstract_syntax: str | None) -> None:
+    """Affected (0000,0002) or Requested SOP Class UID (0000,0003) of a request is that of its context.
+
+    pynetdicom serves a request by its SOP class alone: a peer that was granted one service could use them all.
+    """
+    named = _uid(values.get(0x0002)) or _uid(values.get(0x0003))
+    if named and named != abstract_syntax:
+        raise _Malformed(f"a request of SOP class {named[:64]!r} in a context of {abstract_syntax}")
 
 
 def _number(value: bytes | None) -> int:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,12 @@ from archives import archive
 from dicom_objects import slice_of
 from pynetdicom import AE, build_context, build_role
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import N_ACTION
 from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation, UserIdentityNegotiation
 from pynetdicom.sop_class import (
     CTImageStorage,
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     Verification,
@@ -97,6 +101,21 @@ def test_a_peer_that_may_get_receives_and_still_may_not_store(tmp_path):
         sent.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
         assert association.send_c_store(sent).Status == 0x0124
         association.release()
+
+
+def test_a_request_in_the_context_of_another_service_is_not_served(tmp_path, caplog):
+    """pynetdicom goes by the SOP class that the request names, whatever its context is for."""
+    with listening(tmp_path, known_peers=known(verbs=("echo",))) as port:
+        association = associate(port)
+        (context,) = association.accepted_contexts
+        request = N_ACTION()
+        request.MessageID, request.ActionTypeID = 1, 1
+        request.RequestedSOPClassUID = StorageCommitmentPushModel
+        request.RequestedSOPInstanceUID = StorageCommitmentPushModelInstance
+        request.ActionInformation = BytesIO(bytes(8))
+        association.dimse.send_msg(request, context.context_id)
+        assert association.dimse.get_msg(block=True) == (None, None), "it was answered"
+    assert f"of SOP class '{StorageCommitmentPushModel}' in a context of {Verification}" in caplog.text
 
 
 # User identity
