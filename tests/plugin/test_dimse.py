@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -21,15 +23,16 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage, Verification
 
-from dicom_io.dataset import dataset_hash
+from dicom_io.dataset import dataset_hash, file_meta
 from dicom_io.errors import TryAgain
+from plugin import doors
 from plugin.archive.ingest import Ingest
 from plugin.archive.storage import Storage
 from plugin.dimse import node
 from plugin.dimse.client import echo, store
 from plugin.dimse.client.association import Peer
 from plugin.dimse.peers import Calling, Refusal, decide
-from plugin.settings import BadSettings, KnownPeer, Node, Settings
+from plugin.settings import BadSettings, HostPort, KnownPeer, Node, Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 LOCAL = Node(dimse="127.0.0.1:0")
@@ -168,17 +171,152 @@ def test_an_association_that_breaks_off_leaves_nothing(peer, here):
 
 
 def _send_half_a_store(association: Association, raw: socket.socket) -> None:
+    (context,) = association.accepted_contexts
+    for piece in _values(context.context_id, bytes(5000), 1000)[:4]:
+        raw.sendall(_pdu(piece))
+
+
+def _values(context_id: int, data_set: bytes, size: int) -> list[bytes]:
+    """The presentation data values (PS3.8 9.3.5.1) of a C-STORE request, each up to `size` bytes."""
     request = C_STORE()
     request.MessageID, request.Priority = 1, 2
     request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = CTImageStorage, "1.2.3"
-    request.DataSet = BytesIO(bytes(5000))
+    request.DataSet = BytesIO(data_set)
     message = C_STORE_RQ()
     message.primitive_to_message(request)
-    (context,) = association.accepted_contexts
-    for piece in list(message.encode_msg(context.context_id, 1000))[:4]:
+    values = []
+    for piece in message.encode_msg(context_id, size):
         pdu = P_DATA_TF()
         pdu.from_primitive(piece)
-        raw.sendall(pdu.encode())
+        values.append(pdu.encode()[6:])
+    return values
+
+
+def _pdu(*values: bytes) -> bytes:
+    body = b"".join(values)
+    return struct.pack(">BxI", 4, len(body)) + body
+
+
+@contextmanager
+def _by_hand(peer: Peer) -> Iterator[tuple[socket.socket, int]]:
+    """The socket of an association, for PDUs of our own making, and the ID of its presentation context."""
+    contexts = [build_context(CTImageStorage, "1.2.840.10008.1.2.1")]
+    association = AE("SCANNER").associate(peer.host, peer.port, contexts=contexts, ae_title="MIRALL")
+    assert association.is_established
+    association._reactor_checkpoint.clear()
+    association.dul._kill_thread = True
+    association.dul.join()
+    (context,) = association.accepted_contexts
+    raw = association.dul.socket.socket
+    raw.settimeout(10)
+    try:
+        yield raw, context.context_id
+    finally:
+        association._kill = True
+        association._reactor_checkpoint.set()
+        raw.close()
+
+
+def _answer(raw: socket.socket) -> bytes:
+    """One PDU; b"" where the peer has closed the connection."""
+    head = raw.recv(6, socket.MSG_WAITALL)
+    return head + raw.recv(struct.unpack(">BxI", head)[1], socket.MSG_WAITALL) if len(head) == 6 else b""
+
+
+def _status(answer: bytes) -> int:
+    return int(struct.unpack_from("<H", answer, answer.index(struct.pack("<HHI", 0, 0x0900, 2)) + 8)[0])
+
+
+def data_set_of(raw: bytes) -> bytes:
+    """The bytes of a file after its file meta group."""
+    return raw[file_meta(raw, "a file")[1] :]
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda values: [_pdu(*values)],  # the whole request in one PDU
+        lambda values: [_pdu(value) for value in values],
+        lambda values: [_pdu(*values[:2]), _pdu(*values[2:])],
+        lambda values: [bytes([byte]) for byte in _pdu(*values)],  # as a slow line would deliver it
+    ],
+)
+@pytest.mark.parametrize("size", [20, 200, 100_000])
+def test_fragments_make_the_same_object_however_they_are_cut(peer, here, cut, size):
+    raw = file_of(slice_of("1.2.3"))
+    with _by_hand(peer) as (connection, context_id):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in cut(_values(context_id, data_set_of(raw), size)):
+            connection.sendall(piece)
+        assert _status(_answer(connection)) == 0x0000
+    assert here.index.instance("1.2.3").dataset_hash == dataset_hash(raw)
+
+
+def test_requests_that_come_without_waiting_for_answers_are_answered_in_order(peer, here):
+    with _by_hand(peer) as (connection, context_id):
+        files = [data_set_of(file_of(slice_of("1.2.3", value=value))) for value in (1, 2)]
+        both = [value for data_set in files for value in _values(context_id, data_set, 300)]
+        connection.sendall(_pdu(*both))
+        assert [_status(_answer(connection)) for _ in files] == [0x0000, 0xC102]
+
+
+_DATA, _COMMAND, _LAST = 0, 1, 2
+
+
+def _value(context_id: int, control: int, content: bytes) -> bytes:
+    return struct.pack(">IBB", len(content) + 2, context_id, control) + content
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        lambda context_id: _pdu(_value(context_id, _DATA | _LAST, b"x" * 10)),  # a data set without a command
+        lambda context_id: _pdu(_value(context_id, _COMMAND | _LAST, b"no command set at all")),
+        lambda context_id: _pdu(_value(context_id, _COMMAND, b"\0" * 70_000)),  # a command without end
+        lambda context_id: _pdu(struct.pack(">IBB", 4000, context_id, 0)),  # longer than its PDU
+        lambda context_id: _pdu(b"\0\0"),
+        lambda context_id: struct.pack(">BxI", 4, 1 << 31),  # a PDU that no memory should hold
+        lambda context_id: struct.pack(">BxI", 0x99, 4) + b"1234",
+        lambda context_id: _pdu(
+            *_values(context_id, bytes(500), 400)[:2], _value(context_id, _COMMAND | _LAST, b"\0" * 12)
+        ),
+    ],
+)
+def test_a_malformed_message_ends_its_association_and_nothing_else(peer, here, malformed):
+    with _by_hand(peer) as (connection, context_id):
+        connection.sendall(malformed(context_id))
+        assert _answer(connection)[:1] in (b"\x07", b"")  # A-ABORT, or the connection is gone
+    _until(lambda: list(here.storage.incoming.iterdir()) == [])
+    assert here.index.counts()["instances"] == 0
+    echo.echo(peer)
+
+
+def test_a_handler_that_fails_acknowledges_nothing_and_leaves_nothing(peer, here, monkeypatch):
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(here, "accept", broken)
+    with _by_hand(peer) as (connection, context_id):
+        connection.sendall(_pdu(*_values(context_id, data_set_of(file_of(slice_of("1.2.3"))), 500)))
+        assert _answer(connection)[:1] in (b"\x07", b"")
+    _until(lambda: list(here.storage.incoming.iterdir()) == [])
+
+
+def test_two_listeners_share_a_socket_and_one_may_stop(here, tmp_path):
+    shared = doors.bind("node.dimse", "--dimse", HostPort("127.0.0.1", 0))
+    doors.listen(shared)
+    one, other = (node.start(Settings(node=LOCAL), here, shared.dup()) for _ in range(2))
+    try:
+        peer = Peer("MIRALL", "127.0.0.1", doors.address_of(shared).port, "SCANNER")
+        assert one.address == other.address
+        one.stop()
+        for number in range(3):
+            echo.echo(peer)
+            path = written(tmp_path, f"{number}.dcm", file_of(slice_of(f"1.2.{number}")))
+            assert [sent.accepted for sent in store.send(peer, [path])] == [True]
+    finally:
+        other.stop()
+        shared.close()
 
 
 def _until(seen: Callable[[], bool], timeout_s: float = 10.0) -> None:
