@@ -88,6 +88,8 @@ _IMAGE = (
     *("SOPInstanceUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
     *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
 )
+# What pydicom raises on damaged values, which it parses when they are asked for.
+_DAMAGE = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError, OverflowError, struct.error)
 _BLOCK_BYTES = 1 << 20
 _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0\0\0\0\0"
 
@@ -131,6 +133,11 @@ def write(source: Path, target: Path, syntax: UID) -> None:
         try:
             with target.open("wb") as file:
                 _write(stored, file, UID(syntax))
+        except _DAMAGE as error:
+            target.unlink(missing_ok=True)
+            raise UndecodablePixels(
+                f"{source.name}: what its header says of the pixels cannot be read ({error}); use it as stored"
+            ) from error
         except BaseException:
             target.unlink(missing_ok=True)
             raise

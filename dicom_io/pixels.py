@@ -49,6 +49,8 @@ _PLUGINS = {
     HTJ2KLosslessRPCL: "pylibjpeg",
     HTJ2K: "pylibjpeg",
 }
+# What decoders raise on frames that they cannot read.
+_DAMAGE = (RuntimeError, ValueError, AttributeError, TypeError, IndexError, NotImplementedError, OSError)
 
 
 def stored(dataset: Dataset, frame: int | None = None) -> npt.NDArray[Any]:
@@ -79,7 +81,10 @@ def decoded(dataset: Dataset, frame: int | None, **options: bool) -> tuple[npt.N
         ) from error
     try:
         pixels, meta = decoder.as_array(dataset, index=frame, decoding_plugin=_PLUGINS.get(syntax, ""), **options)
-    except (RuntimeError, ValueError, AttributeError, TypeError, IndexError, NotImplementedError, OSError) as error:
+    except BaseException as error:
+        # A decoder in Rust panics over damaged frames, and its PanicException is no Exception and cannot be imported.
+        if not isinstance(error, _DAMAGE) and type(error).__name__ != "PanicException":
+            raise
         raise UndecodablePixels(
             f"{_named(dataset)}: pixel data in transfer syntax {syntax} ({syntax.name}) cannot be decoded "
             f"({_first_line(error)}); send it uncompressed"
@@ -321,5 +326,5 @@ def _named(dataset: Dataset) -> str:
     return f"instance {dataset.get('SOPInstanceUID', 'without a UID')}"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(":.")

@@ -335,3 +335,23 @@ def test_a_table_of_offsets_points_at_each_frame(tmp_path: Path) -> None:
     assert length == 4 * FRAMES
     assert all(encapsulated[8 + length + offset :][:4] == b"\xfe\xff\x00\xe0" for offset in offsets)
     assert len(set(offsets)) == FRAMES
+
+
+def test_damaged_frames_are_a_sentence_also_where_the_decoder_panics_over_them(tmp_path: Path) -> None:
+    made = image(np.zeros((1, 4, 4), np.uint16))
+    # Two segments (PS3.5 G.5), each with a run of 128 bytes, where the frame has 16 pixels.
+    made.PixelData = encapsulate([struct.pack("<3I", 2, 64, 66) + bytes(52) + b"\x81\x07\x81\x07"], has_bot=False)
+    made["PixelData"].is_undefined_length = True
+    source = stored(tmp_path / "runs.dcm", made, RLELossless)
+    with pytest.raises(UndecodablePixels, match="cannot be decoded"):
+        write(source, tmp_path / "plain.dcm", ExplicitVRLittleEndian)
+    assert not (tmp_path / "plain.dcm").exists()
+
+
+def test_a_damaged_header_is_a_sentence_and_leaves_no_file(tmp_path: Path) -> None:
+    source = stored(tmp_path / "image.dcm", image(grey("uint16", 0, 4000)))
+    raw = source.read_bytes()
+    source.write_bytes(raw.replace(b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00JS"))
+    with pytest.raises(UndecodablePixels, match="header"):
+        write(source, tmp_path / "other.dcm", JPEG2000Lossless)
+    assert not (tmp_path / "other.dcm").exists()
