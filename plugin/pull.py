@@ -396,7 +396,8 @@ class WebSource:
         query = {"limit": str(_PAGE), "offset": str(offset), "includefield": "SOPClassUID"}
         found = self._search(http, f"studies/{study}/instances", query)
         listed = [
-            Listed(_first(each, "0020000E"), _first(each, "00080018"), _first(each, "00080016")) for each in found
+            Listed(_first(each, "0020000E"), _first(each, "00080018"), find.sop_class(_first(each, "00080016")))
+            for each in found
         ]
         if not all(each.sop_instance_uid and each.series_instance_uid for each in listed):
             raise CannotAsk(f"{self} lists instances without SOP or Series Instance UID; it cannot be compared with")
@@ -489,7 +490,7 @@ def _found_study(item: object) -> find.FoundStudy:
         _first(item, "00080050"),
         _first(item, "00081030"),
         tuple(map(str, values(item, "00080061"))),
-        int(count) if count.isdigit() else None,
+        int(count) if count.isdecimal() else None,
     )
 
 

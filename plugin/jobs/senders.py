@@ -118,6 +118,10 @@ class Asker:
         if tried is None:
             return
         uid = study.study_instance_uid
+        if tried > self._tries.attempts:
+            # The last attempt ended without a word: it took its worker down with it.
+            self._enter(uid, name, UNANSWERED, sentence=f"asking {name} failed here again and again; see the log")
+            return
         try:
             pulled = pull(self._make_source(name, stop), self._ingest, uid, without=self._deleted(uid), stop=stop)
         except TryAgain as error:

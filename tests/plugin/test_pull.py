@@ -153,6 +153,14 @@ def test_objects_come_from_a_peer_that_names_no_sop_class(ingest: Ingest) -> Non
         assert fetched(pacs, ingest).is_complete
 
 
+def test_a_sop_class_that_is_no_uid_counts_as_not_named(ingest: Ingest) -> None:
+    (odd,) = study(1)
+    odd.SOPClassUID = "1." * 40 + "1"
+    with PictureArchive([odd]) as pacs:
+        assert [each.sop_class_uid for each in find.instances(pacs.peer, STUDY)] == [""]
+        assert not fetched(pacs, ingest).is_complete
+
+
 def test_more_sop_classes_than_contexts_take_several_associations() -> None:
     requests = [Request("IMAGE", STUDY, (f"1.2.{number}",), "1.3", ("1.4",)) for number in range(8)]
     sizes = [len(classes) for classes, _ in retrieve._batches(requests)]

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from picture_archive import PictureArchive, study
 from pydicom import Dataset
 from small_service import ROUTE, SmallService, until
+from sqlalchemy import update
 from typer.testing import CliRunner
 
 from dicom_io.errors import TryAgain
@@ -235,6 +236,18 @@ def test_a_question_outlives_the_worker_and_a_broken_off_attempt_is_not_counted(
     sender = Unreachable()
     answered(service, asker_of(service, sender))
     assert sender.asked == 1
+
+
+def test_a_question_that_takes_its_worker_down_is_given_up_in_the_end(service: SmallService) -> None:
+    arrive(service, study(2))
+    configure(service, 1)
+    sweep(service.index, service.settings, later(service))
+    with service.index.write() as connection:  # as after three workers that died in it
+        connection.execute(update(reconcile.Reconciliation).values(attempts=3))
+    sender = Unreachable()
+    answered(service, asker_of(service, sender, attempts=3))
+    assert (note(service).state, sender.asked) == ("unanswered", 0)
+    assert "failed here again and again" in note(service).sentence
 
 
 def test_what_a_person_took_out_of_a_study_is_not_fetched_again(service: SmallService) -> None:

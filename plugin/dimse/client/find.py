@@ -135,6 +135,11 @@ def check_uid(uid: str) -> None:
         raise Rejected(f"{uid[:70]!r} is no UID (digits and dots, at most 64 characters); give one whole UID")
 
 
+def sop_class(text: str) -> str:
+    """A SOP Class UID as a peer gives it; "" for what is none, which cannot be proposed to anybody (PS3.5 9)."""
+    return text if _UID.fullmatch(text) and len(text) <= 64 else ""
+
+
 def _place(each: Named) -> tuple[str, str]:
     return each.study_instance_uid, each.series_instance_uid
 
@@ -201,7 +206,7 @@ class _Questions:
         if uids:
             query.SOPInstanceUID = list(uids)
         answers = (
-            Listed(series, _text(found, "SOPInstanceUID"), _text(found, "SOPClassUID"))
+            Listed(series, _text(found, "SOPInstanceUID"), sop_class(_text(found, "SOPClassUID")))
             for found in self("IMAGE", query)
         )
         return [each for each in dict.fromkeys(answers) if each.sop_instance_uid]
@@ -253,5 +258,5 @@ def _study(found: Dataset) -> FoundStudy:
         tuple(map(str, modalities))
         if isinstance(modalities, MultiValue)
         else ((str(modalities),) if modalities else ()),
-        int(count) if count.isdigit() else None,
+        int(count) if count.isdecimal() else None,
     )
