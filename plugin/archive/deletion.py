@@ -2,7 +2,8 @@
 
     rows of the index, jobs, outbox and tombstones (one transaction) -> files -> quarantined copies
 
-What is deleted may be sent again and is stored then as anything that arrives; the tombstone stays as a record.
+A kill before the last step leaves refused copies in quarantine; the same deletion, asked for again, takes them. What is
+deleted may be sent again and is stored then as anything that arrives; the tombstone stays as a record.
 """
 
 from __future__ import annotations
@@ -138,22 +139,28 @@ class _Doomed:
         self._archive = archive
         self._target = target
         self._rows = self._instances(connection)
-        if not self._rows:
-            raise NothingThere(f"{target} is not in the archive; see GET /dicom-web/studies for what is")
         self._uids = [row.sop_instance_uid for row in self._rows]
+        here = set(self._uids)
+        self.quarantined = [
+            entry
+            for entry in archive.quarantine.list()
+            if entry.sop_instance_uid in here or self._is_named(entry.study_instance_uid, entry.sop_instance_uid)
+        ]
+        if not self._rows and not self.quarantined:
+            raise NothingThere(f"{target} is not in the archive; see GET /dicom-web/studies for what is")
         self._versions = _in_parts(
             connection,
             self._uids,
             lambda uids: select(InstanceVersion.__table__).where(InstanceVersion.sop_instance_uid.in_(uids)),
         )
         self._jobs = [row for row in self._jobs_of_study(connection) if self._concerns(row)]
-        here = set(self._uids)
-        self.quarantined = [
-            entry
-            for entry in archive.quarantine.list()
-            if entry.sop_instance_uid in here
-            or (target.level == "study" and entry.study_instance_uid == target.study_instance_uid)
-        ]
+
+    def _is_named(self, study_instance_uid: str, sop_instance_uid: str) -> bool:
+        """Whether the target names a refused copy, the series of which is not known."""
+        target = self._target
+        if target.level == "series" or study_instance_uid != target.study_instance_uid:
+            return False
+        return target.level == "study" or sop_instance_uid == target.sop_instance_uid
 
     @property
     def files(self) -> list[tuple[str, str]]:
@@ -210,7 +217,8 @@ class _Doomed:
             )
 
     def take_out(self, connection: Connection, at: float) -> None:
-        self._archive.index.remove_instances(connection, self._rows, at)
+        if self._rows:
+            self._archive.index.remove_instances(connection, self._rows, at)
         for part in _parts(self._uids):
             connection.execute(delete(InstanceVersion).where(InstanceVersion.sop_instance_uid.in_(part)))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -102,8 +103,13 @@ def add(connection: Connection, files: Sequence[tuple[str, str]], **columns: Any
     return number
 
 
+def ready_made(data: Path) -> Path:
+    """The folder of answers made from headers in advance (`dicomweb.metadata`); they go with any deletion."""
+    return data / "cache" / "metadata"
+
+
 def sweep(index: Index, storage: Storage) -> int:
-    """Delete the files of deletions that are not swept yet; gives how many there were.
+    """Delete the files of deletions that are not swept yet, and answers made from any; gives how many files there were.
 
     In a few at a time under the write lock, and only what was written before its deletion: bytes that have come anew
     under the same key stay.
@@ -115,6 +121,10 @@ def sweep(index: Index, storage: Storage) -> int:
     )
     with index.read() as connection:
         rows = list(connection.execute(query))
+    if rows:
+        # Which of them hold something of the deleted objects their names do not tell.
+        for path in ready_made(index.data).glob("*.json*"):
+            path.unlink(missing_ok=True)
     for start in range(0, len(rows), _BATCH):
         some = rows[start : start + _BATCH]
         with index.write() as connection:

@@ -107,6 +107,9 @@ def _target(study: str | None, series: str | None, instance: str | None, cohorts
     """Raises BadParameter where it cannot be told what is meant."""
     from plugin.archive.deletion import Target
 
+    if "" in (study, series, instance):
+        # Most probably a variable of a script that is not set; without it, more than was meant would go.
+        raise typer.BadParameter("a UID is empty; give it, or leave its option out")
     if study is not None:
         return Target(study, series or "", instance or "")
     if series or instance or not cohorts:

@@ -16,6 +16,7 @@ from plugin.api import router as api_router
 from plugin.archive.gate import Gate
 from plugin.archive.ingest import Ingest
 from plugin.archive.query import parse, run
+from plugin.archive.tombstones import ready_made
 from plugin.dicomweb import capabilities, delete, problems, qido, stow, ups, wado, wado_uri
 from plugin.dicomweb.doorkeeper import Cors, Doorkeeper
 from plugin.dicomweb.metadata import Cache
@@ -40,7 +41,7 @@ def create(settings: Settings, ingest: Ingest) -> FastAPI:
     app.state.settings = settings
     app.state.archive = ingest
     app.state.gate = Gate()
-    app.state.metadata = Cache(settings.node.data / "cache" / "metadata", settings.archive.metadata_cache_mb)
+    app.state.metadata = Cache(ready_made(settings.node.data), settings.archive.metadata_cache_mb)
     app.state.worklist = Worklist(ingest.index, settings)
     app.state.channels = ups.Channels(ingest.index, app.state.worklist, settings.node.aet)
     dicomweb = (qido.router, stow.router, wado.router, delete.router, ups.router)

@@ -105,5 +105,11 @@ def test_without_the_key_of_the_cohort_nothing_is_deleted(here, cohort):
     assert here.index.counts()["instances"] == 3
 
 
+@pytest.mark.parametrize("option", ["--series", "--instance"])
+def test_an_empty_uid_is_wrong_use_and_not_the_whole_study(here, option):
+    run("delete", STUDY, option, "", "--yes", "--data", here.index.data, code=2)
+    assert len(here.index.instances(STUDY)) == 2
+
+
 def test_a_series_without_its_study_is_wrong_use(here):
     assert "give the Study Instance UID" in run("delete", "--series", "1.2", "--data", here.index.data, code=2)

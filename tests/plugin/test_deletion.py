@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from archives import archive, give
 from dicom_objects import SERIES, STUDY, file_of, slice_of
+from fastapi.testclient import TestClient
 from pydicom import Dataset
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import CTImageStorage, StudyRootQueryRetrieveInformationModelGet
@@ -17,6 +18,7 @@ from plugin.archive import deletion, tombstones
 from plugin.archive.deletion import NothingThere, Target
 from plugin.archive.ingest import Ingest
 from plugin.archive.storage import Storage
+from plugin.dicomweb.app import create
 from plugin.dimse import node
 from plugin.jobs.planning import add_to_outbox
 from plugin.jobs.tables import Delivery
@@ -129,6 +131,33 @@ def test_refused_copies_of_a_deleted_study_go_too(here):
     assert give(here, other_patient).state == "quarantined"
     assert remove(here, Target(STUDY)).quarantined == 1
     assert list(here.storage.quarantine.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", [Target(STUDY), Target(STUDY, SERIES, "1.2.2")])
+def test_refused_copies_that_a_kill_left_go_with_the_same_deletion_asked_for_again(here, monkeypatch, target):
+    assert not give(here, slice_of("1.2.2", value=9)).accepted  # other pixels under a known UID
+    with monkeypatch.context() as killed:
+        killed.setattr(type(here.quarantine), "forget", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove(here, target)
+    assert here.index.counts()["quarantined"] == 1
+    assert remove(here, target).quarantined == 1
+    assert here.index.counts()["quarantined"] == 0
+    with pytest.raises(NothingThere):
+        remove(here, target)
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_answers_made_from_deleted_headers_go_with_them(here):
+    web = TestClient(create(Settings(node=Node(data=here.index.data)), here), base_url="http://localhost")
+    assert web.get(f"/dicom-web/studies/{STUDY}/metadata").status_code == 200
+    kept = here.index.data / "cache" / "metadata"
+    assert any("00100010" in path.read_text() for path in kept.glob("*.json"))
+    remove(here, Target(STUDY))
+    assert list(kept.glob("*.json*")) == []
 
 
 def test_a_deletion_can_be_repeated_after_its_study_came_again(here):
