@@ -115,7 +115,8 @@ def check_file(path: Path, index: Index | None, device_uids: Collection[str] = (
     A file that one of our model versions wrote passes with its record: that of the same bytes in the archive, or the
     one that lies beside the file (NAME.record.json, as `mirall predict` and `mirall generate` write it).
     device_uids: of the model versions in the registry. What says of itself that Mirall made it needs no list to be
-    known, so a node that never saw the model version holds it back, too.
+    known, so a node that never saw the model version holds it back, too; what lost its marks on the way is known by its
+    SOP Instance UID where the archive has it.
     Gives what the file is.
 
     Raises:
@@ -126,11 +127,12 @@ def check_file(path: Path, index: Index | None, device_uids: Collection[str] = (
     known = None if index is None else index.instance(received.sop_instance_uid)
     devices = frozenset(device_uids) | (frozenset() if index is None else index.device_uids())
     beside = path.with_suffix(".record.json")
-    if known is not None and known.made_by_us and known.dataset_hash == received.dataset_hash:
+    is_known = known is not None and known.made_by_us
+    if known is not None and is_known and known.dataset_hash == received.dataset_hash:
         check_bytes(known, path.read_bytes())
     elif beside.is_file():
         labels.check(path.read_bytes(), LabelRecord.from_json(beside.read_text(encoding="utf-8")))
-    elif _bears_our_mark(received.dataset) or labels.is_ours(received.dataset, devices):
+    elif is_known or _bears_our_mark(received.dataset) or labels.is_ours(received.dataset, devices):
         raise Unlabelled(
             f"{path.name} was made by one of our model versions but neither the archive nor {beside.name} has its "
             "record, so its labels cannot be checked; send it from the archive, or keep the record beside it"

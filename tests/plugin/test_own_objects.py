@@ -275,6 +275,18 @@ def test_a_file_of_ours_that_the_archive_holds_leaves_by_that_record(here, tmp_p
         check_file(path, here.index)
 
 
+def test_a_file_that_lost_all_marks_is_known_by_its_uid_where_the_archive_has_it(here, tmp_path):
+    dataset, record = generated()
+    give(here, bytes_of(dataset), record, OWN)
+    path = tmp_path / "picture.dcm"
+    bare = stripped(path)
+    del bare.ContributingEquipmentSequence
+    path.write_bytes(bytes_of(bare))
+    check_file(path, None)  # nothing tells
+    with pytest.raises(Unlabelled, match=r"picture\.dcm was made by one of our model versions"):
+        check_file(path, here.index)
+
+
 def stripped(path: Path) -> Dataset:
     """Our picture without the flag and without our private block, away from its record; written to `path`."""
     dataset, _ = generated()
