@@ -29,7 +29,7 @@ from plugin.dimse import commitment_data as data
 from plugin.dimse.client.association import Peer, associate, end
 from plugin.dimse.client.commitment import answer, take_report
 from plugin.dimse.services import House
-from plugin.jobs.commitments import Owed, Requests, Transactions
+from plugin.jobs.commitments import SAME_ASSOCIATION_S, Owed, Requests, Transactions
 from plugin.jobs.patience import Patience
 from plugin.settings import BadSettings, Settings, Verb
 
@@ -122,11 +122,12 @@ class _Carrier:
     def carry(self, number: int) -> None:
         """What does not succeed here is left to `Reporter`."""
         if self._next_answer(_GRACE_S) is None and not self._is_ending():
-            owed = self._requests.owed(number)
+            wait_s = self._association.dimse_timeout or 30.0
+            owed = self._requests.take(number, wait_s + SAME_ASSOCIATION_S)
             if owed is None:
                 return
             self._send(owed)
-            reply = self._next_answer(self._association.dimse_timeout or 30.0)
+            reply = self._next_answer(wait_s)
             if reply is not None and reply.Status == data.SUCCESS:
                 self._requests.reported(number)
 
@@ -203,15 +204,16 @@ class Reporter:
             stop.set()
 
     def _start_due(self, stop: threading.Event) -> None:
+        # Before it is asked what is due: a report that a thread has in hand is not read once more as it ends.
+        self._busy = {peer: thread for peer, thread in self._busy.items() if thread.is_alive()}
         by_peer: dict[str, list[Owed]] = {}
-        for owed in self._requests.due():
+        for owed in self._requests.due(but=tuple(self._busy)):
             by_peer.setdefault(owed.peer, []).append(owed)
         for peer, reports in by_peer.items():
-            if peer not in self._busy or not self._busy[peer].is_alive():
-                self._busy[peer] = threading.Thread(
-                    target=self._serve, args=(peer, reports, stop), name=f"report-{peer}", daemon=True
-                )
-                self._busy[peer].start()
+            self._busy[peer] = threading.Thread(
+                target=self._serve, args=(peer, reports, stop), name=f"report-{peer}", daemon=True
+            )
+            self._busy[peer].start()
 
     def _serve(self, peer: str, reports: Sequence[Owed], stop: threading.Event) -> None:
         finished = False

@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydicom.uid import generate_uid
-from sqlalchemy import Row, insert, null, select, update
+from sqlalchemy import ColumnElement, Row, insert, null, select, update
 
 from plugin.archive.index import Index
 from plugin.jobs.patience import Patience
@@ -110,19 +110,22 @@ class Requests:
             connection.execute(update(OwedReport).where(OwedReport.id == known.id).values(**fresh))
             return int(known.id)
 
-    def owed(self, number: int) -> Owed | None:
-        """The report of a request as things are now; None where it was taken already."""
-        with self._index.read() as connection:
+    def take(self, number: int, for_s: float) -> Owed | None:
+        """The report of a request as things are now, which nobody else sends for so long; None where it was taken."""
+        with self._index.write() as connection:
             row = connection.execute(
-                select(OwedReport.__table__).where(OwedReport.id == number, OwedReport.state == OWED)
+                update(OwedReport)
+                .where(OwedReport.id == number, OwedReport.state == OWED)
+                .values(next_attempt_at=self._clock() + for_s)
+                .returning(OwedReport.__table__)
             ).first()
         return None if row is None else self._owed(row)
 
-    def due(self, limit: int = 20) -> list[Owed]:
-        """Reports whose time has come, the longest waiting first."""
+    def due(self, limit: int = 20, *, but: Collection[str] = ()) -> list[Owed]:
+        """Reports whose time has come, the longest waiting first. but: peers (AE titles) whose are left out."""
         query = (
             select(OwedReport.__table__)
-            .where(OwedReport.state == OWED, OwedReport.next_attempt_at <= self._clock())
+            .where(OwedReport.state == OWED, OwedReport.next_attempt_at <= self._clock(), OwedReport.peer.not_in(but))
             .order_by(OwedReport.next_attempt_at)
             .limit(limit)
         )
@@ -139,15 +142,22 @@ class Requests:
         self._note(number, state=REPORTED, next_attempt_at=null(), last_error="")
 
     def later(self, owed: Owed, wait_s: float | None, sentence: str) -> None:
-        """It did not; try again in `wait_s`, or never (None)."""
+        """It did not; try again in `wait_s`, or never (None). One that it took elsewhere meanwhile stays reported."""
         when = null() if wait_s is None else self._clock() + wait_s
         state = GIVEN_UP if wait_s is None else OWED
-        self._note(owed.id, state=state, attempts=owed.attempts + 1, next_attempt_at=when, last_error=sentence)
+        self._note(
+            owed.id,
+            OwedReport.state == OWED,
+            state=state,
+            attempts=owed.attempts + 1,
+            next_attempt_at=when,
+            last_error=sentence,
+        )
         log.warning("commitment %s of %s: %s: %s", owed.report.transaction_uid, owed.peer, state, sentence)
 
     def hold(self, owed: Owed, sentence: str) -> None:
         """Nobody knows where the peer listens; judged anew at the next start."""
-        self._note(owed.id, state=HELD, next_attempt_at=null(), last_error=sentence)
+        self._note(owed.id, OwedReport.state == OWED, state=HELD, next_attempt_at=null(), last_error=sentence)
         log.warning("commitment %s of %s: held: %s", owed.report.transaction_uid, owed.peer, sentence)
 
     def release_held(self) -> None:
@@ -160,10 +170,12 @@ class Requests:
                 .values(state=OWED, next_attempt_at=now, updated_at=now, last_error="")
             )
 
-    def _note(self, number: int, **changes: Any) -> None:
+    def _note(self, number: int, *conditions: ColumnElement[bool], **changes: Any) -> None:
         with self._index.write() as connection:
             connection.execute(
-                update(OwedReport).where(OwedReport.id == number).values(updated_at=self._clock(), **changes)
+                update(OwedReport)
+                .where(OwedReport.id == number, *conditions)
+                .values(updated_at=self._clock(), **changes)
             )
 
 

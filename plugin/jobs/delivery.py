@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, null, select, update
+from sqlalchemy import ColumnElement, Row, null, select, update
 
 from dicom_io.errors import TryAgain, Unlabelled
 from dicom_io.provenance import LabelRecord
@@ -45,6 +45,10 @@ log = logging.getLogger(__name__)
 QUEUED, HELD, SENT, DELIVERED = "queued", "held", "sent", "delivered"
 COMMITTED, UNKNOWN, FAILED = "committed", "unknown", "failed"
 STATES = (QUEUED, HELD, SENT, DELIVERED, COMMITTED, UNKNOWN, FAILED)
+
+# What a person, or a report that comes elsewhere, has not changed while a peer was spoken to.
+_still_to_send = Delivery.state.in_((QUEUED, UNKNOWN))
+_still_sent = Delivery.state == SENT
 
 BATCH = 50  # objects per association
 COMMITTED_TOGETHER = 500  # objects in one request for storage commitment
@@ -139,7 +143,7 @@ class Courier:
             instance = self._index.instance(row.sop_instance_uid)
             refusal = gate(instance, name, self._policies[name])
             if refusal is not None:
-                self._note(row, state=refusal.state, last_error=refusal.sentence, next_attempt_at=None)
+                self._note(row, _still_to_send, state=refusal.state, last_error=refusal.sentence, next_attempt_at=None)
             elif instance is not None:
                 ready.append((row, parcel_of(instance)))
         if ready:
@@ -168,7 +172,9 @@ class Courier:
                 changes |= {"state": FAILED if given_up else QUEUED, "next_attempt_at": later}
                 if given_up:
                     changes["last_error"] = f"given up after {tried} attempts: {receipt.sentence}"
-        self._note(row, **changes)
+        # How a send ended is true whatever a person did meanwhile; what was cancelled is not sent once more, though.
+        is_over = receipt.outcome in ("confirmed", "sent", "refused")
+        self._note(row, *([] if is_over else [_still_to_send]), **changes)
 
     def _commit_due(self, name: str) -> int:
         """Ask for storage commitment of what was sent, once nothing more is to be sent at the moment."""
@@ -212,7 +218,7 @@ class Courier:
         asked = [(row, instance) for row in rows if (instance := self._index.instance(row.sop_instance_uid))]
         for row in rows:
             if row.sop_instance_uid not in {instance.sop_instance_uid for _, instance in asked}:
-                self._note(row, next_attempt_at=None)
+                self._note(row, _still_sent, next_attempt_at=None)
         if asked:
             try:
                 answers = self._destinations[name].has([parcel_of(instance) for _, instance in asked])
@@ -229,21 +235,22 @@ class Courier:
                 row.checks + 1, self._patience.checks - 1
             )  # silence is no evidence that the object is not there
             wait_s = self._patience.wait_s(checks, self._chance())
-            self._note(row, next_attempt_at=self._clock() + wait_s, checks=checks, last_error=str(error))
+            self._note(row, _still_sent, next_attempt_at=self._clock() + wait_s, checks=checks, last_error=str(error))
 
     def _enter_answer(self, row: Row[Any], listed: bool | None) -> None:
+        """What the query says, unless a report on storage commitment, which says more, came while it was asked."""
         checks = row.checks + 1
         if listed:
-            self._note(row, state=DELIVERED, next_attempt_at=None, checks=checks, last_error="")
+            self._note(row, _still_sent, state=DELIVERED, next_attempt_at=None, checks=checks, last_error="")
         elif listed is None:
             # It takes objects and answers no questions; success is all that it will ever say.
-            self._note(row, next_attempt_at=None, checks=checks, last_error="")
+            self._note(row, _still_sent, next_attempt_at=None, checks=checks, last_error="")
         elif checks >= self._patience.checks:
             sentence = f"{row.destination} answered success, but its query does not list the object; look there"
-            self._note(row, state=UNKNOWN, next_attempt_at=None, checks=checks, last_error=sentence)
+            self._note(row, _still_sent, state=UNKNOWN, next_attempt_at=None, checks=checks, last_error=sentence)
         else:
             wait_s = self._patience.wait_s(checks, self._chance())
-            self._note(row, next_attempt_at=self._clock() + wait_s, checks=checks)
+            self._note(row, _still_sent, next_attempt_at=self._clock() + wait_s, checks=checks)
 
     def _due(self, name: str, states: tuple[str, ...]) -> list[Row[Any]]:
         query = (
@@ -255,15 +262,16 @@ class Courier:
         with self._index.read() as connection:
             return list(connection.execute(query))
 
-    def _note(self, row: Row[Any], **changes: Any) -> None:
+    def _note(self, row: Row[Any], *conditions: ColumnElement[bool], **changes: Any) -> None:
+        """Enter changes into a row, where it still meets the conditions."""
         if changes.get("next_attempt_at", 0) is None:
             changes["next_attempt_at"] = null()
         with self._index.write() as connection:
-            connection.execute(
-                update(Delivery).where(Delivery.id == row.id).values(updated_at=self._clock(), **changes)
+            entered = connection.execute(
+                update(Delivery).where(Delivery.id == row.id, *conditions).values(updated_at=self._clock(), **changes)
             )
         state = changes.get("state", row.state)
-        if state != row.state:
+        if entered.rowcount and state != row.state:
             log.info("%s to %s: %s %s", row.sop_instance_uid, row.destination, state, changes.get("last_error", ""))
 
 

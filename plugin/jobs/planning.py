@@ -28,6 +28,8 @@ from plugin.routes import Candidate, judge
 from plugin.settings import Profile, Route, Settings
 
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
+# SQLite takes 32766 values in one statement at most.
+_VALUES = 10_000
 INPUT_DELETED = "its input was deleted from the archive"
 """Error of a job that a deletion cancelled; the same input, sent anew, lets it run anew."""
 
@@ -162,13 +164,15 @@ def add_to_outbox(
     now: float,
     job: str | None = None,
 ) -> None:
-    """Owe these instances to these destinations; what is owed or was delivered already is not owed again."""
+    """Owe these instances to these destinations; what is owed or was delivered already is not owed again, also where a
+    correction has moved it into this study since."""
     uids = list(sop_instance_uids)
     owed = {
         (destination, uid)
+        for start in range(0, len(uids), _VALUES)
         for uid, destination in connection.execute(
             select(Delivery.sop_instance_uid, Delivery.destination).where(
-                Delivery.study_instance_uid == study_instance_uid
+                Delivery.sop_instance_uid.in_(uids[start : start + _VALUES])
             )
         )
     }

@@ -390,6 +390,7 @@ class Jobs:
                     last_error="cancelled on request",
                     next_attempt_at=null(),
                     commitment="",
+                    transaction_uid=null(),
                     updated_at=self._clock(),
                 )
             )

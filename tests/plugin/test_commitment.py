@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -269,6 +270,48 @@ def test_a_peer_that_is_no_destination_cannot_be_called_and_the_request_says_so(
     (view,) = _views(house)
     assert view.state == "held"
     assert "no destination has this AE title" in view.last_error
+
+
+def test_a_report_that_was_taken_elsewhere_meanwhile_stays_reported(house: House) -> None:
+    requests = Requests(house.ingest.index, lambda: time.time() + 60)
+    number = requests.accept("PACS", TRANSACTION, house.hold())
+    assert number is not None
+    (owed,) = requests.due() or (requests.take(number, 0.0),)
+    assert owed is not None
+    requests.reported(number)
+    requests.later(owed, 5.0, "it answered 0x0115: it has this report")
+    requests.hold(owed, "nobody knows where it listens")
+    assert house.state() == "reported"
+
+
+def test_nobody_else_sends_a_report_that_an_association_carries(house: House) -> None:
+    now = time.time()
+    requests = Requests(house.ingest.index, lambda: now)
+    number = requests.accept("PACS", TRANSACTION, house.hold())
+    assert number is not None
+    assert requests.take(number, 40.0) is not None
+    now += 30
+    assert requests.due() == []
+    now += 11
+    assert [owed.id for owed in requests.due()] == [number]
+
+
+def test_many_reports_to_one_peer_that_hangs_keep_none_from_another(tmp_path: Path) -> None:
+    reported, stop = Reported(), threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as hung, pacs([(evt.EVT_N_EVENT_REPORT, reported.take)]) as port:
+        there = destination(port) | {
+            "slow": {"kind": "dimse", "aet": "SLOW", "host": "127.0.0.1", "port": hung.getsockname()[1]}
+        }
+        house = House(tmp_path, there)
+        requests, held = Requests(house.ingest.index), house.hold()
+        for number in range(21):
+            requests.accept("SLOW", f"2.25.{number}", held)
+        requests.accept("PACS", TRANSACTION, held)
+        reporter = Reporter(house.settings, house.ingest.index, clock=lambda: time.time() + 60)
+        reporter.run(stop, poll_s=0.02)
+        until(lambda: [report.transaction_uid for report in reported.reports] == [TRANSACTION], timeout_s=5)
+        stop.set()
+        house.listener.stop()
 
 
 SERVE = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -21,10 +21,12 @@ from dicom_io.provenance import LabelRecord, ModelIdentity, State
 from dicom_io.volume import Source
 from plugin.archive.arrival import Arrival
 from plugin.archive.tables import Instance
-from plugin.destinations import InMemoryDestination, Receipt
+from plugin.destinations import InMemoryDestination, Parcel, Receipt
+from plugin.jobs.commitments import Report, Transactions
 from plugin.jobs.delivery import Courier, Patience
 from plugin.jobs.planning import add_to_outbox
 from plugin.jobs.port import DeliveryView
+from plugin.jobs.tables import Delivery
 
 CONFIGURATION = """
 [destinations.pacs]
@@ -314,3 +316,44 @@ def test_a_person_can_stop_what_is_still_to_be_sent(desk: Desk) -> None:
     assert desk.pacs.received == []
     with pytest.raises(Rejected, match="nothing left to cancel"):
         desk.service.jobs.cancel_delivery(desk.row().id)
+
+
+def test_what_a_person_cancels_while_it_is_on_its_way_is_not_sent_again(desk: Desk) -> None:
+    class Slow(InMemoryDestination):
+        def send(self, parcels: Sequence[Parcel]) -> list[Receipt]:
+            desk.service.jobs.cancel_delivery(desk.row().id)
+            return [Receipt("again", "it does not answer")]
+
+    desk.pacs = Slow()
+    desk.restart()
+    desk.result()
+    desk.courier.serve("pacs")
+    assert (desk.row().state, desk.row().last_error) == ("failed", "cancelled on request")
+
+
+def test_a_report_that_comes_while_the_peer_is_asked_is_not_overwritten_by_its_list(desk: Desk) -> None:
+    class Busy(InMemoryDestination):
+        def has(self, parcels: Sequence[Parcel]) -> list[bool | None]:
+            ((transaction, (reference,)),) = self.promised.items()
+            Transactions(desk.service.index).enter(Report(transaction, (), ((reference, 0x0110),)), "PACS")
+            return super().has(parcels)
+
+    desk.pacs = Busy(commits=True)
+    desk.restart()
+    desk.result()
+    desk.courier.serve("pacs")
+    assert desk.row().state == "queued"
+    assert "does not commit itself to the object: 0x0110" in desk.row().last_error
+
+
+def test_a_late_report_does_not_send_what_a_person_cancelled(desk: Desk) -> None:
+    desk.pacs.commits = True
+    uid = desk.result()
+    desk.courier.serve("pacs")
+    with desk.service.index.write() as connection:
+        connection.execute(update(Delivery).values(state="unknown"))
+    desk.service.jobs.cancel_delivery(desk.row().id)
+    ((transaction, references),) = desk.pacs.promised.items()
+    assert [each.sop_instance_uid for each in references] == [uid]
+    assert Transactions(desk.service.index).enter(Report(transaction, (), ((references[0], 0x0110),)), "PACS")
+    assert (desk.row().state, desk.row().next_attempt_at) == ("failed", None)

@@ -203,6 +203,16 @@ def test_a_route_without_a_model_passes_on_what_it_picks(service: SmallService) 
     assert owed == {each.sop_instance_uid for each in service.index.instances(study)}
 
 
+def test_what_a_correction_moved_into_another_study_is_not_owed_twice(service: SmallService) -> None:
+    service.configure(PASS_ON)
+    uid, studies = generate_uid(), [generate_uid(), generate_uid()]
+    for study in studies:
+        service.arrive(instance_bytes(study, uid=uid))
+        sweep(service.index, service.settings, later(service, study))
+    assert [each.sop_instance_uid for each in service.index.instances(studies[1])] == [uid]
+    assert [row.sop_instance_uid for row in service.jobs.deliveries()] == [uid]
+
+
 def test_a_study_of_nothing_but_our_own_work_is_planned_to_nothing(service: SmallService) -> None:
     study = service.study()
     with service.index.write() as connection:

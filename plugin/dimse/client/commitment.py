@@ -18,7 +18,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 from dicom_io.errors import Rejected
 from plugin.dimse import commitment_data as data
 from plugin.dimse.client.association import TIMEOUT_S, Peer, PeerUnreachable, associate, end
-from plugin.dimse.status import is_temporary
+from plugin.dimse.status import comment, is_temporary
 from plugin.jobs.commitments import Reference, Report
 
 log = logging.getLogger(__name__)
@@ -88,8 +88,8 @@ def take_report(event: Event, enter: Callable[[Report, str], bool]) -> tuple[int
 
 
 def answer(status: int, sentence: str) -> Dataset:
-    """A status with the sentence as Error Comment (0000,0902): LO of 64 ASCII characters, no backslash (PS3.5 6.2)."""
+    """A status with the sentence as Error Comment (0000,0902)."""
     dataset = Dataset()
     dataset.Status = status
-    dataset.ErrorComment = sentence.encode("ascii", "replace").decode()[:64].replace("\\", "/")
+    dataset.ErrorComment = comment(sentence)
     return dataset
