@@ -28,8 +28,14 @@ _DT = re.compile(r"(\d{4,14})(\.\d{1,6})?(?:([+-])(\d\d)(\d\d))?")
 
 
 def condition(name: str, value: str) -> Condition:
-    """A condition of its name, keywords or 8-digit tags joined by dots, and its text. Raises BadQuery."""
-    return tuple(tag_of(part) for part in name.split(".")), value
+    """A condition of its name, keywords or 8-digit tags joined by dots, and its text.
+
+    Raises BadQuery also of a malformed range: a condition may be stored, and judged long after its author has gone.
+    """
+    tags = tuple(tag_of(part) for part in name.split("."))
+    if _is_range(tags, value.strip()):
+        _bounds(value.strip())
+    return tags, value
 
 
 def path(name: str) -> tuple[str, ...]:
@@ -44,7 +50,7 @@ def meets(attributes: Mapping[str, Any], conditions: Sequence[Condition]) -> boo
 
 def _holds(attributes: Mapping[str, Any], tags: tuple[str, ...], wanted: str) -> bool:
     vr = _vr(tags[-1])
-    if vr in ("DA", "TM", "DT") and "-" in _without_offset(wanted):
+    if _is_range(tags, wanted):
         low, high = _bounds(wanted)
         return any(_within(_comparable(str(value)), low, high) for value in _values(attributes, tags))
     if vr == "UI":
@@ -53,6 +59,10 @@ def _holds(attributes: Mapping[str, Any], tags: tuple[str, ...], wanted: str) ->
     return any(
         _like(text, pattern) for value in _values(attributes, tags) for text in _texts(value) for pattern in patterns
     )
+
+
+def _is_range(tags: tuple[str, ...], wanted: str) -> bool:
+    return _vr(tags[-1]) in ("DA", "TM", "DT") and "-" in _without_offset(wanted)
 
 
 def _values(attributes: Mapping[str, Any], tags: tuple[str, ...]) -> Iterator[Any]:
@@ -97,7 +107,7 @@ def _bounds(text: str) -> tuple[str, str]:
     """Low and high end of a range as they are compared; "" where it is open. An end's offset may have a minus, too."""
     for at in (found.start() for found in re.finditer("-", text)):
         low, high = text[:at], text[at + 1 :]
-        if (not low or _DT.fullmatch(low)) and (not high or _DT.fullmatch(high)):
+        if (low or high) and all(not bound or _DT.fullmatch(bound) for bound in (low, high)):
             return _comparable(low) if low else "", _comparable(high) if high else ""
     raise BadQuery(f"{text!r} is no range of dates or times; write FROM-TO as in PS3.5 6.2")
 
@@ -118,6 +128,7 @@ def _comparable(text: str) -> str:
     offset = timedelta(hours=int(hours), minutes=int(minutes)) * (1 if sign == "+" else -1)
     try:
         at = datetime.strptime(digits.ljust(14, "0"), "%Y%m%d%H%M%S") - offset
-    except ValueError:
+        here = at.replace(tzinfo=UTC).astimezone()
+    except (ValueError, OverflowError):  # no date, or one that its offset takes out of the years that there are
         return digits
-    return at.replace(tzinfo=UTC).astimezone().strftime("%Y%m%d%H%M%S")[: len(digits)] + (fraction or "")
+    return here.strftime("%Y%m%d%H%M%S")[: len(digits)] + (fraction or "")

@@ -140,7 +140,7 @@ def malformed(attributes: Any) -> str:
             return f"Value of {name} is no list; write the payload anew"
     try:
         Dataset.from_json(attributes)
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         return f"the payload cannot be read as a data set ({error}); write it anew"
     return ""
 

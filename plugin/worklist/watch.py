@@ -27,6 +27,9 @@ from plugin.worklist.workitems import Refusal, Worklist
 # Jobs that ended longer ago were seen, by this watch or by none; clocks of hosts may differ by less.
 _ENDED_S = 60.0
 
+# What is told of a job; not what it is to work on, which is long, and here is read every fraction of a second.
+_TOLD = [column for column in Job.__table__.columns if column.name != "spec"]
+
 
 @dataclass(frozen=True)
 class _Seen:
@@ -76,7 +79,7 @@ class Watch:
         """The jobs that wait, run or have just ended: id -> (UID of the workitem, what is reported, the row)."""
         recently = or_(Job.state.in_((WAITING, RUNNING)), Job.ended_at > self._clock() - _ENDED_S)
         rows = connection.execute(
-            select(Job.__table__, Workitem.uid.label("workitem"))
+            select(*_TOLD, Workitem.uid.label("workitem"))
             .outerjoin(Workitem, Workitem.job_id == Job.id)
             .where(recently)
             .order_by(Job.created_at)

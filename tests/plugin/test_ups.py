@@ -254,3 +254,17 @@ def test_an_attribute_that_is_none_is_a_sentence_wherever_it_stands(two, tag, el
     for method, path in (("PUT", "/state"), ("POST", ""), ("POST", "/cancelrequest")):
         answer = send(two, method, f"/workitems/1.2.1{path}", to("IN PROGRESS") | {tag: element})
         assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
+
+
+def test_a_filter_that_cannot_be_judged_is_refused_before_it_silences_everybody(door):
+    wanted = "ScheduledProcedureStepStartDateTime=x-y"
+    answer = send(door, "POST", f"/workitems/{FILTERED}/subscribers/WATCH?deletionlock=true&filter={wanted}")
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
+    assert "'x-y' is no range of dates or times" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("levels", [300, 20_000])
+def test_items_within_items_without_end_are_a_sentence(two, levels):
+    nested = '{"0040A730":{"vr":"SQ","Value":[' * levels + "{}" + "]}}" * levels
+    answer = two.http.post(f"{two.url}/workitems", content=nested, headers={"Content-Type": JSON})
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 from small_service import MODEL, SmallService, instance_bytes, until
-from sqlalchemy import update
+from sqlalchemy import event, update
 from worklist_objects import generation, performed, prediction, workitem
 
+from plugin.archive.query import BadQuery
 from plugin.jobs.tables import Job
 from plugin.worklist import workitems
 from plugin.worklist.elements import code, element, elements, items, tag, text
@@ -463,3 +464,26 @@ def test_what_ended_long_ago_is_deleted_unless_somebody_locked_it(worklist, cloc
     worklist.unsubscribe("KEEPER", "1.2.2")
     worklist.create("1.2.4", workitem())
     assert set(found(worklist)) == {"1.2.3", "1.2.4"}
+
+
+def test_a_malformed_range_is_refused_at_once_and_not_when_it_is_judged(worklist):
+    for malformed in ("x-y", "20261120-tomorrow", "-"):
+        with pytest.raises(BadQuery, match="is no range of dates or times"):
+            condition("ScheduledProcedureStepStartDateTime", malformed)
+    assert condition("ScheduledProcedureStepStartDateTime", "20261120120000-0500")[1] == "20261120120000-0500"
+
+
+def test_a_time_whose_offset_leads_out_of_the_years_there_are_is_searched(worklist):
+    worklist.create("1.2.1", workitem(ScheduledProcedureStepStartDateTime="00010101000000+1200"))
+    worklist.create("1.2.2", workitem(ScheduledProcedureStepStartDateTime="99991231235959-1200"))
+    assert found(worklist, ScheduledProcedureStepStartDateTime="20260101-20261231") == []
+    assert found(worklist, ScheduledProcedureStepStartDateTime="99991231-") == ["1.2.2"]
+
+
+def test_a_watch_does_not_read_what_a_job_is_to_work_on(service, worklist):
+    """It looks several times a second, and thousands of UIDs may stand there."""
+    read: list[str] = []
+    event.listen(service.index.engine, "before_cursor_execute", lambda *given: read.append(given[2]))
+    Watch(service.index, worklist, "MIRALL").news(["ALL"])
+    (jobs,) = {statement for statement in read if "FROM job" in statement}
+    assert "job.spec" not in jobs
