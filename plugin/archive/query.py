@@ -138,6 +138,9 @@ _TIMES = {
 # In these a backslash is a letter like any other (PS3.5 6.2).
 _LONG_TEXT = frozenset({"ST", "LT", "UT", "UR"})
 _BY_COMMA = frozenset({"UI", "CS", "IS"})
+# SQLite takes no expression that is deeper than 1000 (SQLITE_MAX_EXPR_DEPTH), and each term of a chain is one deeper.
+_MAXIMUM_TERMS = 400
+_MAXIMUM_DEPTH = 20
 
 
 class BadQuery(Rejected):
@@ -223,7 +226,10 @@ def tag_of(name: str) -> str:
 
 def _path(name: str) -> list[str]:
     """Tags of an attribute, and of the sequences that it lies in, the outermost first (PS3.18 8.3.4.1)."""
-    return [tag_of(step) for step in name.split(".")]
+    steps = name.split(".")
+    if len(steps) > _MAXIMUM_DEPTH:
+        raise BadQuery(f"{name[:64]!r} has {len(steps)} levels of sequences; at most {_MAXIMUM_DEPTH} are read")
+    return [tag_of(step) for step in steps]
 
 
 def _add_key(keys: list[Key], path: list[str], value: str) -> None:
@@ -409,6 +415,7 @@ def _conditions(query: Query) -> tuple[list[_Condition], set[Level]]:
     """SQL of the path and of all keys that say something, and the levels whose tables they speak of."""
     conditions = [_uid_condition(query.level, tag, [uid]) for tag, uid in query.within.items()]
     used: set[Level] = set()
+    _check_terms(len(query.keys), "keys")
     for key in query.keys:
         if not is_matched(query.level, key.tag):
             name = keyword_for_tag(key.tag) or key.tag
@@ -510,7 +517,13 @@ def _values(vr: str, text: str) -> list[str]:
     """The values of a key that is more than universal; any may match. Without those that are empty."""
     signs = r"[,\\]" if vr in _BY_COMMA else r"\\"
     parts = [text] if vr in _LONG_TEXT else re.split(signs, text)
+    _check_terms(len(parts), "values")
     return [part for part in map(composed, parts) if part]
+
+
+def _check_terms(number: int, what: str) -> None:
+    if number > _MAXIMUM_TERMS:
+        raise BadQuery(f"{number} {what} are more than the {_MAXIMUM_TERMS} that one query may have; ask several times")
 
 
 def _name_condition(holder: str, tag: str, values: Sequence[str]) -> _Condition:

@@ -72,6 +72,7 @@ _DAMAGE = (
     LookupError,
     NotImplementedError,
     OverflowError,
+    RecursionError,
     EOFError,
     struct.error,
 )

@@ -112,6 +112,9 @@ def test_names_of_the_path_are_no_patterns_and_no_lists(door):
         ("limit=" + "9" * 30, "limit='999999999999999999999999999999' is no number"),
         ("fuzzymatching=perhaps", "fuzzymatching='perhaps' is neither true nor false"),
         ("includefield=Nonsense", "'Nonsense' is neither a DICOM keyword nor an 8-digit tag"),
+        pytest.param("PatientID=" + "1%5C" * 1000, "1001 values are more than the 400", id="many values"),
+        pytest.param("&".join(["PatientID=1"] * 1000), "1000 keys are more than the 400", id="many keys"),
+        pytest.param(".".join(["00081140"] * 1000) + "=1", "'00081140.00081140.", id="many levels"),
     ],
 )
 def test_a_query_that_cannot_be_answered_is_400_and_a_sentence(door, parameters, sentence):
@@ -205,3 +208,8 @@ def test_dicomweb_client_searches_every_level(door):
     assert len(client.search_for_series(CHEST)) == 2
     assert len(client.search_for_instances(CHEST, "2.25.311", limit=5)) == 5
     assert len(client.search_for_instances()) == 14
+
+
+def test_as_many_values_as_are_allowed_are_searched(door):
+    assert found(door, "/studies?PatientName=" + "%5C".join(["Z*=Z"] * 400)) == []
+    assert found(door, "/studies?" + "&".join(["OtherPatientIDs=Z"] * 400)) == []
