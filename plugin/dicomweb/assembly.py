@@ -63,6 +63,7 @@ _DAMAGE = (
     AttributeError,
     NotImplementedError,
     OverflowError,
+    RecursionError,
     struct.error,
 )
 

@@ -70,6 +70,9 @@ class _Unread:
     def write(self, block: bytes | bytearray | memoryview) -> int:
         return len(block)
 
+    def close(self) -> None:
+        """Nothing was opened for it."""
+
     def abandon(self) -> None:
         """Nothing is kept of it."""
 
@@ -175,6 +178,7 @@ class _Files:
 
     def close(self, part: Sink) -> None:
         assert isinstance(part, Reception | _Unread)
+        part.close()  # thousands of small parts fit into one lot, and a process has no descriptors for as many files
         self._open.remove(part)
         self._whole.append(part)
 
@@ -191,17 +195,18 @@ class _Files:
             reception.abandon()
 
 
+@dataclass
 class _Metadata:
-    """A part of metadata, in memory. Its size is limited: bulk data have no place in it."""
+    """A part of metadata, in memory. room: bytes that it may yet have."""
 
-    def __init__(self) -> None:
-        self.raw = bytearray()
+    room: int
+    raw: bytearray = field(default_factory=bytearray)
 
     def write(self, block: bytes | bytearray | memoryview) -> int:
         self.raw += block
-        if len(self.raw) > _MAXIMUM_METADATA_BYTES:
+        if len(self.raw) > self.room:
             raise HTTPException(
-                413, f"a metadata part exceeds {_MAXIMUM_METADATA_BYTES >> 20} MiB; send long values as bulk data"
+                413, f"the metadata exceed {_MAXIMUM_METADATA_BYTES >> 20} MiB; send long values as bulk data"
             )
         return len(block)
 
@@ -220,7 +225,8 @@ class _Separate:
         if kind in _METADATA_TYPES:
             if kind != self._root_type:
                 raise HTTPException(415, f"a part of type {kind} cannot be stored beside {self._root_type}; use one")
-            self._metadata.append(_Metadata())
+            # The limit is that of all parts together: bulk data have no place in them.
+            self._metadata.append(_Metadata(_MAXIMUM_METADATA_BYTES - sum(len(part.raw) for part in self._metadata)))
             return self._metadata[-1]
         location = headers.get("content-location", "")
         if not location:

@@ -29,7 +29,8 @@ _NAME_PARTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffi
 _NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;"}
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
-_MAXIMUM_VALUES = 1 << 20
+# Values that are left out as empty take memory, too; a number alone must not ask for more than its document is long.
+_MAXIMUM_GAP = 64
 # VRs whose values are numbers in the JSON model (PS3.18 table F.2.3-1).
 _INTEGER_VRS = frozenset({"SL", "SS", "SV", "UL", "US", "UV", "IS"})
 _REAL_VRS = frozenset({"DS", "FD", "FL"})
@@ -89,8 +90,8 @@ def _read_content(element: ElementTree.Element, vr: str) -> dict[str, Any]:
             values[number] = _read_person(child)
         elif kind == "Value":
             values[number] = _read_value(child.text or "", vr)
-    if values and not 0 < max(values) <= _MAXIMUM_VALUES:
-        raise ValueError(f"a value has the number {max(values)}")
+    if values and not (min(values) > 0 and max(values) <= len(values) + _MAXIMUM_GAP):
+        raise ValueError(f"a value has the number {min(values) if min(values) < 1 else max(values)} of {len(values)}")
     # Values that are not written are empty ones.
     return {"Value": [values.get(number) for number in range(1, max(values) + 1)]} if values else {}
 

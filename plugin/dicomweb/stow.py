@@ -90,7 +90,8 @@ class _Work:
     def __init__(self, ingest: Ingest, arrival: Arrival, announced: Announced) -> None:
         self._ingest, self._arrival, self._announced = ingest, arrival, announced
         self._begun: list[asyncio.Future[Outcome]] = []
-        self.unsupported: list[UnsupportedPart] = []
+        # Sentences, not errors: each error would keep the frames that it came through.
+        self.unsupported: list[str] = []
 
     async def add(self, arrived: Arrived) -> None:
         """Begin with one more; waits while too many are on their way."""
@@ -115,7 +116,7 @@ class _Work:
         except CannotAssemble as error:
             return _refused(CANNOT_UNDERSTAND, str(error), error.sop_class_uid, error.sop_instance_uid)
         except UnsupportedPart as error:
-            self.unsupported.append(error)
+            self.unsupported.append(str(error))
             return _refused(CANNOT_UNDERSTAND, str(error))
         except (OSError, SQLAlchemyError) as error:
             LOGGER.exception("STOW-RS: an instance could not be processed")
@@ -164,7 +165,7 @@ class _Stored:
 
     outcomes: list[Outcome] = field(default_factory=list)
     broken: BadMultipart | None = None
-    unsupported: list[UnsupportedPart] = field(default_factory=list)
+    unsupported: list[str] = field(default_factory=list)
 
     def answer(self, request: Request, study: str, kind: str) -> Response:
         """The Store Instances Response (PS3.18 I.2) with its status."""
@@ -173,7 +174,7 @@ class _Stored:
         if not self.outcomes:
             raise HTTPException(400, "the request holds no object; send at least one part of type application/dicom")
         if len(self.unsupported) == len(self.outcomes):
-            raise HTTPException(415, str(self.unsupported[0]))
+            raise HTTPException(415, self.unsupported[0])
         refused = [outcome for outcome in self.outcomes if not outcome.accepted]
         if self.broken is not None:
             refused.append(_refused(CANNOT_UNDERSTAND, str(self.broken)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import resource
 import socket
 import time
 from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from served import Served, served
 from sqlalchemy.exc import OperationalError
 
-from plugin.dicomweb import native_xml
+from plugin.dicomweb import intake, native_xml
 from plugin.dicomweb.codestream import describe
 from plugin.dicomweb.stow import is_storable
 from plugin.settings import Node, Settings
@@ -339,3 +341,40 @@ def test_both_forms_of_one_instance_are_one(door):
     assert door.ingest.index.counts() | {"instances": 1} == door.ingest.index.counts()
     assert door.ingest.index.versions("1.2.3") == []
     assert tuple(str(dataset[tag].value) for tag in ("StudyInstanceUID", "SeriesInstanceUID")) == (STUDY, SERIES)
+
+
+def test_items_within_items_without_end_are_a_sentence(door):
+    nested = '{"0040A730":{"vr":"SQ","Value":[' * 300 + "{}" + "]}}" * 300
+    answer = post(door, body_of(({"Content-Type": JSON}, nested.encode())), JSON)
+    assert (answer.status_code, reasons(answer.json(), "0008119A")) == (409, [0xC000])
+    assert is_tidy(door)
+
+
+def test_numbers_of_values_do_not_make_memory_of_nothing():
+    far = '<DicomAttribute tag="00081030" vr="LO"><Value number="{}">x</Value></DicomAttribute>'
+    with pytest.raises(ValueError, match="a value has the number 1000000 of 1"):
+        native_xml.read(f"<NativeDicomModel>{far.format(1_000_000)}</NativeDicomModel>".encode())
+    with pytest.raises(ValueError, match="a value has the number 0"):
+        native_xml.read(f"<NativeDicomModel>{far.format(0)}</NativeDicomModel>".encode())
+    read = native_xml.read(f"<NativeDicomModel>{far.format(3)}</NativeDicomModel>".encode())
+    assert read == {"00081030": {"vr": "LO", "Value": [None, None, "x"]}}
+
+
+def test_thousands_of_small_parts_do_not_need_as_many_open_files(door):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 100, hard))
+    try:
+        answer = post(door, body_of(*files(*[b"no DICOM"] * 200)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (answer.status_code, set(reasons(answer.json(), "0008119A"))) == (409, {0xC000})
+    assert is_tidy(door)
+
+
+def test_the_limit_of_metadata_is_that_of_all_their_parts(door, monkeypatch):
+    monkeypatch.setattr(intake, "_MAXIMUM_METADATA_BYTES", 100)
+    part = ({"Content-Type": JSON}, b"[" + b" " * 60 + b"]")
+    assert post(door, body_of(part), JSON).status_code == 400  # nothing in it
+    assert post(door, body_of(part, part), JSON).status_code == 413
+    assert is_tidy(door)
