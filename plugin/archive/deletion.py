@@ -51,6 +51,13 @@ class Target:
             return "instance"
         return "series" if self.series_instance_uid else "study"
 
+    def __contains__(self, other: Target) -> bool:
+        """Whether `other` is this, or a part of it."""
+        mine, its = (
+            (each.study_instance_uid, each.series_instance_uid, each.sop_instance_uid) for each in (self, other)
+        )
+        return all(ours in ("", theirs) for ours, theirs in zip(mine, its, strict=True))
+
     def __str__(self) -> str:
         return f"{self.level} {self.sop_instance_uid or self.series_instance_uid or self.study_instance_uid}"
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Row,
     String,
     Text,
+    func,
     insert,
     select,
     text,
@@ -141,6 +142,12 @@ def sweep(index: Index, storage: Storage) -> int:
 
 def _is_new(index: Index, storage: Storage, connection: Connection, key: str, deleted_at: float) -> bool:
     return storage.path(key).stat().st_mtime > deleted_at or index.knows(connection, key)
+
+
+def newest(index: Index) -> int:
+    """Id of the latest deletion, 0 before the first one; they go up."""
+    with index.read() as connection:
+        return connection.scalar(select(func.max(Deletion.id))) or 0
 
 
 def deletions(index: Index, study_instance_uid: str | None = None, limit: int = 100) -> Sequence[DeletionView]:

@@ -17,6 +17,8 @@ from typing import Any
 from sqlalchemy import Row, func, select, update
 
 from dicom_io.errors import Rejected, TryAgain
+from plugin.archive import tombstones
+from plugin.archive.deletion import Target, remove
 from plugin.archive.index import StudyRow
 from plugin.archive.ingest import Ingest
 from plugin.archive.tables import Instance
@@ -122,8 +124,12 @@ class Asker:
             # The last attempt ended without a word: it took its worker down with it.
             self._enter(uid, name, UNANSWERED, sentence=f"asking {name} failed here again and again; see the log")
             return
+        before = tombstones.newest(self._index)
         try:
-            pulled = pull(self._make_source(name, stop), self._ingest, uid, without=self._deleted(uid), stop=stop)
+            try:
+                pulled = pull(self._make_source(name, stop), self._ingest, uid, without=self._deleted(uid), stop=stop)
+            finally:
+                self._delete_again(uid, before)
         except TryAgain as error:
             self._later(study, name, tried, UNANSWERED, stop, sentence=str(error))
         except Rejected as error:
@@ -191,6 +197,17 @@ class Asker:
         )
         with self._index.read() as connection:
             return frozenset(connection.scalars(deleted))
+
+    def _delete_again(self, study_instance_uid: str, before: int) -> None:
+        """What a person deleted while it was fetched, and what came of it after that. before: the deletion before."""
+        for deletion in tombstones.deletions(self._index, study_instance_uid):
+            if deletion.id <= before:
+                return  # the latest come first
+            whole = Target(study_instance_uid, deletion.series_instance_uid, deletion.sop_instance_uid)
+            for row in self._index.instances(study_instance_uid):
+                each = Target(study_instance_uid, row.series_instance_uid, row.sop_instance_uid)
+                if row.door == "pull" and each in whole:
+                    remove(self._ingest, each, by=deletion.by, why=deletion.why)
 
     def _source(self, name: str, stop: threading.Event) -> Source:
         return source_of(self._settings.destinations[name], self._settings.node.aet, self._ingest, stop=stop)

@@ -262,6 +262,27 @@ def test_what_a_person_took_out_of_a_study_is_not_fetched_again(service: SmallSe
     assert service.index.instance(objects[0].SOPInstanceUID) is None
 
 
+@pytest.mark.parametrize("level", ["study", "instance"])
+def test_what_a_person_deletes_while_it_is_fetched_does_not_come_back(service: SmallService, level: str) -> None:
+    objects = study(4)
+    arrive(service, objects[:2])
+    place = ("",) if level == "study" else (objects[0].SeriesInstanceUID, objects[0].SOPInstanceUID)
+    listed = [Listed(each.SeriesInstanceUID, each.SOPInstanceUID, each.SOPClassUID) for each in objects]
+
+    class Deleting(Unreachable):
+        def fetch(self, study: str, wanted: Sequence[Listed], whole: Wholes, attempt: int, came: Came) -> str:
+            remove(service.ingest, Target(STUDY, *place), by="a person", why="consent withdrawn")
+            for each in objects if attempt == 0 else ():
+                service.arrive(file_of(each), door="pull")
+            return ""
+
+    configure(service, 1)
+    sweep(service.index, service.settings, later(service))
+    answered(service, asker_of(service, Deleting(listed)))
+    held = {each.sop_instance_uid for each in service.index.instances(STUDY)}
+    assert held == (set() if level == "study" else {each.SOPInstanceUID for each in objects[1:]})
+
+
 def test_a_hanging_sender_holds_up_no_other_study(service: SmallService) -> None:
     silent, prompt = study(2), study(3, study="2.25.90", series="2.25.91")
     for number, each in enumerate(prompt):
