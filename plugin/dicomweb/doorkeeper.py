@@ -85,7 +85,7 @@ class Doorkeeper:
         scope.setdefault("state", {})["caller"] = caller
         if caller.has(role):
             return None
-        LOGGER.warning("refused %s %s: %s has not the role %r", method, path, _named(caller), role)
+        LOGGER.warning("refused %s %r: %s has not the role %r", method, path, _named(caller), role)
         return problems.problem(403, f"{_named(caller)} has not the role {role!r}; see node.tokens in mirall.toml")
 
 

@@ -146,6 +146,13 @@ def test_a_token_may_do_what_its_roles_say(door, here, caplog):
     assert (told["by"], told["instances"]) == ("keeper", 2)
 
 
+def test_a_path_writes_no_lines_of_its_own_into_the_log(door, caplog):
+    client = door(tokens=TOKENS)
+    assert client.post("/dicom-web/studies/1%0AERROR%20forged", headers=bearer(READER)).status_code == 403
+    assert "forged" in caplog.text
+    assert "\nERROR forged" not in caplog.text
+
+
 def test_a_series_and_an_instance_can_be_deleted_and_what_is_not_there_is_404(door, here):
     client = door(tokens=TOKENS)
     client.headers = bearer(DELETER)
