@@ -371,7 +371,7 @@ class _Gate:
 
 def _dimse_receipt(sent: Sent) -> Receipt:
     if sent.status is None:
-        return Receipt("unknown", sent.reason)
+        return Receipt("unknown" if sent.transfer_syntax_uid else "again", sent.reason)
     if sent.accepted or sent.status == DUPLICATE:
         return Receipt("sent")
     return Receipt("again" if sent.can_retry or is_temporary(sent.status) else "refused", sent.reason)

@@ -187,9 +187,10 @@ class Courier:
             return 0
         uid = self._transactions.open(name, [row.id for row in rows])
         parcels = [parcel_of(each) for row in rows if (each := self._index.instance(row.sop_instance_uid))]
+        if not parcels:  # all of it was deleted meanwhile
+            self._transactions.drop(uid, ask_again=False)
+            return len(rows)
         try:
-            if not parcels:
-                raise NotOffered(f"nothing of what was sent to {name} is in the archive any more")
             self._destinations[name].commit(
                 uid, parcels, self._transactions.enter, lambda: self._transactions.is_open(uid)
             )

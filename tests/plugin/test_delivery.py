@@ -13,7 +13,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 from small_service import SmallService, instance_bytes
-from sqlalchemy import update
+from sqlalchemy import null, update
 
 from dicom_io import labels, secondary_capture
 from dicom_io.errors import Rejected
@@ -357,3 +357,14 @@ def test_a_late_report_does_not_send_what_a_person_cancelled(desk: Desk) -> None
     assert [each.sop_instance_uid for each in references] == [uid]
     assert Transactions(desk.service.index).enter(Report(transaction, (), ((references[0], 0x0110),)), "PACS")
     assert (desk.row().state, desk.row().next_attempt_at) == ("failed", None)
+
+
+def test_what_was_deleted_meanwhile_keeps_nothing_else_from_being_committed(desk: Desk) -> None:
+    desk.pacs.commits = True
+    desk.owe("1.2.3", "1.2")
+    with desk.service.index.write() as connection:
+        connection.execute(update(Delivery).values(state="sent", commitment="wanted", next_attempt_at=null()))
+    desk.courier.serve("pacs")
+    uid = desk.result()
+    desk.courier.serve("pacs")
+    assert [[each.sop_instance_uid for each in asked] for asked in desk.pacs.promised.values()] == [[uid]]

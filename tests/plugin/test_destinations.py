@@ -132,6 +132,18 @@ def test_the_status_of_a_c_store_decides_what_is_done_next(
         assert f"0x{status:04X}" in receipt.sentence
 
 
+def test_what_did_not_leave_before_the_association_ended_is_not_unknown(
+    usual: tuple[Node, int], parcel: Parcel, tmp_path: Path
+) -> None:
+    node, port = usual
+    node.status = None
+    uid, path = generate_uid(), tmp_path / "second.dcm"
+    path.write_bytes(instance_bytes(parcel.study_instance_uid, series=parcel.series_instance_uid, uid=uid))
+    receipts = dimse(port).send([parcel, replace(parcel, sop_instance_uid=uid, path=path)])
+    assert [receipt.outcome for receipt in receipts] == ["unknown", "again"]
+    assert "ended before this object was sent" in receipts[1].sentence
+
+
 def test_a_node_without_c_find_cannot_be_asked_and_the_log_is_spared(
     parcel: Parcel, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -43,8 +43,9 @@ Check = Callable[[Path], None]
 class Sent:
     """What the peer answered for one file.
 
-    status: DIMSE status, None where no answer came (the peer may or may not have it). reason: "" on success.
-    can_retry: the same file may be taken later. transfer_syntax_uid: in which it went out, "" where it did not.
+    status: DIMSE status, None where no answer came. reason: "" on success. can_retry: the same file may be taken later.
+    transfer_syntax_uid: in which it went out, "" where it did not; without an answer to what did, the peer may or may
+    not have it.
     """
 
     path: Path
@@ -241,7 +242,7 @@ class Carrier:
         answer = self._exchange(message)
         if answer is None:
             reason = f"{self.peer} did not answer; whether it has the object is not known"
-            return Sent(load.path, load.sop_instance_uid, None, reason, can_retry=True)
+            return Sent(load.path, load.sop_instance_uid, None, reason, can_retry=True, transfer_syntax_uid=syntax)
         status = int(answer.Status)
         if is_accepted(status):
             return Sent(load.path, load.sop_instance_uid, status, transfer_syntax_uid=syntax)
