@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.message import Message
+from email.utils import collapse_rfc2231_value
 from functools import lru_cache
 
 from starlette.requests import Request
@@ -75,7 +76,8 @@ def parameters(content_type: str) -> tuple[str, dict[str, str]]:
     message = Message()
     message["content-type"] = content_type
     pairs = message.get_params(failobj=[("", "")], unquote=True)
-    return pairs[0][0].strip().lower(), {name.lower(): value for name, value in pairs[1:]}
+    # A value may come in an encoding of its own, boundary*=utf-8''x (RFC 2231), and is then a tuple.
+    return pairs[0][0].strip().lower(), {name.lower(): collapse_rfc2231_value(value) for name, value in pairs[1:]}
 
 
 def accepts_data_sets(request: Request) -> str | None:

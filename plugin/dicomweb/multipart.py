@@ -36,7 +36,7 @@ class Reader:
     def __init__(
         self, boundary: str, open_part: Callable[[dict[str, str]], Sink], close_part: Callable[[Sink], None]
     ) -> None:
-        self._delimiter = b"\r\n--" + boundary.encode("latin-1")
+        self._delimiter = b"\r\n--" + boundary.encode("latin-1", "replace")
         # What the next block goes on from: the beginning of a delimiter, a boundary's line or headers. The first
         # delimiter may stand at the very start, without a line before it.
         self._rest = b"\r\n"

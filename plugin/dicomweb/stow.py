@@ -107,9 +107,9 @@ class _Work:
     def _ingested(self, arrived: Arrived) -> Outcome:
         try:
             path = arrived.take()
-            sop_class = announced_class(path)
+            sop_class, sop_instance = announced_uids(path)
             if not is_storable(sop_class):
-                return self._set_aside(path, sop_class)
+                return self._set_aside(path, sop_class, sop_instance)
             return self._ingest.accept(path, self._arrival, announced=self._announced)
         except NoSpace as error:
             return _refused(OUT_OF_RESOURCES, str(error))
@@ -122,25 +122,30 @@ class _Work:
             LOGGER.exception("STOW-RS: an instance could not be processed")
             return _refused(PROCESSING_FAILURE, f"the instance could not be processed ({type(error).__name__})")
 
-    def _set_aside(self, path: Path, sop_class: str) -> Outcome:
+    def _set_aside(self, path: Path, sop_class: str, sop_instance: str) -> Outcome:
         """Into quarantine, as all that is refused."""
         why = Refused(
             f"SOP class {sop_class} ({UID(sop_class).name}) is none of storage; send instances of storage classes",
             status=CLASS_NOT_SUPPORTED,
         )
         self._ingest.quarantine.add(path, self._arrival, why, time.time())
-        return _refused(why.status, str(why), sop_class)
+        return _refused(why.status, str(why), sop_class, sop_instance)
 
 
 def _refused(status: int, reason: str, sop_class: str = "", sop_instance: str = "") -> Outcome:
     return Outcome("quarantined", status, reason, sop_class_uid=sop_class, sop_instance_uid=sop_instance)
 
 
-def announced_class(path: Path) -> str:
-    """Media Storage SOP Class UID (0002,0002) of a file, "" where it does not begin as PS3.10 7.1 says."""
+def announced_uids(path: Path) -> tuple[str, str]:
+    """Media Storage SOP Class and SOP Instance UID (0002,0002), (0002,0003) of a file, "" where it does not begin as
+    PS3.10 7.1 says."""
     with path.open("rb") as file:
         head = file.read(1024)
-    at = head.find(b"\x02\x00\x02\x00UI", 132)
+    return _meta_uid(head, b"\x02\x00\x02\x00UI"), _meta_uid(head, b"\x02\x00\x03\x00UI")
+
+
+def _meta_uid(head: bytes, element: bytes) -> str:
+    at = head.find(element, 132)
     if head[128:132] != b"DICM" or at < 0:
         return ""
     length = int.from_bytes(head[at + 6 : at + 8], "little")

@@ -5,6 +5,7 @@ Everything here is a function of attributes in the DICOM JSON model; nothing is 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -139,6 +140,8 @@ def malformed(attributes: Any) -> str:
         if not isinstance(one.get("Value", []), list):
             return f"Value of {name} is no list; write the payload anew"
     try:
+        # What cannot be given out again (half a surrogate pair, NaN) would take every search down with it.
+        json.dumps(attributes, ensure_ascii=False, allow_nan=False).encode()
         Dataset.from_json(attributes)
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         return f"the payload cannot be read as a data set ({error}); write it anew"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from plugin.dicomweb.media import parameters
+from plugin.dicomweb.media import entries, parameters
 from plugin.dicomweb.multipart import BadMultipart, Part, Reader, Writer
 
 
@@ -178,3 +178,11 @@ def test_headers_without_an_end_are_a_sentence():
 )
 def test_content_types_are_understood_quoted_or_not(text, boundary):
     assert parameters(text) == ("multipart/related", {"type": "application/dicom", "boundary": boundary})
+
+
+def test_parameters_in_an_encoding_of_their_own_are_read():
+    given = "multipart/related; type*=utf-8''application%2Fdicom; boundary*=utf-8''x%20y"
+    assert parameters(given) == ("multipart/related", {"type": "application/dicom", "boundary": "x y"})
+    assert [entry.quality for entry in entries("application/json; q*=utf-8''0.5")] == [0.5]
+    with pytest.raises(BadMultipart):  # a boundary that no body can have
+        read([b"--b--"], parameters("multipart/related; boundary*=utf-8''%E2%82%AC")[1]["boundary"])

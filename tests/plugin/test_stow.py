@@ -99,7 +99,8 @@ def test_an_object_of_another_service_is_set_aside_with_its_reason(door):
     private = slice_of("1.2.4", SOPClassUID="1.2.826.0.1.3680043.9.9")
     answer = post(door, body_of(*files(file_of(workitem), file_of(private))))
     document = answer.json()
-    assert (answer.status_code, uids(document), reasons(document, "0008119A")) == (202, ["1.2.4"], [0x0122])
+    assert (answer.status_code, uids(document), reasons(document, "00081198")) == (202, ["1.2.4"], [0x0122])
+    assert uids(document, "00081198") == ["1.2.3"]
     (kept,) = door.ingest.quarantine.list()
     assert "is none of storage; send instances of storage classes" in kept.reason
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import uuid
 from collections.abc import Iterator
@@ -487,3 +488,10 @@ def test_a_watch_does_not_read_what_a_job_is_to_work_on(service, worklist):
     Watch(service.index, worklist, "MIRALL").news(["ALL"])
     (jobs,) = {statement for statement in read if "FROM job" in statement}
     assert "job.spec" not in jobs
+
+
+@pytest.mark.parametrize("attribute", [element("ProcedureStepLabel", "a\ud800b"), element("PatientWeight", math.nan)])
+def test_what_could_not_be_given_out_again_is_not_taken(worklist, attribute):
+    refused(workitems.INVALID, worklist.create, "1.2.3", workitem() | attribute)
+    worklist.create("1.2.3", workitem())
+    refused(workitems.INVALID, worklist.update, "1.2.3", attribute)
