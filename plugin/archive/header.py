@@ -16,7 +16,7 @@ from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.tag import BaseTag
 
-from dicom_io.dataset import UNDEFINED, Layout, Place
+from dicom_io.dataset import UNDEFINED, Layout
 from plugin.archive import levels
 from plugin.archive.prepared import to_json
 
@@ -46,20 +46,27 @@ class _Value(NamedTuple):
 
 
 class Header:
-    """The elements of a data set that are not longer than 64 KiB; their bytes are copied out of the layout."""
+    """The elements of a data set that are not longer than 64 KiB, in bytes copied out of the layout."""
 
     def __init__(self, layout: Layout) -> None:
+        raw = layout.raw
         self._is_implicit = not layout.is_explicit
-        self._values = {
-            place.tag: self._value(layout, place)
-            for place in layout.places
-            if place.end - place.start <= _LONGEST_BYTES
-        }
-        character_set = self._values.get(_CHARACTER_SET)
+        self._places = {place.tag: place for place in layout.places if place.end - place.start <= _LONGEST_BYTES}
+        # Nearly all of them lie in the beginning, which is copied at once; values are cut out when they are asked for.
+        self._origin = layout.places[0].start if layout.places else 0
+        self._beginning = bytes(raw[self._origin : self._origin + _LONGEST_BYTES])
+        end = self._origin + _LONGEST_BYTES
+        self._beyond = {tag: bytes(raw[at.start : at.end]) for tag, at in self._places.items() if at.end > end}
+        character_set = self._value(_CHARACTER_SET)
         self._encoding = _Encoding(layout.is_little_endian, b"" if character_set is None else character_set.raw)
 
-    def _value(self, layout: Layout, place: Place) -> _Value:
-        raw = bytes(layout.raw[place.start : place.end])
+    def _value(self, tag: int) -> _Value | None:
+        place = self._places.get(tag)
+        if place is None:
+            return None
+        raw = self._beyond.get(tag)
+        if raw is None:
+            raw = self._beginning[place.start - self._origin : place.end - self._origin]
         if place.vr == b"UN" and place.length == UNDEFINED:  # a sequence in Implicit VR (PS3.5 6.2.2)
             return _Value(b"SQ", True, raw)
         return _Value(place.vr, self._is_implicit, raw)
@@ -67,16 +74,17 @@ class Header:
     @cached_property
     def dataset(self) -> Dataset:
         """All of it, for who needs more than the index does."""
-        return _dataset(self._values, self._is_implicit, self._encoding)
+        values = {tag: value for tag in self._places if (value := self._value(tag)) is not None}
+        return _dataset(values, self._is_implicit, self._encoding)
 
     def __contains__(self, keyword: str) -> bool:
-        return tag_for_keyword(keyword) in self._values
+        return tag_for_keyword(keyword) in self._places
 
     def text(self, keyword: str) -> str:
         """`levels.text` of an attribute. Raises what pydicom raises on damaged values."""
         tag = tag_for_keyword(keyword)
         assert tag is not None, keyword
-        value = self._values.get(tag)
+        value = self._value(tag)
         return "" if value is None else _text(tag, value, self._encoding)
 
     def columns(self, level: levels.Level) -> Columns:
@@ -86,9 +94,11 @@ class Header:
     @cached_property
     def _of_level(self) -> dict[levels.Level, tuple[tuple[int, _Value], ...]]:
         found: dict[levels.Level, list[tuple[int, _Value]]] = {level: [] for level in levels.TAGS}
-        for tag, value in self._values.items():
+        for tag in self._places:
             for level in _LEVELS.get(tag, ()):
-                found[level].append((tag, value))
+                value = self._value(tag)
+                if value is not None:
+                    found[level].append((tag, value))
         return {level: tuple(items) for level, items in found.items()}
 
 

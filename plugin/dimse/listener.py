@@ -18,6 +18,8 @@ import threading
 import warnings
 from pathlib import Path
 
+import pydicom
+
 from dicom_io.errors import ImagingError
 from plugin import settings as configuration
 from plugin.archive.ingest import open_archive
@@ -33,7 +35,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="mirall.toml")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    # Of odd values in what peers send; it is kept as it came.
+    # Odd values in what peers send are kept as they came; nobody reads pydicom's remarks on them.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     warnings.simplefilter("ignore")
     try:
         _listen(configuration.load(arguments.config), socket.socket(fileno=arguments.socket), arguments.after)

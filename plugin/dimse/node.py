@@ -29,7 +29,7 @@ SERVICES: Sequence[Service] = (echo, store, commitment, find, move, get)
 
 
 # A listener that has associations leaves a new one to those with fewer, this long for each.
-_DEFERENCE_S, _LONGEST_DEFERENCE_S = 0.003, 0.02
+_DEFERENCE_S, _LONGEST_DEFERENCE_S = 0.01, 0.05
 # Until then an accepted connection may be no association yet.
 _FRESH_S = 0.5
 

@@ -262,8 +262,9 @@ class ReceivingProvider(DULServiceProvider):
         context = self.assoc._accepted_cx[request.context_id]
         try:
             result = evt.trigger(self.assoc, evt.EVT_C_STORE, {"request": request, "context": context.as_tuple})
-        finally:
-            request.reception.abandon()  # where the handler failed; otherwise the file is in the archive
+        except BaseException:
+            request.reception.abandon()
+            raise  # pynetdicom aborts the association
         if isinstance(result, Dataset):
             response = _response(request, result.Status, result.get("ErrorComment", ""))
         else:
