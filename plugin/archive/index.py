@@ -40,6 +40,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from plugin.archive.prepared import Prepared, driver_of, from_json, inserting, to_json
+from plugin.archive.reading import Readers
 from plugin.archive.storage import NoSpace, make_private
 from plugin.archive.tables import Base, Device, Instance, InstanceVersion, Quarantine, Series, Study
 
@@ -129,6 +130,7 @@ class Index:
         self.data = data
         self.objects = data / "archive" / "objects"
         self.engine = _engine(data / "index.sqlite")
+        self.readers = Readers(data / "index.sqlite", _LOCK_WAIT_S)
         self._writers = threading.Lock()
         self._writing: Connection | None = None
         self._lock_file: int | None = None
@@ -141,7 +143,7 @@ class Index:
         from alembic.script import ScriptDirectory
 
         make_private(self.data)
-        # SQLite gives its -wal and -shm the mode of the database; it holds names of patients. Only where it is not there
+        # SQLite gives its -wal and -shm the mode of the database; it holds names of patients. Only where there is none
         # yet: to close any descriptor of a database drops all locks of this process on it (POSIX), under its users.
         with suppress(FileExistsError):
             os.close(os.open(self.data / "index.sqlite", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -202,6 +204,7 @@ class Index:
             if self._writing is not None:
                 self._writing.close()
                 self._writing = None
+            self.readers.close()
             self.engine.dispose()
             if self._lock_file is not None:
                 os.close(self._lock_file)

@@ -29,7 +29,11 @@ class Prepared:
 
     def __call__(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
         """Run it in the connection's transaction; all rows."""
-        return driver_of(connection).execute(self._sql, values).fetchall()
+        return self.run(driver_of(connection), values)
+
+    def run(self, driver: sqlite3.Connection, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """As a call, on the driver's own connection."""
+        return driver.execute(self._sql, values).fetchall()
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:

@@ -20,6 +20,7 @@ from plugin.archive.tombstones import ready_made
 from plugin.dicomweb import capabilities, delete, problems, qido, stow, ups, wado, wado_uri
 from plugin.dicomweb.doorkeeper import Cors, Doorkeeper
 from plugin.dicomweb.metadata import Cache
+from plugin.dicomweb.resources import Sets
 from plugin.jobs.port import Jobs
 from plugin.settings import Settings
 from plugin.worklist.workitems import Worklist
@@ -41,10 +42,12 @@ def create(settings: Settings, ingest: Ingest) -> FastAPI:
     app.state.settings = settings
     app.state.archive = ingest
     app.state.gate = Gate()
+    app.state.sets = Sets(ingest.index)
     app.state.metadata = Cache(ready_made(settings.node.data), settings.archive.metadata_cache_mb)
     app.state.worklist = Worklist(ingest.index, settings)
     app.state.channels = ups.Channels(ingest.index, app.state.worklist, settings.node.aet)
-    dicomweb = (qido.router, stow.router, wado.router, delete.router, ups.router)
+    # The first that fits answers, and each that is tried before it takes time: what viewers ask most stands first.
+    dicomweb = (wado.router, qido.router, stow.router, delete.router, ups.router)
     for router in (*dicomweb, capabilities.router_for(dicomweb)):
         app.include_router(router, prefix="/dicom-web")
     app.include_router(wado_uri.router)

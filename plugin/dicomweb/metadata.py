@@ -13,8 +13,10 @@ import hashlib
 import os
 import struct
 import tempfile
+import threading
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -45,6 +47,8 @@ _GZIP_LEVEL = 4
 # After so much has been written the cache is measured, and cut down to so much of its limit where it is larger.
 _MEASURED_EVERY, _KEPT = 0.1, 0.8
 _OLD_S = 3600.0
+# The answers that were given last stay in memory.
+_HOT_BYTES = 16 << 20
 _LOCK = ".lock"
 # What pydicom raises on values that do not follow their value representation.
 _DAMAGE = (
@@ -61,15 +65,48 @@ _DAMAGE = (
 
 
 class Cache:
-    """Ready-made answers in a folder. limit_mb: of its size (MB, 10^6 bytes); 0 keeps nothing."""
+    """Ready-made answers in a folder, those that were given last in memory, too.
+
+    limit_mb: of the folder's size (MB, 10^6 bytes); 0 keeps nothing.
+    """
 
     def __init__(self, folder: Path, limit_mb: float) -> None:
         self._folder = folder
         self._limit_bytes = limit_mb * 1e6
         self._written_bytes = 0.0
+        self._hot: OrderedDict[str, bytes] = OrderedDict()
+        self._hot_bytes = 0
+        self._lock = threading.Lock()
         make_private(folder)
 
+    def at_hand(self, name: str) -> bytes | None:
+        """An answer that is in memory: to ask for it costs next to nothing."""
+        with self._lock:
+            body = self._hot.get(name)
+            if body is not None:
+                self._hot.move_to_end(name)
+            return body
+
     def get(self, name: str) -> bytes | None:
+        body = self.at_hand(name)
+        if body is None:
+            body = self._read(name)
+            if body is not None:
+                self._keep_at_hand(name, body)
+        return body
+
+    def _keep_at_hand(self, name: str, body: bytes) -> None:
+        # What one answer may take, so that a large one does not drive out all others; and no more than is kept on disk.
+        limit = min(_HOT_BYTES, self._limit_bytes)
+        if len(body) > limit / 8:
+            return
+        with self._lock:
+            self._hot_bytes += len(body) - len(self._hot.pop(name, b""))
+            self._hot[name] = body
+            while self._hot_bytes > limit:
+                self._hot_bytes -= len(self._hot.popitem(last=False)[1])
+
+    def _read(self, name: str) -> bytes | None:
         try:
             with (self._folder / name).open("rb") as file:
                 # The oldest go first, and what is read is not old.
@@ -87,6 +124,7 @@ class Cache:
         with os.fdopen(descriptor, "wb") as file:
             file.write(body)
         Path(path).replace(self._folder / name)
+        self._keep_at_hand(name, body)
         self._written_bytes += len(body)
         if self._written_bytes > self._limit_bytes * _MEASURED_EVERY:
             self._written_bytes = 0
@@ -126,6 +164,17 @@ def identity(rows: Sequence[Held]) -> str:
     return named.hexdigest()
 
 
+def json_at_hand(cache: Cache, identity_: str, root: str) -> bytes | None:
+    """What `as_json` gives for instances of one series with this identity, where it is in memory."""
+    body = cache.at_hand(_name_of_set(identity_))
+    return None if body is None else body.replace(_ROOT, root.encode())
+
+
+def gzip_at_hand(cache: Cache, identity_: str, root: str) -> bytes | None:
+    """What `as_gzip` gives for instances with this identity, where it is in memory."""
+    return cache.at_hand(_name_of_gzip(identity_, root))
+
+
 def as_json(cache: Cache, rows: Sequence[Held], root: str) -> bytes:
     """A JSON array of the instances' data sets in the DICOM JSON model (PS3.18 F). root: URL of DICOMweb."""
     bodies = [_of_set(cache, list(of_series)) for _, of_series in groupby(rows, lambda row: row.series_instance_uid)]
@@ -135,12 +184,20 @@ def as_json(cache: Cache, rows: Sequence[Held], root: str) -> bytes:
 
 def as_gzip(cache: Cache, rows: Sequence[Held], root: str) -> bytes:
     """As `as_json`, compressed."""
-    name = hashlib.sha256(f"{identity(rows)} {root}".encode()).hexdigest() + ".json.gz"
+    name = _name_of_gzip(identity(rows), root)
     body = cache.get(name)
     if body is None:
         body = gzip.compress(as_json(cache, rows, root), _GZIP_LEVEL, mtime=0)
         cache.put(name, body)
     return body
+
+
+def _name_of_set(identity_: str) -> str:
+    return f"{identity_}.json"
+
+
+def _name_of_gzip(identity_: str, root: str) -> str:
+    return hashlib.sha256(f"{identity_} {root}".encode()).hexdigest() + ".json.gz"
 
 
 def data_sets(rows: Sequence[Held], root: str) -> Iterator[dict[str, Any]]:
@@ -151,7 +208,7 @@ def data_sets(rows: Sequence[Held], root: str) -> Iterator[dict[str, Any]]:
 
 
 def _of_set(cache: Cache, rows: Sequence[Held]) -> bytes:
-    name = f"{identity(rows)}.json"
+    name = _name_of_set(identity(rows))
     body = cache.get(name)
     if body is None:
         body = b"[" + b",".join(map(_of_instance, rows)) + b"]"

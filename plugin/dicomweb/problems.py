@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from http import HTTPStatus
 
 from fastapi import FastAPI, HTTPException, Request
@@ -63,8 +64,10 @@ def install(app: FastAPI) -> None:
         return problem(error.status_code, _sentence(request, error), dict(error.headers or {}))
 
     @app.exception_handler(OperationalError)
-    async def _busy(request: Request, error: OperationalError) -> JSONResponse:
-        LOGGER.error("%s %s: the index cannot be used (%s)", request.method, request.url.path, error.orig)
+    @app.exception_handler(sqlite3.OperationalError)
+    async def _busy(request: Request, error: OperationalError | sqlite3.OperationalError) -> JSONResponse:
+        cause = getattr(error, "orig", error)
+        LOGGER.error("%s %s: the index cannot be used (%s)", request.method, request.url.path, cause)
         return problem(503, "the index cannot be read now; ask again later, or see the log of this service")
 
     @app.exception_handler(Exception)

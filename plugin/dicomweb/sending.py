@@ -26,6 +26,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 _BLOCK_BYTES = 1 << 20
+# Up to this length bytes are copied to go out with their neighbours; so much may follow a block without copying it.
+_SMALL_BYTES, _ROOM_BYTES = 1 << 16, 1 << 8
 # An answer of more than this is worth watching for a client that has left.
 _WATCHED_BYTES = 4 * _BLOCK_BYTES
 # Decoding and encoding take memory for whole pictures: no more than so many at a time, in threads of their own.
@@ -113,20 +115,20 @@ class Sending(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if scope["method"] != "HEAD":
-            length = self.headers.get("Content-Length")
-            if length is not None and int(length) <= _WATCHED_BYTES:
-                await self._send(send, None)
-            else:
-                await self._send_watched(receive, send)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body"})
+            return
+        length = self.headers.get("Content-Length")
+        if length is not None and int(length) <= _WATCHED_BYTES:
+            await self._send(send, None)
+        else:
+            await self._send_watched(receive, send)
 
     async def _send(self, send: Send, gone: asyncio.Task[None] | None) -> None:
-        for piece in self._pieces:
-            async for block in _blocks(piece):
-                if gone is not None and gone.done():
-                    return
-                await send({"type": "http.response.body", "body": block, "more_body": True})
+        async for block, is_last in _blocks(self._pieces):
+            if gone is not None and gone.done():
+                return
+            await send({"type": "http.response.body", "body": block, "more_body": not is_last})
 
     async def _send_watched(self, receive: Receive, send: Send) -> None:
         """The server drops what is sent to a client that has left, and says so only to who asks."""
@@ -142,22 +144,58 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-async def _blocks(piece: Piece) -> AsyncIterator[bytes]:
+async def _blocks(pieces: Iterable[Piece]) -> AsyncIterator[tuple[bytes | bytearray, bool]]:
+    """The body in blocks, each with whether it is the last. What is small goes out together with what is beside it:
+    each block costs the server and the client a turn."""
+    block = bytearray()
+    for piece in pieces:
+        if isinstance(piece, bytes) and len(piece) <= _SMALL_BYTES:
+            if len(block) + len(piece) > _BLOCK_BYTES:
+                yield block, False
+                block = bytearray()
+            block += piece
+        elif isinstance(piece, Stretch):
+            with _descriptor(piece.path) as descriptor:
+                position, stop = piece.start, piece.start + piece.size
+                while position < stop:
+                    if len(block) > _SMALL_BYTES:
+                        yield block, False
+                        block = bytearray()
+                    before = len(block)
+                    block = await _with(block, descriptor, position, min(stop - position, _BLOCK_BYTES - before))
+                    position += len(block) - before
+        else:
+            # It is long, or has to be made first: what there is need not wait for it.
+            if block:
+                yield block, False
+                block = bytearray()
+            async for whole in _long(piece):
+                yield whole, False
+    yield block, True
+
+
+@contextmanager
+def _descriptor(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+async def _long(piece: bytes | Computed | Made | Opened) -> AsyncIterator[bytes | bytearray]:
     if isinstance(piece, bytes):
         yield piece
     elif isinstance(piece, Computed):
         yield await in_worker(piece.make)
-    elif isinstance(piece, Stretch):
-        descriptor = os.open(piece.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            async for block in _read(descriptor, piece.start, piece.start + piece.size):
-                yield block
-        finally:
-            os.close(descriptor)
     else:
         here = piece if isinstance(piece, Opened) else await in_worker(partial(opened, piece))
         with here.file:
-            async for block in _read(here.file.fileno(), 0, here.size):
+            position = 0
+            while position < here.size:
+                size = min(here.size - position, _BLOCK_BYTES)
+                block = await _with(bytearray(), here.file.fileno(), position, size)
+                position += len(block)
                 yield block
 
 
@@ -179,26 +217,30 @@ def opened(piece: Made) -> Opened:
         return Opened(file, os.fstat(file.fileno()).st_size)
 
 
-async def _read(descriptor: int, position: int, stop: int) -> AsyncIterator[bytes]:
-    while position < stop:
-        size = min(stop - position, _BLOCK_BYTES)
-        block = _cached(descriptor, size, position) or await run_in_threadpool(os.pread, descriptor, size, position)
-        if not block:
-            raise OSError(f"a stored file ends {stop - position} bytes before its indexed size")
-        position += len(block)
-        yield block
+async def _with(block: bytearray, descriptor: int, position: int, size: int) -> bytearray:
+    """The block, followed by at least one of `size` bytes of a file."""
+    before = len(block)
+    # What has been shortened can grow again without being copied.
+    longer = bytearray(before + size + _ROOM_BYTES)
+    longer[:before] = block
+    with memoryview(longer) as view, view[before : before + size] as into:
+        found = _in_memory(descriptor, into, position) or await run_in_threadpool(
+            os.preadv, descriptor, [into], position
+        )
+    if not found:
+        raise OSError(f"a stored file ends at byte {position}, before its indexed size")
+    del longer[before + found :]
+    return longer
 
 
-def _cached(descriptor: int, size: int, position: int) -> bytes:
-    """What of these bytes is in memory, from the first on; b"" where the disk must be asked."""
+def _in_memory(descriptor: int, into: memoryview, position: int) -> int:
+    """Fill `into` with what of these bytes is in memory, from the first on; how many, 0: ask the disk."""
     if not _IN_MEMORY_ONLY:
-        return b""
-    buffer = bytearray(size)
+        return 0
     try:
-        found = os.preadv(descriptor, [buffer], position, _IN_MEMORY_ONLY)
+        return os.preadv(descriptor, [into], position, _IN_MEMORY_ONLY)
     except OSError:  # not there, or the file system cannot tell
-        return b""
-    return memoryview(buffer)[:found]  # type: ignore[return-value]
+        return 0
 
 
 # What a client has already, and which part of it is asked for

@@ -187,7 +187,8 @@ async def headers(request: Request) -> Response:
         )
     found = await resources.every(request)
     here = root(request)
-    tag = tag_of("metadata", metadata.identity(found.cleared), here, media_type, found.status, weak=True)
+    identity = metadata.identity(found.cleared)
+    tag = tag_of("metadata", identity, here, media_type, found.status, weak=True)
     unchanged = known(request, tag, None if media_type == native_xml.MEDIA_TYPE else media_type)
     if unchanged is not None:
         return unchanged
@@ -197,10 +198,14 @@ async def headers(request: Request) -> Response:
         return _sent(writer, found.status, shared)
     cache: metadata.Cache = request.app.state.metadata
     if takes_gzip(request):
-        body = await in_worker(partial(metadata.as_gzip, cache, found.cleared, here))
+        body = metadata.gzip_at_hand(cache, identity, here)
+        if body is None:
+            body = await in_worker(partial(metadata.as_gzip, cache, found.cleared, here))
         shared["Content-Encoding"] = "gzip"
     else:
-        body = await in_worker(partial(metadata.as_json, cache, found.cleared, here))
+        body = metadata.json_at_hand(cache, identity, here)
+        if body is None:
+            body = await in_worker(partial(metadata.as_json, cache, found.cleared, here))
     return Response(body, found.status, headers=shared, media_type=media_type)
 
 

@@ -23,7 +23,9 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLSLossl
 from served import Served, served
 
 from plugin.archive.arrival import Arrival
+from plugin.archive.index import Index
 from plugin.dicomweb.metadata import Cache
+from plugin.dicomweb.resources import Sets
 from plugin.dicomweb.sending import Computed, Made, Piece, Sending, Stretch
 from plugin.settings import Archive, Node, Settings
 
@@ -331,8 +333,37 @@ def test_the_cache_keeps_to_its_limit_and_forgets_the_oldest(tmp_path):
         os.utime(tmp_path / "cache" / f"{number}.json", (number, number))
     kept = sum(path.stat().st_size for path in (tmp_path / "cache").iterdir())
     assert kept <= 100_000
-    assert cache.get("0.json") is None
-    assert cache.get("59.json") == b"x" * 5000
+    again = Cache(tmp_path / "cache", limit_mb=0.1)
+    for each in (cache, again):
+        assert each.get("0.json") is None
+        assert each.get("59.json") == b"x" * 5000
+    assert cache.at_hand("59.json") is not None
+
+
+def test_rows_in_memory_hold_only_while_nothing_changes_in_any_process(tmp_path):
+    ingest = archive(tmp_path)
+    give(ingest, frames_of())
+    sets = Sets(ingest.index)
+    assert sets.at_hand((STUDY, SERIES)) is None
+    first = sets.read((STUDY, SERIES))
+    assert sets.at_hand((STUDY, SERIES)) is first
+    give(ingest, frames_of("1.2"))
+    assert sets.at_hand((STUDY, SERIES)) is None
+    assert [row.sop_instance_uid for row in sets.read((STUDY, SERIES))] == ["1.1", "1.2"]
+    # By connections of its own, as another process has them.
+    other = Index(tmp_path)
+    with other.write() as connection:
+        other.remove_instance(connection, other.instance("1.1"), 0.0)
+    other.close()
+    assert sets.at_hand((STUDY, SERIES)) is None
+    assert [row.sop_instance_uid for row in sets.read((STUDY, SERIES))] == ["1.2"]
+
+
+def test_a_file_that_is_lost_is_missed_although_its_metadata_are_in_memory(door):
+    give(door.ingest, frames_of())
+    assert series(door).status_code == series(door).status_code == 200
+    door.ingest.index.instance("1.1").path.unlink()
+    assert series(door).status_code == 410
 
 
 def test_without_room_for_a_cache_the_answers_are_the_same(tmp_path):
