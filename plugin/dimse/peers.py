@@ -174,11 +174,12 @@ class _Doorman:
         association = event.assoc
         decision: Admission | Refusal = Refusal((2, 1, 1), "it could not be decided on; the lines before say why")
         try:
-            decision = self._decide(association)
-            if isinstance(decision, Admission):
-                association.acse = _Admitted(association, decision.verbs, self._verbs)
-                if decision.identified:
+            found = self._decide(association)
+            if isinstance(found, Admission):
+                association.acse = _Admitted(association, found.verbs, self._verbs)
+                if found.identified:
                     _confirm_identity(association)
+            decision = found
         finally:
             if isinstance(decision, Refusal):
                 _reject(association, decision)

@@ -31,7 +31,7 @@ from pynetdicom.sop_class import (
 )
 
 from plugin.archive.storage import Storage
-from plugin.dimse import node
+from plugin.dimse import node, peers
 from plugin.dimse.client import echo
 from plugin.dimse.client.association import Peer, PeerUnreachable
 from plugin.dimse.peers import Admission, Calling, Refusal, decide
@@ -114,7 +114,10 @@ def test_a_request_in_the_context_of_another_service_is_not_served(tmp_path, cap
         request.RequestedSOPInstanceUID = StorageCommitmentPushModelInstance
         request.ActionInformation = BytesIO(bytes(8))
         association.dimse.send_msg(request, context.context_id)
-        assert association.dimse.get_msg(block=True) == (None, None), "it was answered"
+        end = time.monotonic() + 5
+        while association.is_established and time.monotonic() < end:
+            time.sleep(0.02)
+        assert association.is_aborted, "it was answered"
     assert f"of SOP class '{StorageCommitmentPushModel}' in a context of {Verification}" in caplog.text
 
 
@@ -179,9 +182,20 @@ def test_one_association_too_many_is_rejected_for_now_and_the_log_says_why(tmp_p
             association.release()
 
 
-def until_established(port: int) -> Association:
+def test_an_association_that_we_fail_to_let_in_is_rejected(tmp_path, monkeypatch):
+    def fail(association: Association) -> None:
+        raise OSError("an error of ours")
+
+    monkeypatch.setattr(peers, "_confirm_identity", fail)
+    with listening(tmp_path, known_peers=known(username=NAME, passcode=CODE), maximum_associations=1) as port:
+        assert answer(associate(port, ext_neg=[identity(NAME, CODE)])) == (2, 1, 1)
+        monkeypatch.undo()
+        until_established(port, ext_neg=[identity(NAME, CODE)]).release()  # it left no place taken
+
+
+def until_established(port: int, **more) -> Association:
     end = time.monotonic() + 5
-    while not (association := associate(port)).is_established:
+    while not (association := associate(port, **more)).is_established:
         assert time.monotonic() < end
         time.sleep(0.02)
     return association
