@@ -4,6 +4,8 @@ VENV := .venv
 # The default build of torch brings several GB of CUDA; this pin takes a CPU build where one is at hand (README, "Installing").
 TORCH ?= torch==2.13.0
 ARGS ?=
+# Processes that tests run in; most of them wait for services that they start.
+WORKERS ?= 2
 
 .PHONY: run test bench install clean
 
@@ -14,7 +16,7 @@ test: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 # How fast the doors are, beside Orthanc where it is installed; ARGS="--share 0.2 --repetitions 1" is a quick look.
 bench: $(VENV)/installed-dev
