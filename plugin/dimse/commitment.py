@@ -27,8 +27,9 @@ from plugin.archive.index import Index
 from plugin.archive.storage import NoSpace
 from plugin.dimse import commitment_data as data
 from plugin.dimse.client.association import Peer, associate, end
-from plugin.dimse.client.commitment import answer, take_report
+from plugin.dimse.client.commitment import take_report
 from plugin.dimse.services import House
+from plugin.dimse.status import answer
 from plugin.jobs.commitments import SAME_ASSOCIATION_S, Owed, Requests, Transactions
 from plugin.jobs.patience import Patience
 from plugin.settings import BadSettings, Settings, Verb

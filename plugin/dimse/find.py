@@ -32,7 +32,7 @@ from plugin.archive import query
 from plugin.archive.index import Index
 from plugin.archive.query import BadQuery, Key, Query, QueryLevel, Uids
 from plugin.dimse.services import House
-from plugin.dimse.status import CANCELLED, PENDING, comment
+from plugin.dimse.status import CANCELLED, PENDING, answer
 from plugin.settings import Verb
 
 LOGGER = logging.getLogger(__name__)
@@ -102,26 +102,19 @@ def _handle(event: Event, house: House) -> Iterator[tuple[int | Dataset, Dataset
     """Answer one C-FIND request: a pending response with each match, or one that says why not."""
     try:
         asked = _asked(event)
-        for answer in _answers(house.ingest.index, asked):
+        for found in _answers(house.ingest.index, asked):
             if event.is_cancelled:
                 yield CANCELLED, None
                 return
-            yield asked.pending, _dataset(asked, answer, house.settings.node.aet)
+            yield asked.pending, _dataset(asked, found, house.settings.node.aet)
     except (BadIdentifier, BadQuery) as why:
-        yield _refused(DOES_NOT_MATCH, str(why)), None
+        yield answer(DOES_NOT_MATCH, str(why)), None
     except DatabaseError as error:
         LOGGER.error("C-FIND: the index cannot be read (%s)", error.orig)
         if "locked" in str(error.orig):
-            yield _refused(OUT_OF_RESOURCES, "the index is busy with something else; ask again later"), None
+            yield answer(OUT_OF_RESOURCES, "the index is busy with something else; ask again later"), None
         else:
-            yield _refused(CANNOT_PROCESS, "the index cannot be read; see the log of this service"), None
-
-
-def _refused(status: int, sentence: str) -> Dataset:
-    answer = Dataset()
-    answer.Status = status
-    answer.ErrorComment = comment(sentence)
-    return answer
+            yield answer(CANNOT_PROCESS, "the index cannot be read; see the log of this service"), None
 
 
 # What is asked

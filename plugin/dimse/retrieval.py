@@ -35,7 +35,7 @@ from plugin.archive.tables import Instance
 from plugin.dimse import transmission
 from plugin.dimse.client.store import Carrier, Kind, Load, Originator, Sent, is_open
 from plugin.dimse.reception import ReceivingAE
-from plugin.dimse.status import CANCELLED, PENDING, SUCCESS
+from plugin.dimse.status import CANCELLED, PENDING, SUCCESS, comment
 
 log = logging.getLogger(__name__)
 
@@ -187,21 +187,20 @@ class Answering:
     def cancelled(self, tally: Tally) -> None:
         self._send(CANCELLED, tally, remaining=True)
 
-    def done(self, tally: Tally, comment: str = "") -> None:
+    def done(self, tally: Tally, sentence: str = "") -> None:
         """The final response; objects that were not tried count as failed."""
-        self._send(tally.status, tally, comment=comment)
+        self._send(tally.status, tally, sentence=sentence)
 
-    def refused(self, status: int, comment: str) -> None:
-        self._send(status, None, comment=comment)
+    def refused(self, status: int, sentence: str) -> None:
+        self._send(status, None, sentence=sentence)
 
-    def _send(self, status: int, tally: Tally | None, *, remaining: bool = False, comment: str = "") -> None:
+    def _send(self, status: int, tally: Tally | None, *, remaining: bool = False, sentence: str = "") -> None:
         response = type(self._request)()
         response.MessageID = response.MessageIDBeingRespondedTo = self._request.MessageID
         response.AffectedSOPClassUID = self._request.AffectedSOPClassUID
         response.Status = status
-        if comment:
-            # LO: at most 64 characters, no backslash (PS3.5 6.2), ASCII because a command set names no character set.
-            response.ErrorComment = comment.encode("ascii", "replace").decode()[:64].replace("\\", "/")
+        if sentence:
+            response.ErrorComment = comment(sentence)
         if tally is not None:
             if remaining:
                 response.NumberOfRemainingSuboperations = tally.remaining

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydicom import Dataset
+
 SUCCESS = 0x0000
 CANCELLED = 0xFE00
 PENDING = (0xFF00, 0xFF01)
@@ -20,3 +22,11 @@ def comment(sentence: str) -> str:
     LO: at most 64 characters, no backslash (PS3.5 6.2), ASCII because a command set names no character set.
     """
     return sentence.encode("ascii", "replace").decode()[:64].replace("\\", "/")
+
+
+def answer(status: int, sentence: str) -> Dataset:
+    """A status with the sentence as its Error Comment, as pynetdicom takes it from handlers."""
+    dataset = Dataset()
+    dataset.Status = status
+    dataset.ErrorComment = comment(sentence)
+    return dataset

@@ -16,6 +16,7 @@ from plugin.archive.storage import NoSpace
 from plugin.dimse import peers
 from plugin.dimse.reception import StoreRequest
 from plugin.dimse.services import House
+from plugin.dimse.status import answer
 from plugin.settings import Verb
 
 LOGGER = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def handlers(house: House) -> Sequence[EventHandlerType]:
 def _handle(event: Event, ingest: Ingest) -> int | Dataset:
     if not peers.may(event.assoc, VERB):
         # Its contexts were rejected, or accepted for C-GET, where it is the one that receives.
-        return _status(NOT_AUTHORISED, "not among this peer's node.known_peers.verbs: store")
+        return answer(NOT_AUTHORISED, "not among this peer's node.known_peers.verbs: store")
     requestor = event.assoc.requestor
     arrival = Arrival(
         "dimse",
@@ -60,13 +61,5 @@ def take(event: Event, ingest: Ingest, arrival: Arrival) -> int | Dataset:
         outcome = ingest.accept(received, arrival, announced=announced, dataset_hash=request.dataset_hash)
     except NoSpace as error:
         LOGGER.error("no space: %s", error)
-        return _status(OUT_OF_RESOURCES, str(error))
-    return outcome.status if outcome.accepted else _status(outcome.status, outcome.reason)
-
-
-def _status(status: int, reason: str) -> Dataset:
-    answer = Dataset()
-    answer.Status = status
-    # LO: at most 64 characters, no backslash (PS3.5 6.2), ASCII because a command set names no character set.
-    answer.ErrorComment = reason.encode("ascii", "replace").decode()[:64].replace("\\", "/")
-    return answer
+        return answer(OUT_OF_RESOURCES, str(error))
+    return outcome.status if outcome.accepted else answer(outcome.status, outcome.reason)

@@ -31,7 +31,7 @@ from sqlalchemy import ColumnElement, Row, null, select, update
 
 from dicom_io.errors import TryAgain, Unlabelled
 from dicom_io.provenance import LabelRecord
-from plugin.archive.gate import check_exit
+from plugin.archive.gate import Unproven, check_exit, check_proven
 from plugin.archive.index import Index, InstanceRow
 from plugin.destinations import Destination, Parcel, Receipt
 from plugin.dimse.client.commitment import NotOffered
@@ -293,15 +293,10 @@ def gate(instance: InstanceRow | None, name: str, policy: Policy) -> Refusal | N
         )
     except OSError as error:
         return Refusal(FAILED, f"the object cannot be read ({error.strerror}); look at the data folder's disk")
-    if instance.record is None:
-        return None
-    model = LabelRecord.from_json(json.dumps(instance.record)).model
-    if model.state != "proven" and not policy.allow_unproven:
-        return Refusal(
-            HELD,
-            f"model version {model.address} is {model.state}: its evaluation proves nothing yet; "
-            f"set allow_unproven = true in [destinations.{name}] if it is to get such results",
-        )
+    try:
+        check_proven(instance, name, policy.allow_unproven)
+    except Unproven as error:
+        return Refusal(HELD, str(error))
     return None
 
 

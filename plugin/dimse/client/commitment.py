@@ -18,7 +18,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 from dicom_io.errors import Rejected
 from plugin.dimse import commitment_data as data
 from plugin.dimse.client.association import TIMEOUT_S, Peer, PeerUnreachable, associate, end
-from plugin.dimse.status import comment, is_temporary
+from plugin.dimse.status import answer, is_temporary
 from plugin.jobs.commitments import Reference, Report
 
 log = logging.getLogger(__name__)
@@ -54,14 +54,14 @@ def ask(
     try:
         if not association.is_established:
             raise NotOffered(f"{peer} does not take the SOP class Storage Commitment Push Model")
-        answer, _ = association.send_n_action(
+        reply, _ = association.send_n_action(
             data.request(transaction_uid, references), data.REQUEST, data.SOP_CLASS, data.SOP_INSTANCE
         )
-        status = answer.get("Status")
+        status = reply.get("Status")
         if status is None:
             raise PeerUnreachable(f"{peer} did not answer the request for storage commitment; look at its log")
         if status != data.SUCCESS:
-            said = f"0x{status:04X} ({answer.get('ErrorComment') or 'no comment given'})"
+            said = f"0x{status:04X} ({reply.get('ErrorComment') or 'no comment given'})"
             kind = PeerUnreachable if is_temporary(status) else NotOffered
             raise kind(f"{peer} refused the request for storage commitment: {said}")
         until = time.monotonic() + wait_s
@@ -85,11 +85,3 @@ def take_report(event: Event, enter: Callable[[Report, str], bool]) -> tuple[int
     if not enter(report, sender):
         return answer(data.INVALID_VALUE, "we did not ask under this Transaction UID"), None
     return data.SUCCESS, None
-
-
-def answer(status: int, sentence: str) -> Dataset:
-    """A status with the sentence as Error Comment (0000,0902)."""
-    dataset = Dataset()
-    dataset.Status = status
-    dataset.ErrorComment = comment(sentence)
-    return dataset
