@@ -270,10 +270,14 @@ class StowDestination:
         except Unlabelled as error:
             return Receipt("refused", str(error))
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        body = head + raw + f"\r\n--{boundary}--\r\n".encode()
-        content_type = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        # Not joined, which would hold a long object several times; with its length: not every server takes chunks.
+        body = (head, raw, f"\r\n--{boundary}--\r\n".encode())
+        headers = {
+            "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+            "Content-Length": str(sum(map(len, body))),
+        }
         try:
-            response = http.post(f"{self._url}/studies", content=body, headers={"Content-Type": content_type})
+            response = http.post(f"{self._url}/studies", content=body, headers=headers)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             return Receipt("again", f"{self._url} does not answer: {_why(error)}")
         except httpx.HTTPError as error:

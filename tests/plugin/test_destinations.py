@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -323,3 +324,24 @@ def test_a_dicomweb_server_is_asked_by_qido(parcel: Parcel) -> None:
     assert stow(lambda request: httpx.Response(405)).has([parcel]) == [None]
     with pytest.raises(TryAgain):
         stow(lambda request: httpx.Response(503)).has([parcel])
+
+
+class Counting(httpx.BaseTransport):
+    """A server that reads what is posted block by block."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.SyncByteStream)
+        assert sum(map(len, request.stream)) == int(request.headers["content-length"])
+        assert "transfer-encoding" not in request.headers
+        return httpx.Response(200, json={})
+
+
+def test_a_long_object_is_in_memory_once_while_it_is_posted(parcel: Parcel) -> None:
+    parcel.path.write_bytes(parcel.path.read_bytes() + bytes(16 << 20))
+    tracemalloc.start()
+    try:
+        (receipt,) = StowDestination("http://pacs/dicom-web", transport=Counting()).send([parcel])
+        assert receipt.outcome == "sent"
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+    finally:
+        tracemalloc.stop()
