@@ -29,6 +29,8 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import UserIdentityNegotiation
 from pynetdicom.presentation import PresentationContext
+from pynetdicom.service_class import ServiceClass, StorageServiceClass
+from pynetdicom.sop_class import uid_to_service_class
 
 from plugin.dimse import chatter, silence
 from plugin.dimse.services import House, Service
@@ -39,7 +41,9 @@ from plugin.settings import VERBS, KnownPeer, Node, Verb
 LOGGER = logging.getLogger(__name__)
 
 _ALL: frozenset[Verb] = frozenset(VERBS)
-_USER_REJECTION = 1  # PS3.8 9.3.3.2
+_USER_REJECTION, _NOT_SUPPORTED = 1, 3  # PS3.8 9.3.3.2
+# A class that none of our services names is for storage, or one that pynetdicom does not know (private).
+_OF_OBJECTS = (StorageServiceClass, ServiceClass)
 _WITH_PASSCODE = 2  # User-Identity-Type of PS3.7 D.3.3.7
 
 
@@ -164,7 +168,6 @@ class _Doorman:
         # Beside the index: all listeners of one archive share it.
         self._slots = Slots(house.ingest.index.data / "associations", self._node.maximum_associations)
         self._taken: dict[Association, Slot] = {}
-        # What no service names is of a storage class: all of those are taken.
         self._verbs: dict[str, Verb] = {
             str(context.abstract_syntax): service.VERB for service in services for context in service.contexts()
         }
@@ -222,13 +225,24 @@ class _Admitted(ACSE):
     def send_accept(self) -> None:
         association = self.assoc
         for number, context in list(association._accepted_cx.items()):
-            if not self._is_allowed(context):
-                context.result = _USER_REJECTION
+            verb = self._verb(context)
+            if verb is None or not self._is_allowed(verb, context):
+                context.result = _NOT_SUPPORTED if verb is None else _USER_REJECTION
                 association._rejected_cx.append(association._accepted_cx.pop(number))
         super().send_accept()
 
-    def _is_allowed(self, context: PresentationContext) -> bool:
-        verb = self._verb_of.get(str(context.abstract_syntax), "store")
+    def _verb(self, context: PresentationContext) -> Verb | None:
+        """Of the service that names the class, else "store" for objects; None for services that we do not have.
+
+        pynetdicom's unrestricted storage lets in every class that it does not take for another of *its* storage
+        services, and worklist and palette queries with them.
+        """
+        named = self._verb_of.get(str(context.abstract_syntax))
+        if named is not None:
+            return named
+        return "store" if uid_to_service_class(context.abstract_syntax) in _OF_OBJECTS else None
+
+    def _is_allowed(self, verb: Verb, context: PresentationContext) -> bool:
         if verb in self.verbs:
             return True
         # By C-GET it receives: it proposes storage classes with itself as the provider (PS3.4 C.4.3.3, role selection).

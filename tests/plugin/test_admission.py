@@ -90,6 +90,23 @@ def test_a_peer_is_offered_the_contexts_of_its_verbs_alone(tmp_path):
         association.release()
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        "1.2.840.10008.5.1.4.31",  # Modality Worklist FIND
+        "1.2.840.10008.5.1.4.39.2",  # Color Palette FIND
+        "1.2.840.10008.5.1.4.39.4",  # Color Palette GET
+        "1.2.840.10008.5.1.4.34.6.1",  # Unified Procedure Step Push
+    ],
+)
+def test_services_that_we_do_not_have_are_no_way_to_query_for_who_may_store(tmp_path, other):
+    with listening(tmp_path, known_peers=known(verbs=("store",))) as port:
+        association = associate(port, CTImageStorage, other)
+        assert accepted(association) == {CTImageStorage}
+        assert [context.result for context in association.rejected_contexts] == [3]
+        association.release()
+
+
 def test_a_peer_that_may_get_receives_and_still_may_not_store(tmp_path):
     """Its storage contexts are accepted with itself as the provider; a C-STORE on one is not authorised."""
     with listening(tmp_path, known_peers=known(verbs=("get",))) as port:
