@@ -1,4 +1,4 @@
-# The two targets of the README. A fresh machine needs Python 3.11 or newer, and nothing else.
+# The targets of the README. A fresh machine needs Python 3.11 or newer, and nothing else.
 PYTHON ?= python3
 VENV := .venv
 # The default build of torch brings several GB of CUDA; this pin takes a CPU build where one is at hand (README, "Installing").

@@ -503,13 +503,14 @@ def may_listen(settings: Settings) -> list[str]:
         (address, missing, key)
         for address, missing, key in (
             (node.dimse_address, not node.known_peers, "[[node.known_peers]]"),
-            (node.http_address, node.http_token is None and not node.tokens, "node.http_token"),
+            (node.http_address, node.http_token is None and not node.tokens, "node.http_token or [[node.tokens]]"),
         )
         if not address.is_loopback
     ]
     if node.open:
         return [
-            f"{address} can be reached from other machines, and --open lets any of them in" for address, _, _ in beyond
+            f"{address} can be reached from other machines, and --open lets any of them in, and any page in their browsers"
+            for address, _, _ in beyond
         ]
     lacking = [(address, key) for address, missing, key in beyond if missing]
     if lacking:

@@ -1,7 +1,7 @@
 """The gate at the exits: nothing of ours leaves unless its bytes still carry the labels that its record asks for.
 
-Every exit calls it (WADO-RS, C-STORE and STOW-RS as a client); it knows only the index's row and the bytes, and what it
-cannot check does not pass (promise 5).
+Every exit calls it (WADO-RS and -URI, C-GET, C-MOVE, C-STORE and STOW-RS as a client); it knows only the index's row
+and the bytes, and what it cannot check does not pass (promise 5).
 """
 
 from __future__ import annotations

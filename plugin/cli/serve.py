@@ -19,7 +19,7 @@ def serve(
         str | None, typer.Option("--http", metavar="HOST:PORT", help="DICOMweb and pages [127.0.0.1:8080].")
     ] = None,
     dimse: Annotated[
-        str | None, typer.Option("--dimse", metavar="HOST:PORT", help="C-ECHO and C-STORE [127.0.0.1:11112].")
+        str | None, typer.Option("--dimse", metavar="HOST:PORT", help="DICOM associations [127.0.0.1:11112].")
     ] = None,
     aet: Annotated[str | None, typer.Option("--aet", help="Our AE title [MIRALL].")] = None,
     open_: Annotated[bool, typer.Option("--open", help="Let any peer in, from anywhere. It warns.")] = False,

@@ -75,7 +75,7 @@ def live() -> dict[str, str]:
 
 @pages.get("/health/ready")
 def ready(request: Request) -> JSONResponse:
-    """The index can be read and objects can be stored; 503 with a sentence otherwise."""
+    """The index can be read and objects can be stored; 503, or 507 where space is short, with a sentence otherwise."""
     ingest: Ingest = request.app.state.archive
     ingest.storage.check_space()
     return JSONResponse({"status": "ready", **ingest.index.counts()})

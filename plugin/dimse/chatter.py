@@ -12,8 +12,8 @@ _LOGGERS = ("pynetdicom.dul", "pynetdicom.transport")
 
 
 def quiet() -> None:
-    """Take stack traces out of what these loggers say, and a peer's no, which callers tell better; as often as one
-    likes."""
+    """Errors alone, without stack traces and without a peer's no, which callers tell better; as often as one likes."""
+    logging.getLogger("pynetdicom").setLevel(logging.ERROR)
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_without_trace)
     logging.getLogger("pynetdicom.acse").addFilter(_no_is_an_answer)

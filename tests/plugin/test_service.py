@@ -253,7 +253,9 @@ def test_a_busy_port_ends_the_start_with_a_sentence(told, busy, door):
 def test_a_service_beyond_loopback_is_refused(told):
     with pytest.raises(CannotServe) as caught, service.running(**told | {"http": "0.0.0.0:0"}):
         pass
-    assert "0.0.0.0:0 can be reached from other machines but node.http_token is not set" in str(caught.value)
+    assert "0.0.0.0:0 can be reached from other machines but node.http_token or [[node.tokens]] is not set" in str(
+        caught.value
+    )
 
 
 def test_two_services_on_one_folder_are_refused(told, monkeypatch, tmp_path):

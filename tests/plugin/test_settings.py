@@ -174,8 +174,8 @@ def test_beyond_loopback_needs_known_peers_and_a_token(tmp_path, monkeypatch):
             "127.0.0.1, or give --open"
         ),
         (
-            "0.0.0.0:8080 can be reached from other machines but node.http_token is not set; set it, listen on "
-            "127.0.0.1, or give --open"
+            "0.0.0.0:8080 can be reached from other machines but node.http_token or [[node.tokens]] is not set; "
+            "set it, listen on 127.0.0.1, or give --open"
         ),
     ]
     allowed = 'known_peers = [{ aet = "A", address = "10.0.0.7" }]\nhttp_token = "0123456789abcdef"\n'
@@ -187,7 +187,9 @@ def test_open_warns_and_loopback_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert may_listen(load()) == []
     (warning,) = may_listen(load(dimse="0.0.0.0:11112", open=True))
-    assert warning == "0.0.0.0:11112 can be reached from other machines, and --open lets any of them in"
+    assert warning == (
+        "0.0.0.0:11112 can be reached from other machines, and --open lets any of them in, and any page in their browsers"
+    )
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1", "host:", ":80", "host:99999", "host:x"])
