@@ -509,7 +509,7 @@ def may_listen(settings: Settings) -> list[str]:
     ]
     if node.open:
         return [
-            f"{address} can be reached from other machines, and --open lets any of them in, and any page in their browsers"
+            f"{address} can be reached from other machines, and --open lets any in, and any page in their browsers"
             for address, _, _ in beyond
         ]
     lacking = [(address, key) for address, missing, key in beyond if missing]

@@ -188,7 +188,7 @@ def test_open_warns_and_loopback_does_not(tmp_path, monkeypatch):
     assert may_listen(load()) == []
     (warning,) = may_listen(load(dimse="0.0.0.0:11112", open=True))
     assert warning == (
-        "0.0.0.0:11112 can be reached from other machines, and --open lets any of them in, and any page in their browsers"
+        "0.0.0.0:11112 can be reached from other machines, and --open lets any in, and any page in their browsers"
     )
 
 
