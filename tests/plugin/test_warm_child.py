@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from small_service import SmallService, instance_bytes, until
 
+from plugin import encodings
 from plugin.jobs.child import is_out_of_memory
 from plugin.jobs.warm_child import WarmChild
 
@@ -29,7 +30,7 @@ def request_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any
     service.close()
     made_at = datetime(2026, 1, 2, tzinfo=UTC).isoformat()
     common = {"kind": "predict", "model": str(model), "out": str(tmp_path / "out"), "made_at": made_at, "force": False}
-    return common | {"files": [str(source)]}
+    return common | {"files": [str(source)], "encodings": encodings.needed([])}
 
 
 async def ignore(progress: Mapping[str, Any]) -> None:
