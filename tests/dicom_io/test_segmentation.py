@@ -361,7 +361,10 @@ def test_a_mask_of_a_real_pet_comes_back(test_data: Path, tmp_path: Path, needs:
     assert made.errors_of_dciodvfy(needs("dciodvfy"), path) == []
     np.testing.assert_array_equal(segmentation.read(dcmread(path), mask).voxels, mask.voxels)
     image = SimpleITK.ReadImage(str(path))
-    there = np.argwhere(SimpleITK.GetArrayFromImage(image) > 0)
+    found = SimpleITK.GetArrayFromImage(image)
+    # GDCM takes the bits after the last whole byte from memory that nobody wrote; these lie outside the mask.
+    found.reshape(-1)[found.size // 8 * 8 :] = 0
+    there = np.argwhere(found > 0)
     places = [image.TransformIndexToPhysicalPoint([int(n) for n in index[::-1]]) for index in there]
     expected = [mask.position_mm(index) for index in np.argwhere(mask.voxels > 0)]
     assert len(places) > 100
