@@ -63,7 +63,7 @@ def _series(kind: Kind, count: int, folder: Path, study: str) -> Iterator[Item]:
     into.mkdir(parents=True, exist_ok=True)
     for number in range(1, count + 1):
         uid = uid_of(study, kind.modality, number)
-        raw = template.replace(_PLACE_OF_UID.encode(), uid.encode()).replace(_PLACE_OF_NUMBER, b"%06d" % number)
+        raw = template.replace(_PLACE_OF_UID.encode(), uid.encode()).replace(_NUMBER % 999999, _NUMBER % number)
         path = into / f"{number:04d}.dcm"
         path.write_bytes(raw)
         yield Item(path, kind.modality, kind.sop_class_uid, study_uid, series_uid, uid, len(raw))
@@ -76,7 +76,8 @@ def uid_of(*parts: object) -> str:
 
 
 _PLACE_OF_UID = uid_of("the place of SOP Instance UID")
-_PLACE_OF_NUMBER = b"999999"
+# Instance Number with its VR and length: the digits alone may stand in a UID, too.
+_NUMBER = b"IS\6\0%06d"
 
 
 def _template(kind: Kind, study: str, study_uid: str, series_uid: str) -> bytes:
@@ -91,7 +92,7 @@ def _template(kind: Kind, study: str, study_uid: str, series_uid: str) -> bytes:
     dataset.AccessionNumber, dataset.ReferringPhysicianName = f"A{study_uid[-6:]}", ""
     dataset.StudyDescription, dataset.SeriesDescription = "load", f"{kind.modality} of noise"
     dataset.Modality, dataset.Manufacturer, dataset.SeriesNumber = kind.modality, "none", 1
-    dataset.InstanceNumber = int(_PLACE_OF_NUMBER)
+    dataset.InstanceNumber = 999999
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     dataset.FrameOfReferenceUID = uid_of(study, "frame of reference")
     dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]

@@ -58,3 +58,13 @@ def test_a_corpus_is_the_same_bytes_for_a_seed_and_whole_dicom(tmp_path: Path) -
         dataset = pydicom.dcmread(item.path)
         assert dataset.SOPInstanceUID == dataset.file_meta.MediaStorageSOPInstanceUID == item.sop_instance_uid
         assert dataset.pixel_array.shape == (dataset.Rows, dataset.Columns)
+
+
+def test_every_instance_lies_in_the_study_and_series_that_its_item_names(tmp_path: Path) -> None:
+    """Of seed 21 one UID holds the digits that stand for Instance Number in the template."""
+    items = corpus_of_bytes.write("PT", tmp_path, studies=3, share=0.02, seed=21)
+    for number, item in enumerate(items):
+        dataset = pydicom.dcmread(item.path, stop_before_pixels=True)
+        assert dataset.StudyInstanceUID == item.study_instance_uid
+        assert dataset.SeriesInstanceUID == item.series_instance_uid
+        assert dataset.InstanceNumber == number % 4 + 1
