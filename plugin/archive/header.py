@@ -6,43 +6,25 @@ The slices of a series say nearly the same of themselves; so what a value means 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, cast
 
 from pydicom import Dataset
-from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
-from pydicom.tag import BaseTag
 
-from dicom_io.dataset import UNDEFINED, Layout
-from plugin.archive import levels
+from dicom_io.dataset import Layout
+from plugin.archive import levels, values
 from plugin.archive.prepared import to_json
+from plugin.archive.values import CHARACTER_SET, Encoding, Value, python_encodings, raw_element
 
 # Longer values are no matter of the index; they stay in the file.
 _LONGEST_BYTES = 1 << 16
 _REMEMBERED, _REMEMBERED_BYTES, _REMEMBERED_LEVELS = 8192, 256, 256
-_CHARACTER_SET = 0x00080005
 _LEVELS: dict[int, tuple[levels.Level, ...]] = {}
 for _level, _tags in levels.TAGS.items():
     for _tag in _tags:
         _LEVELS[int(_tag, 16)] = (*_LEVELS.get(int(_tag, 16), ()), _level)
-
-
-class _Encoding(NamedTuple):
-    """How the values of one data set are encoded. character_set: value of (0008,0005) as it stands there."""
-
-    is_little_endian: bool
-    character_set: bytes
-
-
-class _Value(NamedTuple):
-    """One value as encoded. vr: b"" in Implicit VR."""
-
-    vr: bytes
-    is_implicit: bool
-    raw: bytes
 
 
 class Header:
@@ -57,25 +39,23 @@ class Header:
         self._beginning = bytes(raw[self._origin : self._origin + _LONGEST_BYTES])
         end = self._origin + _LONGEST_BYTES
         self._beyond = {tag: bytes(raw[at.start : at.end]) for tag, at in self._places.items() if at.end > end}
-        character_set = self._value(_CHARACTER_SET)
-        self._encoding = _Encoding(layout.is_little_endian, b"" if character_set is None else character_set.raw)
+        character_set = self._value(CHARACTER_SET)
+        self._encoding = Encoding(layout.is_little_endian, b"" if character_set is None else character_set.raw)
 
-    def _value(self, tag: int) -> _Value | None:
+    def _value(self, tag: int) -> Value | None:
         place = self._places.get(tag)
         if place is None:
             return None
         raw = self._beyond.get(tag)
         if raw is None:
             raw = self._beginning[place.start - self._origin : place.end - self._origin]
-        if place.vr == b"UN" and place.length == UNDEFINED:  # a sequence in Implicit VR (PS3.5 6.2.2)
-            return _Value(b"SQ", True, raw)
-        return _Value(place.vr, self._is_implicit, raw)
+        return values.as_value(place, self._is_implicit, raw)
 
     @cached_property
     def dataset(self) -> Dataset:
         """All of it, for who needs more than the index does."""
-        values = {tag: value for tag in self._places if (value := self._value(tag)) is not None}
-        return _dataset(values, self._is_implicit, self._encoding)
+        found = [(tag, value) for tag in self._places if (value := self._value(tag)) is not None]
+        return values.dataset(found, self._is_implicit, self._encoding)
 
     def __contains__(self, keyword: str) -> bool:
         return tag_for_keyword(keyword) in self._places
@@ -92,8 +72,8 @@ class Header:
         return _columns(self._of_level[level], self._encoding)
 
     @cached_property
-    def _of_level(self) -> dict[levels.Level, tuple[tuple[int, _Value], ...]]:
-        found: dict[levels.Level, list[tuple[int, _Value]]] = {level: [] for level in levels.TAGS}
+    def _of_level(self) -> dict[levels.Level, tuple[tuple[int, Value], ...]]:
+        found: dict[levels.Level, list[tuple[int, Value]]] = {level: [] for level in levels.TAGS}
         for tag in self._places:
             for level in _LEVELS.get(tag, ()):
                 value = self._value(tag)
@@ -111,7 +91,7 @@ class Columns(NamedTuple):
 
 
 @lru_cache(_REMEMBERED_LEVELS)
-def _columns(items: tuple[tuple[int, _Value], ...], encoding: _Encoding) -> Columns:
+def _columns(items: tuple[tuple[int, Value], ...], encoding: Encoding) -> Columns:
     attributes: dict[str, Any] = {}
     searched: dict[str, Any] = {}
     for tag, value in items:
@@ -124,14 +104,14 @@ def _columns(items: tuple[tuple[int, _Value], ...], encoding: _Encoding) -> Colu
 
 
 @lru_cache(_REMEMBERED)
-def _meaning(tag: int, value: _Value, encoding: _Encoding) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+def _meaning(tag: int, value: Value, encoding: Encoding) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """One element in the DICOM JSON model, None where it cannot be said, and what searches compare."""
     json = levels.json_element(_alone(tag, value, encoding), keyword_for_tag(tag))
     return json, {} if json is None else levels.search_text({f"{tag:08X}": json})
 
 
 @lru_cache(_REMEMBERED)
-def _text(tag: int, value: _Value, encoding: _Encoding) -> str:
+def _text(tag: int, value: Value, encoding: Encoding) -> str:
     return levels.text(_alone(tag, value, encoding), keyword_for_tag(tag))
 
 
@@ -145,27 +125,8 @@ class _Alone:
         return True
 
     def __getitem__(self, keyword: str) -> DataElement:
-        return convert_raw_data_element(self._element, encoding=_python_encodings(self._character_set))
+        return convert_raw_data_element(self._element, encoding=python_encodings(self._character_set))
 
 
-def _alone(tag: int, value: _Value, encoding: _Encoding) -> Dataset:
-    return cast(Dataset, _Alone(_raw(tag, value, encoding), encoding.character_set))
-
-
-def _raw(number: int, value: _Value, encoding: _Encoding) -> RawDataElement:
-    tag, vr = BaseTag(number), value.vr.decode("ascii", "replace") or None
-    return RawDataElement(tag, vr, len(value.raw), value.raw, 0, value.is_implicit, encoding.is_little_endian)
-
-
-@lru_cache(_REMEMBERED_LEVELS)
-def _python_encodings(character_set: bytes) -> list[str]:
-    """What Python calls the values of Specific Character Set (0008,0005)."""
-    names = character_set.decode("ascii", "replace").strip(" \0")
-    return convert_encodings([name.strip() for name in names.split("\\")]) if names else [default_encoding]
-
-
-def _dataset(values: Mapping[int, _Value], is_implicit: bool, encoding: _Encoding) -> Dataset:
-    """As pydicom reads it from a file, each value still to be parsed."""
-    dataset = Dataset({BaseTag(tag): _raw(tag, value, encoding) for tag, value in values.items()})
-    dataset.set_original_encoding(is_implicit, encoding.is_little_endian, _python_encodings(encoding.character_set))
-    return dataset
+def _alone(tag: int, value: Value, encoding: Encoding) -> Dataset:
+    return cast(Dataset, _Alone(raw_element(tag, value, encoding), encoding.character_set))

@@ -3,6 +3,8 @@
 What is answered for a set of instances is kept on disk, under a name that is a hash of the instances' UIDs and of the
 names of their files, and these are hashes of the bytes. So an arrival, a correction or a deletion makes another name,
 and what is found under a name is right, in every process and after each restart, or is not there.
+
+What is not there yet is put together from members of JSON objects, of which each spelling of a value is made once.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -28,13 +31,17 @@ from pydicom import DataElement, Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag
 
+from dicom_io import dataset as whole_files
+from dicom_io.dataset import Layout, Place
+from plugin.archive import values
 from plugin.archive.query import AVAILABLE_TRANSFER_SYNTAX
-from plugin.archive.storage import make_private
+from plugin.archive.storage import make_private, mapped
+from plugin.archive.values import CHARACTER_SET, Encoding, Value
 from plugin.dicomweb import frames
 from plugin.dicomweb.resources import Held
 
 # Changed whenever the same instances give other bytes than before.
-_FORM = f"2 pydicom {pydicom.__version__}"
+_FORM = f"3 pydicom {pydicom.__version__}"
 # Binary values up to this length stand in the metadata itself; longer ones are a BulkDataURI.
 INLINE_BYTES = 1 << 16
 BINARY_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -42,7 +49,13 @@ BINARY_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 _ROOT = b"\x1f"
 # Its escaped form where we wrote it, and nobody else: no value can hold a quotation mark that is not escaped.
 _WRITTEN, _MARKED = rb'"BulkDataURI":"\u001f', b'"BulkDataURI":"' + _ROOT
-_SPECIFIC_CHARACTER_SET = "00080005"
+# Where an instance's own binary values are, but for who it is.
+_HERE = f"{_ROOT.decode()}/bulkdata"
+_UTF_8 = b'"00080005":{"vr":"CS","Value":["ISO_IR 192"]}'
+# From which the VR of others follows where none is written: Pixel Representation, LUT Descriptor (PS3.6, "US or SS").
+_TELL_VR = (0x00280103, 0x00283002)
+_TRAILING_PADDING = 0xFFFCFFFC
+_REMEMBERED, _REMEMBERED_BYTES = 8192, 1024
 _GZIP_LEVEL = 4
 # After so much has been written the cache is measured, and cut down to so much of its limit where it is larger.
 _MEASURED_EVERY, _KEPT = 0.1, 0.8
@@ -77,6 +90,7 @@ class Cache:
         self._hot: OrderedDict[str, bytes] = OrderedDict()
         self._hot_bytes = 0
         self._lock = threading.Lock()
+        self._making: dict[str, threading.Lock] = {}
         make_private(folder)
 
     def at_hand(self, name: str) -> bytes | None:
@@ -93,6 +107,23 @@ class Cache:
             body = self._read(name)
             if body is not None:
                 self._keep_at_hand(name, body)
+        return body
+
+    def made(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """What is kept under a name, made first where it is not there; who else asks for it meanwhile waits for it."""
+        body = self.get(name)
+        if body is not None:
+            return body
+        with self._lock:
+            turn = self._making.setdefault(name, threading.Lock())
+        with turn:
+            body = self.get(name)
+            if body is None:
+                try:
+                    body = make()
+                    self.put(name, body)
+                finally:
+                    self._making.pop(name, None)
         return body
 
     def _keep_at_hand(self, name: str, body: bytes) -> None:
@@ -185,11 +216,7 @@ def as_json(cache: Cache, rows: Sequence[Held], root: str) -> bytes:
 def as_gzip(cache: Cache, rows: Sequence[Held], root: str) -> bytes:
     """As `as_json`, compressed."""
     name = _name_of_gzip(identity(rows), root)
-    body = cache.get(name)
-    if body is None:
-        body = gzip.compress(as_json(cache, rows, root), _GZIP_LEVEL, mtime=0)
-        cache.put(name, body)
-    return body
+    return cache.made(name, lambda: gzip.compress(as_json(cache, rows, root), _GZIP_LEVEL, mtime=0))
 
 
 def _name_of_set(identity_: str) -> str:
@@ -208,29 +235,70 @@ def data_sets(rows: Sequence[Held], root: str) -> Iterator[dict[str, Any]]:
 
 
 def _of_set(cache: Cache, rows: Sequence[Held]) -> bytes:
-    name = _name_of_set(identity(rows))
-    body = cache.get(name)
-    if body is None:
-        body = b"[" + b",".join(map(_of_instance, rows)) + b"]"
-        cache.put(name, body)
-    return body
+    return cache.made(_name_of_set(identity(rows)), lambda: b"[" + b",".join(map(_of_instance, rows)) + b"]")
 
 
 def _of_instance(row: Held) -> bytes:
     """One data set as JSON, with `_ROOT` where the URL of DICOMweb belongs."""
-    found = frames.parse(row.path)
-    where = f"{_ROOT.decode()}{row.where}/bulkdata"
-    with warnings.catch_warnings():
+    with mapped(row.path) as raw, warnings.catch_warnings():
         # pydicom warns of each odd value; the bytes are kept as they came, and the archive is not their judge.
         warnings.simplefilter("ignore")
-        values = _model(found.header, where)
-    if _SPECIFIC_CHARACTER_SET in values:
-        values[_SPECIFIC_CHARACTER_SET] = {"vr": "CS", "Value": ["ISO_IR 192"]}  # JSON is UTF-8
-    if found.tag:
-        values[f"{found.tag:08X}"] = {"vr": found.vr, "BulkDataURI": f"{where}/{found.tag:08X}"}
-    values[AVAILABLE_TRANSFER_SYNTAX] = {"vr": "UI", "Value": [row.transfer_syntax_uid]}
-    raw = orjson.dumps(dict(sorted(values.items())), option=orjson.OPT_PASSTHROUGH_SUBCLASS, default=_plain)
-    return raw.replace(_WRITTEN, _MARKED)
+        found = {place.tag: member for place, member in _members(whole_files.layout(raw)) if member}
+    if CHARACTER_SET in found:
+        found[CHARACTER_SET] = _UTF_8  # JSON is
+    syntax = orjson.dumps({"vr": "UI", "Value": [row.transfer_syntax_uid]})
+    found[int(AVAILABLE_TRANSFER_SYNTAX, 16)] = f'"{AVAILABLE_TRANSFER_SYNTAX}":'.encode() + syntax
+    body = b"{" + b",".join(found[tag] for tag in sorted(found)) + b"}"
+    return body.replace(_WRITTEN, _MARKED + row.where.encode())
+
+
+def _members(layout: Layout) -> Iterator[tuple[Place, bytes]]:
+    """Each attribute as a member of the JSON object, `"GGGGEEEE":{...}`; b"" for what is none, or cannot be said."""
+    raw, is_implicit = layout.raw, not layout.is_explicit
+    places = {place.tag: place for place in layout.places}
+
+    def value(place: Place) -> Value:
+        return values.as_value(place, is_implicit, bytes(raw[place.start : place.end]))
+
+    def beside(tags: Iterable[int]) -> tuple[tuple[int, Value], ...]:
+        return tuple((tag, value(places[tag])) for tag in tags if tag in places)
+
+    character_set = places.get(CHARACTER_SET)
+    encoding = Encoding(layout.is_little_endian, b"" if character_set is None else value(character_set).raw)
+    of_all = beside(_TELL_VR) if is_implicit else ()
+    for place in places.values():
+        tag = place.tag
+        if tag & 0xFFFF == 0 or tag == _TRAILING_PADDING:
+            continue  # group lengths and padding are no attributes
+        if tag in frames.PIXEL_TAGS:
+            yield place, _elsewhere(tag, (place.vr or b"OW").decode("ascii", "replace"))
+            continue
+        # A private one is what its creator says (PS3.5 7.8.1); in Implicit VR others tell what a few public ones are.
+        others = beside([tag & 0xFFFF0000 | (tag & 0xFF00) >> 8]) if tag & 0x10000 else of_all
+        if place.end - place.start > _REMEMBERED_BYTES:
+            yield place, _member.__wrapped__(tag, value(place), encoding, others)
+        else:
+            yield place, _member(tag, value(place), encoding, others)
+
+
+@lru_cache(_REMEMBERED)
+def _member(tag: int, value: Value, encoding: Encoding, beside: tuple[tuple[int, Value], ...]) -> bytes:
+    """One attribute, worked out once for each spelling: the slices of a series say nearly the same of themselves.
+
+    beside: other attributes of the data set from which its VR follows.
+    """
+    dataset = values.dataset([*beside, (tag, value)], value.is_implicit, encoding)
+    try:
+        model = _element(dataset[BaseTag(tag)], _HERE)
+        raw = orjson.dumps(model, option=orjson.OPT_PASSTHROUGH_SUBCLASS, default=_plain)
+    except _DAMAGE:
+        return b""  # the rest of the object must be seen all the same
+    return b'"%08X":%b' % (tag, raw)
+
+
+def _elsewhere(tag: int, vr: str) -> bytes:
+    """A value that is always told by its address."""
+    return b'"%08X":%b' % (tag, orjson.dumps({"vr": vr, "BulkDataURI": f"{_HERE}/{tag:08X}"}))
 
 
 def _model(dataset: Dataset, where: str) -> dict[str, Any]:
