@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +15,7 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from plugin.archive import query
 from plugin.archive.index import Index
 from plugin.archive.levels import Level
-from plugin.archive.query import SERIES_UID, SOP_INSTANCE_UID, STUDY_UID, Query, QueryLevel, TooMany, Uids
+from plugin.archive.query import SERIES_UID, SOP_INSTANCE_UID, STUDY_UID, Key, Query, QueryLevel, TooMany, Uids
 from plugin.dicomweb import media, native_xml
 from plugin.dicomweb.compression import json_response
 from plugin.dicomweb.multipart import Writer
@@ -74,12 +75,12 @@ async def _search(request: Request, level: Level, within: Mapping[str, str]) -> 
     index: Index = request.app.state.archive.index
     parameters = request.query_params.multi_items()
     asked = query.parse(level, parameters, within)
+    if _is_fuzzy(parameters):
+        asked = replace(asked, keys=_fuzzily(asked.keys))
     here = root(request)
     # In a thread: a search over many studies must not hold up the answers to others.
     loop = asyncio.get_running_loop()
     body, warnings = await loop.run_in_executor(_SEARCHERS, _found, index, asked, here, accepted)
-    if _is_fuzzy(parameters) and any(query.is_name(key) for key in asked.keys):
-        warnings.append("The fuzzymatching parameter is not supported. Only literal matching has been performed.")
     headers = {"Warning": ", ".join(f'299 {here}: "{text}"' for text in warnings)} if warnings else {}
     if isinstance(body, bytes):
         return json_response(request, body, accepted, headers=headers)
@@ -136,6 +137,25 @@ def _value(answer: Mapping[str, Any], tag: str) -> str:
 
 def _is_fuzzy(parameters: Sequence[tuple[str, str]]) -> bool:
     return any(name == "fuzzymatching" and value.lower() == "true" for name, value in parameters)
+
+
+def _fuzzily(keys: Sequence[Key]) -> tuple[Key, ...]:
+    """Names as people type them: each word that is given begins a word of the name, in any order (PS3.18 8.3.4.2).
+
+    What has wildcards, or names several persons, is meant as it is written.
+    """
+    return tuple(one for key in keys for one in _fuzzy(key))
+
+
+def _fuzzy(key: Key) -> list[Key]:
+    if key.item:
+        return [replace(key, item=_fuzzily(key.item))]
+    if not query.is_name(key) or re.search(r"[*?\\]", key.text):
+        return [key]
+    # At the beginning of the name or of a component, or behind a space or hyphen within one.
+    before = ("", "*^", "* ", "*-")
+    words = re.findall(r"[^\s^=,]+", key.text)
+    return [replace(key, text="\\".join(f"{each}{word}*" for each in before)) for word in words]
 
 
 def root(request: Request) -> str:

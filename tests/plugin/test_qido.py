@@ -21,14 +21,13 @@ from plugin.settings import Settings
 
 CHEST, BRAIN = "2.25.31", "2.25.32"
 XML = 'multipart/related; type="application/dicom+xml"'
-FUZZY = "The fuzzymatching parameter is not supported. Only literal matching has been performed."
 
 
 @pytest.fixture(scope="module")
 def door(tmp_path_factory) -> Iterator[Served]:
     ingest = archive(tmp_path_factory.mktemp("qido"))
     step = Dataset()
-    step.ScheduledProcedureStepID, step.RequestedProcedureID = "S1", "R<1>"
+    step.ScheduledProcedureStepID, step.RequestedProcedureID, step.RequestingPhysician = "S1", "R<1>", "Ray^Ada"
     for number in range(1, 13):
         slices = slice_of(
             f"1.1.{number}", study=CHEST, series="2.25.311", InstanceNumber=number, RequestAttributesSequence=[step]
@@ -124,18 +123,35 @@ def test_a_query_that_cannot_be_answered_is_400_and_a_sentence(door, parameters,
 
 
 @pytest.mark.parametrize(
-    ("parameters", "warned"),
+    ("name", "literally", "fuzzily"),
     [
-        ("fuzzymatching=true&PatientName=A*", True),
-        ("fuzzymatching=TRUE&00100010=A*", True),
-        ("fuzzymatching=false&PatientName=A*", False),
-        ("fuzzymatching=true&PatientID=P2", False),
+        ("Pháñtom", [], [CHEST]),
+        ("pháñ", [], [CHEST]),
+        ("ä, PHÁÑTOM", [], [CHEST]),
+        ("Pháñtom^Ä", [CHEST], [CHEST]),
+        ("Pháñtom^B", [], []),
+        ("ñtom", [], []),
+        ("ph*", [CHEST], [CHEST]),
+        ("*ñtom*", [CHEST], [CHEST]),
+        ("ñtom*", [], []),
+        ("a^b\\pháñtom^ä", [BRAIN, CHEST], [BRAIN, CHEST]),
+        ("Nobody", [], []),
+        ("^", [], [BRAIN, CHEST]),
     ],
 )
-def test_fuzzy_matching_is_taken_and_said_not_to_have_been_done(door, parameters, warned):
-    answer = get(door, f"/studies?{parameters}")
-    assert answer.status_code == 200
-    assert answer.headers.get("warning") == (f'299 {door.url}: "{FUZZY}"' if warned else None)
+def test_fuzzy_matching_takes_each_word_for_the_beginning_of_one_in_the_name(door, name, literally, fuzzily):
+    for fuzzy, expected in (("false", literally), ("true", fuzzily), ("TRUE", fuzzily)):
+        answer = door.http.get(f"{door.url}/studies", params={"PatientName": name, "fuzzymatching": fuzzy})
+        assert [one["0020000D"]["Value"][0] for one in answer.json()] == expected
+        assert "warning" not in answer.headers
+
+
+def test_fuzzy_matching_is_for_names_alone_those_of_items_among_them(door):
+    assert found(door, "/studies?fuzzymatching=true&PatientID=P", "0020000D") == []
+    path = f"/studies/{CHEST}/series?fuzzymatching=true&RequestAttributesSequence"
+    assert found(door, f"{path}.ScheduledProcedureStepID=S", "0020000E") == []
+    assert found(door, f"{path}.RequestingPhysician=ada", "0020000E") == ["2.25.311"]
+    assert found(door, f"{path}.RequestingPhysician=ada bob", "0020000E") == []
 
 
 def test_more_than_the_maximum_is_413_and_with_a_limit_a_warning(door, monkeypatch):
