@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
@@ -53,6 +54,9 @@ RETRIEVE_URL = "00081190"
 
 BATCH = 500
 """How many matches to give `answers` at once."""
+
+# Texts of attributes that were read last stay read; most have a few hundred letters.
+_REMEMBERED, _REMEMBERED_LETTERS = 2048, 4096
 
 _LEVELS: tuple[Level, ...] = ("study", "series", "instance")
 _ALIAS: dict[Level, str] = {"study": "s", "series": "e", "instance": "i"}
@@ -673,25 +677,24 @@ class _Shape:
         if query.level == "patient":
             tags = set(wanted["study"] or ())
         self._empty = {tag: {"vr": _vr(tag)} for tag in tags}
-        # Rows of one series share the text of its attributes.
-        self._read: dict[str, dict[str, Any]] = {}
 
     def answer(self, row: Sequence[Any]) -> dict[str, Any]:
         answer: dict[str, Any] = dict(self._empty)
         for wanted, text in zip(self._wanted, row[self._columns :], strict=False):
-            attributes = self._attributes(text)
-            if wanted is None:
-                answer |= attributes
-            else:
-                answer |= {tag: attributes[tag] for tag in attributes.keys() & wanted}
+            selected = _selected if len(text) <= _REMEMBERED_LETTERS else _selected.__wrapped__
+            answer |= selected(text, wanted)
         for tag, uid in zip(self._uids, row, strict=False):
             answer[tag] = {"vr": "UI", "Value": [uid]}
         for (tag, vr, is_list), value in zip(self._computed, row[self._columns + len(self._wanted) :], strict=True):
             answer[tag] = {"vr": vr, "Value": orjson.loads(value) if is_list else [value]}
         return answer
 
-    def _attributes(self, text: str) -> dict[str, Any]:
-        known = self._read.get(text)
-        if known is None:
-            known = self._read[text] = orjson.loads(text)
-        return known
+
+@lru_cache(_REMEMBERED)
+def _selected(text: str, wanted: frozenset[str] | None) -> Mapping[str, Any]:
+    """Attributes of one level, as the index has them, that are wanted; None for all. Who takes them changes nothing.
+
+    Rows of one series share the text of its attributes, and who asks once asks again.
+    """
+    attributes: dict[str, Any] = orjson.loads(text)
+    return attributes if wanted is None else {tag: attributes[tag] for tag in attributes.keys() & wanted}

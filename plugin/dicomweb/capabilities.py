@@ -22,7 +22,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute, APIWebSocketRoute
 
 from plugin.dicomweb import media, native_xml
-from plugin.dicomweb.qido import root
+from plugin.dicomweb.routing import root
 
 WADL = "application/vnd.sun.wadl+xml"
 _JSON = "application/json"

@@ -23,14 +23,18 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
+from dicom_io import dataset as whole_files
 from dicom_io import encoding, pixels
-from dicom_io.dataset import LONG_VRS, PIXEL_DATA, UNDEFINED
+from dicom_io.dataset import PIXEL_DATA, UNDEFINED
 from dicom_io.errors import Rejected, UndecodablePixels
-from plugin.archive import levels
+from plugin.archive.storage import mapped
 from plugin.dicomweb.sending import Made, Placed, Stretch, made
 
 PIXEL_TAGS = (PIXEL_DATA, 0x7FE00008, 0x7FE00009)
 """Pixel Data, Float Pixel Data, Double Float Pixel Data."""
+_NUMBER_OF_FRAMES, _BITS_ALLOCATED = 0x00280008, 0x00280100
+# Of pixel data that say it by what they are.
+_BITS = {0x7FE00008: 32, 0x7FE00009: 64}
 _DEFER_BYTES = 1 << 12
 # A viewer asks frame by frame, several at once. A parsed header takes about this many times its bytes in memory.
 _HEADERS_BYTES, _GROWTH, _LEAST_BYTES = 64 << 20, 12, 1 << 14
@@ -53,45 +57,41 @@ class NoSuchFrame(Rejected):
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A stored file's header, and where its pixel data lie.
+    """A stored file, and where its pixel data lie.
 
-    header: all before the pixel data; long values are still in the file. tag, vr: of the pixel data, 0 and "" where
-    there are none. start, length: of
-    their value in the file; length is UNDEFINED where they are encapsulated. value: where they have no place in the
-    file (a deflated one).
+    tag, vr: of the pixel data, 0 and "" where there are none. start, length: of their value in the file; length is
+    UNDEFINED where they are encapsulated. count: Number of Frames (0028,0008). bits_allocated: (0028,0100). value:
+    where they have no place in the file (a deflated one).
     """
 
     path: Path
-    header: Dataset
-    tag: int
-    vr: str
-    start: int
-    length: int
+    transfer_syntax: UID
+    tag: int = 0
+    vr: str = ""
+    start: int = 0
+    length: int = 0
+    count: int = 1
+    bits_allocated: int = 16
     value: bytes | None = None
+
+    @cached_property
+    def header(self) -> Dataset:
+        """All before the pixel data; long values are still in the file."""
+        return _header(self.path, self.transfer_syntax)
 
     @property
     def syntax(self) -> UID:
         """Of the frames as `pieces` gives them: native ones are little endian, whatever the file is."""
-        return UID(self.header.file_meta.TransferSyntaxUID) if self.is_encapsulated else ExplicitVRLittleEndian
+        return self.transfer_syntax if self.is_encapsulated else ExplicitVRLittleEndian
 
     @property
     def is_encapsulated(self) -> bool:
         return self.length == UNDEFINED
 
     @property
-    def count(self) -> int:
-        """Number of Frames (0028,0008)."""
-        number = levels.text(self.header, "NumberOfFrames")
-        return int(number) if number.isdigit() and int(number) else 1
-
-    @property
-    def bits_allocated(self) -> int:
-        return int(levels.text(self.header, "BitsAllocated") or {0x7FE00008: 32, 0x7FE00009: 64}.get(self.tag, 16))
-
-    @property
     def in_place(self) -> bool:
         """The values lie in the file as they are sent."""
-        big = self.header.file_meta.TransferSyntaxUID == ExplicitVRBigEndian
+        big = self.transfer_syntax == ExplicitVRBigEndian
         return not self.is_encapsulated and self.value is None and not (big and self.bits_allocated > 8)
 
     @property
@@ -332,37 +332,45 @@ _LAYOUTS = _Layouts()
 
 
 def parse(path: Path) -> Layout:
-    """The layout of a file, read anew."""
+    """The layout of a file, found anew."""
+    with mapped(path) as raw:
+        found = whole_files.layout(raw)
+        syntax = UID(found.transfer_syntax)
+        places = {place.tag: place for place in found.places}
+        place = next((places[tag] for tag in PIXEL_TAGS if tag in places), None)
+        if place is None:
+            return Layout(path, syntax)
+
+        def value(tag: int) -> bytes:
+            return bytes(found.raw[places[tag].start : places[tag].end]) if tag in places else b""
+
+        number = value(_NUMBER_OF_FRAMES).strip(b" \0")
+        bits = int.from_bytes(value(_BITS_ALLOCATED)[:2], "little" if found.is_little_endian else "big")
+        # A deflated file has been inflated to be walked: its values have no place in the file to come back to.
+        is_there = syntax != DeflatedExplicitVRLittleEndian
+        return Layout(
+            path,
+            syntax,
+            place.tag,
+            (place.vr or b"OW").decode("ascii", "replace"),
+            place.start if is_there else 0,
+            place.length,
+            count=int(number) if number.isdigit() and int(number) else 1,
+            bits_allocated=bits or _BITS.get(place.tag, 16),
+            value=None if is_there else bytes(found.raw[place.start : place.end]),
+        )
+
+
+def _header(path: Path, syntax: UID) -> Dataset:
     with path.open("rb") as file, warnings.catch_warnings():
         # pydicom warns of each odd value; the bytes are kept as they came, and the archive is not their judge.
         warnings.simplefilter("ignore")
-        meta = pydicom.filereader.read_file_meta_info(path)
-        if meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
-            return _inflated(path)
-        header = pydicom.dcmread(file, stop_before_pixels=True, defer_size=_DEFER_BYTES)
-        header.filename, header.fileobj_type = str(path), open
-        position = file.tell()
-        head = file.read(12)
-    order = ">" if meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
-    group, element = struct.unpack(f"{order}HH", head[:4]) if len(head) == 12 else (0, 0)
-    tag = group << 16 | element
-    if tag not in PIXEL_TAGS:
-        return Layout(path, header, 0, "", position, 0)
-    # By the bytes, not by the transfer syntax: writers exist that name one and encode the other.
-    if head[4:6] in LONG_VRS:
-        (length,) = struct.unpack(f"{order}I", head[8:12])
-        return Layout(path, header, tag, head[4:6].decode(), position + 12, length)
-    (length,) = struct.unpack(f"{order}I", head[4:8])
-    return Layout(path, header, tag, "OW", position + 8, length)
-
-
-def _inflated(path: Path) -> Layout:
-    """A deflated file (PS3.5 A.5): its values have no place in the file to come back to."""
-    header = pydicom.dcmread(path)
-    for tag in PIXEL_TAGS:
-        if tag in header:
-            element = header[tag]
-            del header[tag]
-            raw = bytes(element.value or b"")
-            return Layout(path, header, tag, str(element.VR), 0, len(raw), raw)
-    return Layout(path, header, 0, "", 0, 0)
+        if syntax != DeflatedExplicitVRLittleEndian:
+            header = pydicom.dcmread(file, stop_before_pixels=True, defer_size=_DEFER_BYTES)
+            header.filename, header.fileobj_type = str(path), open
+            return header
+        header = pydicom.dcmread(file)
+        for tag in PIXEL_TAGS:
+            if tag in header:
+                del header[tag]
+        return header

@@ -31,7 +31,7 @@ from plugin.dicomweb.assembly import CannotAssemble
 from plugin.dicomweb.intake import Arrived, UnsupportedPart, objects
 from plugin.dicomweb.multipart import BadMultipart
 from plugin.dicomweb.problems import problem
-from plugin.dicomweb.qido import root
+from plugin.dicomweb.routing import root
 
 LOGGER = logging.getLogger(__name__)
 router = APIRouter(tags=["STOW-RS"])

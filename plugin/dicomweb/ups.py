@@ -16,7 +16,7 @@ from plugin.archive.index import Index
 from plugin.archive.query import BadQuery
 from plugin.dicomweb import media, native_xml
 from plugin.dicomweb.problems import problem
-from plugin.dicomweb.qido import root
+from plugin.dicomweb.routing import root
 from plugin.worklist import workitems
 from plugin.worklist.elements import Attributes, text
 from plugin.worklist.matching import Condition, condition

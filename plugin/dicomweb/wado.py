@@ -6,13 +6,11 @@ first, on every route.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, HTTPException
-from fastapi.routing import APIRoute
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,9 +23,9 @@ from plugin.dicomweb import bulk_data, frames, media, metadata, native_xml, rend
 from plugin.dicomweb.compression import takes_gzip
 from plugin.dicomweb.media import ANY_SYNTAX, ANYTHING, DICOM, OCTETS, NotAcceptable, Wanted
 from plugin.dicomweb.multipart import Part, Writer
-from plugin.dicomweb.qido import root
 from plugin.dicomweb.rendered import FORMATS, Format, View
 from plugin.dicomweb.resources import Found, Held
+from plugin.dicomweb.routing import Direct, Endpoint, root
 from plugin.dicomweb.sending import (
     Computed,
     Made,
@@ -44,15 +42,6 @@ from plugin.dicomweb.sending import (
     validators,
     whole_or_part,
 )
-
-
-class Direct(APIRoute):
-    """A route whose endpoint takes the request and gives the answer, with nothing of FastAPI's in between."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return endpoint
-
 
 router = APIRouter(tags=["WADO-RS"], route_class=Direct)
 
@@ -543,7 +532,7 @@ _STUDY = "/studies/{study}"
 _SERIES = f"{_STUDY}/series/{{series}}"
 _INSTANCE = f"{_SERIES}/instances/{{instance}}"
 _FRAMES = f"{_INSTANCE}/frames/{{numbers}}"
-_ROUTES: Mapping[str, Callable[[Request], Coroutine[Any, Any, Response]]] = {
+_ROUTES: Mapping[str, Endpoint] = {
     _INSTANCE: instances,
     _FRAMES: frames_of_instance,
     f"{_SERIES}/metadata": headers,

@@ -18,9 +18,10 @@ from plugin.dicomweb import media, rendered, resources, wado
 from plugin.dicomweb.media import DICOM, Wanted
 from plugin.dicomweb.rendered import BadView, View
 from plugin.dicomweb.resources import Held
+from plugin.dicomweb.routing import Direct
 from plugin.dicomweb.sending import in_worker
 
-router = APIRouter(tags=["WADO-URI"], route_class=wado.Direct)
+router = APIRouter(tags=["WADO-URI"], route_class=Direct)
 
 _NEEDED = ("requestType", "studyUID", "seriesUID", "objectUID")
 
