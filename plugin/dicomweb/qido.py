@@ -19,54 +19,38 @@ from plugin.archive.query import SERIES_UID, SOP_INSTANCE_UID, STUDY_UID, Key, Q
 from plugin.dicomweb import media, native_xml
 from plugin.dicomweb.compression import json_response
 from plugin.dicomweb.multipart import Writer
+from plugin.dicomweb.routing import Direct, Endpoint, root
 
+_NAMED = {"study": STUDY_UID, "series": SERIES_UID}
 MAXIMUM_RESULTS = 50_000
 """Answers of one search; for more, a client must ask page by page."""
 
 # Threads that search: SQLite gives up the interpreter lock while it works.
 _SEARCHERS = ThreadPoolExecutor(4, thread_name_prefix="qido")
 
-router = APIRouter(tags=["QIDO-RS"])
+router = APIRouter(tags=["QIDO-RS"], route_class=Direct)
 
 
-@router.get("/studies")
 async def studies(request: Request) -> Response:
     """Search for studies."""
-    return await _search(request, "study", {})
+    return await _search(request, "study")
 
 
-@router.get("/series")
 async def series(request: Request) -> Response:
-    """Search for series of all studies."""
-    return await _search(request, "series", {})
+    """Search for series, of all studies or of one."""
+    return await _search(request, "series")
 
 
-@router.get("/instances")
 async def instances(request: Request) -> Response:
-    """Search for instances of all studies."""
-    return await _search(request, "instance", {})
+    """Search for instances, of all studies, of one study or of one series."""
+    return await _search(request, "instance")
 
 
-@router.get("/studies/{study}/series")
-async def series_of_study(request: Request, study: str) -> Response:
-    """Search for series of one study."""
-    return await _search(request, "series", {STUDY_UID: study})
+async def _search(request: Request, level: Level) -> Response:
+    """Search within what the path names: 200 with a JSON array, empty where nothing is found.
 
-
-@router.get("/studies/{study}/instances")
-async def instances_of_study(request: Request, study: str) -> Response:
-    """Search for instances of one study."""
-    return await _search(request, "instance", {STUDY_UID: study})
-
-
-@router.get("/studies/{study}/series/{series}/instances")
-async def instances_of_series(request: Request, study: str, series: str) -> Response:
-    """Search for instances of one series."""
-    return await _search(request, "instance", {STUDY_UID: study, SERIES_UID: series})
-
-
-async def _search(request: Request, level: Level, within: Mapping[str, str]) -> Response:
-    """200 with a JSON array, empty where nothing is found; 206 is never sent, viewers take it for a failure."""
+    206 is never sent, viewers take it for a failure.
+    """
     accepted = media.accepts_data_sets(request)
     if accepted is None:
         raise HTTPException(
@@ -74,7 +58,7 @@ async def _search(request: Request, level: Level, within: Mapping[str, str]) -> 
         )
     index: Index = request.app.state.archive.index
     parameters = request.query_params.multi_items()
-    asked = query.parse(level, parameters, within)
+    asked = query.parse(level, parameters, {_NAMED[name]: uid for name, uid in request.path_params.items()})
     if _is_fuzzy(parameters):
         asked = replace(asked, keys=_fuzzily(asked.keys))
     here = root(request)
@@ -158,6 +142,14 @@ def _fuzzy(key: Key) -> list[Key]:
     return [replace(key, text="\\".join(f"{each}{word}*" for each in before)) for word in words]
 
 
-def root(request: Request) -> str:
-    """URL of the DICOMweb service as this client reached it."""
-    return f"{request.base_url}dicom-web"
+# What viewers ask most stands first.
+_ROUTES: Mapping[str, Endpoint] = {
+    "/studies/{study}/series/{series}/instances": instances,
+    "/studies/{study}/series": series,
+    "/studies": studies,
+    "/studies/{study}/instances": instances,
+    "/series": series,
+    "/instances": instances,
+}
+for _path, _endpoint in _ROUTES.items():
+    router.add_api_route(_path, _endpoint, methods=["GET"], response_model=None)
