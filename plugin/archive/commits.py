@@ -2,7 +2,8 @@
 
     thread -> run(step) -> waits for its turn
                 the first to have its turn takes all that wait: BEGIN, each step, sync of folders, COMMIT
-           <- result of its own step, after the commit
+           -> sync of the index's log, where the result needs it, beside the next one's turn
+           <- result of its own step
 
 Syncs of the disk are what durable storage waits for, and one serves as many as there are. A step that refuses its
 object undoes what it did itself; where the transaction fails, so does every step in it, and nothing is acknowledged.
@@ -52,9 +53,11 @@ class Commits:
         self._waiting: deque[_Member] = deque()
         self._turn = threading.Lock()
 
-    def run(self, step: Callable[[Transaction], T]) -> T:
+    def run(self, step: Callable[[Transaction], T], needs_sync: Callable[[T], bool] = lambda result: True) -> T:
         """Run `step` in a transaction; its result, when that is on disk.
 
+        needs_sync: says of a result whether the index is to be synced for it. Where what it says could be learned from
+        other files, a loss of power may take it; what is seen of it meanwhile, and by whom, is the same.
         Raises what the step raises, or NoSpace and whatever else the transaction fails with.
         """
         member = _Member(step)
@@ -65,12 +68,15 @@ class Commits:
         if member.failure is not None:
             raise member.failure
         result: T = member.result
+        if needs_sync(result):
+            # Here, where others have their turn meanwhile; one sync of the log is for all that stands in it.
+            self._index.sync()
         return result
 
     def _commit(self) -> None:
         group: list[_Member] = []
         try:
-            with self._index.write() as connection:
+            with self._index.write(synced=False) as connection:
                 # Not before: while the lock was waited for, more have come.
                 group = self._all_waiting()
                 transaction = Transaction(connection)

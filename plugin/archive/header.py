@@ -21,10 +21,9 @@ from plugin.archive.values import CHARACTER_SET, Encoding, Value, python_encodin
 # Longer values are no matter of the index; they stay in the file.
 _LONGEST_BYTES = 1 << 16
 _REMEMBERED, _REMEMBERED_BYTES, _REMEMBERED_LEVELS = 8192, 256, 256
-_LEVELS: dict[int, tuple[levels.Level, ...]] = {}
-for _level, _tags in levels.TAGS.items():
-    for _tag in _tags:
-        _LEVELS[int(_tag, 16)] = (*_LEVELS.get(int(_tag, 16), ()), _level)
+_OF_LEVEL: dict[levels.Level, tuple[int, ...]] = {
+    level: tuple(sorted(int(tag, 16) for tag in tags)) for level, tags in levels.TAGS.items()
+}
 
 
 class Header:
@@ -39,14 +38,14 @@ class Header:
         self._beginning = bytes(raw[self._origin : self._origin + _LONGEST_BYTES])
         end = self._origin + _LONGEST_BYTES
         self._beyond = {tag: bytes(raw[at.start : at.end]) for tag, at in self._places.items() if at.end > end}
-        character_set = self._value(CHARACTER_SET)
-        self._encoding = Encoding(layout.is_little_endian, b"" if character_set is None else character_set.raw)
+        self._encoding = Encoding(layout.is_little_endian, b"")
+        if CHARACTER_SET in self._places:
+            self._encoding = Encoding(layout.is_little_endian, self._value(CHARACTER_SET)[2])
 
-    def _value(self, tag: int) -> Value | None:
-        place = self._places.get(tag)
-        if place is None:
-            return None
-        raw = self._beyond.get(tag)
+    def _value(self, tag: int) -> Value:
+        """Raises KeyError where it is absent, or too long."""
+        place = self._places[tag]
+        raw = self._beyond.get(tag) if self._beyond else None
         if raw is None:
             raw = self._beginning[place.start - self._origin : place.end - self._origin]
         return values.as_value(place, self._is_implicit, raw)
@@ -54,7 +53,7 @@ class Header:
     @cached_property
     def dataset(self) -> Dataset:
         """All of it, for who needs more than the index does."""
-        found = [(tag, value) for tag in self._places if (value := self._value(tag)) is not None]
+        found = [(tag, self._value(tag)) for tag in self._places]
         return values.dataset(found, self._is_implicit, self._encoding)
 
     def __contains__(self, keyword: str) -> bool:
@@ -64,22 +63,14 @@ class Header:
         """`levels.text` of an attribute. Raises what pydicom raises on damaged values."""
         tag = tag_for_keyword(keyword)
         assert tag is not None, keyword
-        value = self._value(tag)
-        return "" if value is None else _text(tag, value, self._encoding)
+        return _text(tag, self._value(tag), self._encoding) if tag in self._places else ""
 
     def columns(self, level: levels.Level) -> Columns:
         """`levels.attributes` and `levels.search_text` of one level."""
-        return _columns(self._of_level[level], self._encoding)
-
-    @cached_property
-    def _of_level(self) -> dict[levels.Level, tuple[tuple[int, Value], ...]]:
-        found: dict[levels.Level, list[tuple[int, Value]]] = {level: [] for level in levels.TAGS}
-        for tag in self._places:
-            for level in _LEVELS.get(tag, ()):
-                value = self._value(tag)
-                if value is not None:
-                    found[level].append((tag, value))
-        return {level: tuple(items) for level, items in found.items()}
+        places = self._places
+        items = tuple([(tag, self._value(tag)) for tag in _OF_LEVEL[level] if tag in places])
+        # All instances of a series say the same of the series, and no two of them the same of themselves.
+        return _columns(items, self._encoding) if level != "instance" else _columns.__wrapped__(items, self._encoding)
 
 
 class Columns(NamedTuple):
@@ -90,24 +81,37 @@ class Columns(NamedTuple):
     searched: dict[str, Any]
 
 
+class _Meaning(NamedTuple):
+    """One element as members of the JSON objects that `Columns` has, "" where there is none; and as an object."""
+
+    attribute: str
+    search: str
+    searched: dict[str, Any]
+
+
 @lru_cache(_REMEMBERED_LEVELS)
 def _columns(items: tuple[tuple[int, Value], ...], encoding: Encoding) -> Columns:
-    attributes: dict[str, Any] = {}
-    searched: dict[str, Any] = {}
+    found = []
     for tag, value in items:
-        meaning = _meaning if len(value.raw) <= _REMEMBERED_BYTES else _meaning.__wrapped__
-        json, search = meaning(tag, value, encoding)
-        if json is not None:
-            attributes[f"{tag:08X}"] = json
-            searched |= search
-    return Columns(to_json(attributes), to_json(searched), searched)
+        meaning = _meaning if len(value[2]) <= _REMEMBERED_BYTES else _meaning.__wrapped__
+        found.append(meaning(tag, value, encoding))
+    return Columns(
+        f"{{{','.join(each.attribute for each in found if each.attribute)}}}",
+        f"{{{','.join(each.search for each in found if each.search)}}}",
+        {name: value for each in found for name, value in each.searched.items()},
+    )
 
 
 @lru_cache(_REMEMBERED)
-def _meaning(tag: int, value: Value, encoding: Encoding) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """One element in the DICOM JSON model, None where it cannot be said, and what searches compare."""
+def _meaning(tag: int, value: Value, encoding: Encoding) -> _Meaning:
+    """What an element says, and what searches compare; nothing where its VR does not allow the value."""
+    name = f"{tag:08X}"
     json = levels.json_element(_alone(tag, value, encoding), keyword_for_tag(tag))
-    return json, {} if json is None else levels.search_text({f"{tag:08X}": json})
+    if json is None:
+        return _Meaning("", "", {})
+    searched = levels.search_text({name: json})
+    # Of each object the members, without its braces.
+    return _Meaning(to_json({name: json})[1:-1], to_json(searched)[1:-1], searched)
 
 
 @lru_cache(_REMEMBERED)

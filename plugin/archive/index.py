@@ -4,8 +4,9 @@
     with index.read() as connection: ...    a steady view
 
 SQLite is used with a write-ahead log, synchronous=FULL (a commit is on disk when it returns) and BEGIN IMMEDIATE (a
-writer waits for its turn instead of failing half way). The tables of other parts (jobs, outbox) share the file, so
-that one transaction can span both.
+writer waits for its turn instead of failing half way). Who has many commits may leave out their syncs and make one of
+its own behind them, beside the next writer's work: the log is one file, and what stands earlier in it comes with it.
+The tables of other parts (jobs, outbox) share the file, so that one transaction can span both.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from plugin.archive.prepared import Prepared, driver_of, from_json, inserting, to_json
 from plugin.archive.reading import Readers
-from plugin.archive.storage import NoSpace, make_private
+from plugin.archive.storage import NoSpace, make_private, sync_data
 from plugin.archive.tables import Base, Device, Instance, InstanceVersion, Quarantine, Series, Study
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class Index:
         self.readers = Readers(data / "index.sqlite", _LOCK_WAIT_S)
         self._writers = threading.Lock()
         self._writing: Connection | None = None
+        self._is_synced = True
         self._lock_file: int | None = None
 
     def upgrade(self) -> None:
@@ -158,16 +160,21 @@ class Index:
                     command.upgrade(config, "head")
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, synced: bool = True) -> Iterator[Connection]:
         """One transaction that has the write lock from its start; committed at the end, rolled back on an exception.
 
-        Raises NoSpace where the disk is full.
+        synced: it is on disk when this ends; otherwise it is seen by all, and on disk after `sync`, or after whatever
+        is committed with a sync behind it. Raises NoSpace where the disk is full.
         """
         try:
             with self._turn_to_write():
                 # One at a time, so one connection will do; to take one from the pool costs more than to write.
                 if self._writing is None:
                     self._writing = self.engine.connect().execution_options(mirall_write=True)
+                if synced != self._is_synced:
+                    # Either way the log is synced before its pages go to their places, and at each new beginning.
+                    driver_of(self._writing).execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
+                    self._is_synced = synced
                 with self._writing.begin():
                     yield self._writing
         except (OperationalError, sqlite3.OperationalError) as error:
@@ -178,6 +185,10 @@ class Index:
                     f"the index cannot be written ({cause}); free space on the disk that holds {self.data}"
                 ) from error
             raise
+
+    def sync(self) -> None:
+        """All that was committed until now, by whomever, is on disk when this returns. Raises NoSpace."""
+        sync_data(self.data / "index.sqlite-wal")
 
     @contextmanager
     def _turn_to_write(self) -> Iterator[None]:

@@ -5,7 +5,9 @@
 The first steps run in the thread of each sender (`received`, `storage`), the transaction is shared by all that arrive
 at the same time (`commits`), and what is decided in it stands in `decision`. What a door may answer follows from the
 Outcome alone. A failure at any point before the commit leaves either nothing or whole bytes that `reindex` takes up at
-the next start; they were not acknowledged, so either is right.
+the next start; they were not acknowledged, so either is right. What is acknowledged is on disk and in the index. For a
+new object of others the index need not be synced, because all that it says stands in the file or is noted with it:
+where the power fails, the next start takes it up again.
 """
 
 from __future__ import annotations
@@ -166,7 +168,8 @@ class Ingest:
         twin = self.storage.link_to_incoming(key)
         try:
             record = _record(None if beside is None else _record_beside(beside))
-            return self.accept(twin, Arrival("own" if record else ""), record).state
+            arrival = Arrival("own") if record else Arrival.of_note(self.storage.noted(key))
+            return self.accept(twin, arrival, record).state
         except Unlabelled as why:
             LOGGER.warning("refused (from disk): %s", why)
             self.storage.link_to_incoming(key)
@@ -205,11 +208,17 @@ class Ingest:
         if record is not None:
             with mapped(path) as raw:
                 labels.check(bytes(raw), record)
+        is_noted = record is None and self.storage.note(path, arrival.note())
         sync_file(path)
         # What stands beside a result of ours must be there before it.
         is_placed = record is None and self.storage.place(path, received.storage_key)
         candidate = Candidate.of(received, arrival, record, on_correction, is_placed)
-        return self._commits.run(lambda transaction: Decision(self._house, transaction, candidate).decide())
+
+        def needs_sync(outcome: Outcome) -> bool:
+            # What is new and of others can be taken up from disk as it was: `reindex`.
+            return outcome.state != "stored" or not is_noted
+
+        return self._commits.run(lambda transaction: Decision(self._house, transaction, candidate).decide(), needs_sync)
 
 
 def _record_beside(text: str) -> str:

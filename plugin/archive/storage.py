@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import mmap
 import os
@@ -26,6 +27,10 @@ from typing import Any, BinaryIO
 
 from dicom_io.errors import TryAgain
 
+# Names of files that are received: no other process, alive or dead, has the same.
+_PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count()
+_SHORT_BYTES = 1 << 16
+_NOTE = "user.mirall"
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -45,7 +50,7 @@ class Reception:
     """
 
     def __init__(self, folder: Path, failure: NoSpace | None = None) -> None:
-        self.name = f"{folder}/{os.getpid()}-{secrets.token_hex(8)}.part"
+        self.name = f"{folder}/{os.getpid()}-{_PROCESS}-{next(_NUMBERS)}.part"
         descriptor = os.open(self.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file: BinaryIO = os.fdopen(descriptor, "wb", buffering=1 << 18)
         self.failure = failure
@@ -109,6 +114,7 @@ class Storage:
         self.incoming = data / "archive" / "incoming"
         self.objects = data / "archive" / "objects"
         self.quarantine = data / "archive" / "quarantine"
+        self._objects = str(self.objects)
         self._minimum_free_mb = minimum_free_mb
         self._free_bytes = free_bytes
         for folder in (data, data / "archive", self.incoming, self.objects, self.quarantine):
@@ -154,20 +160,39 @@ class Storage:
 
     # Stored objects
 
+    def note(self, received: Path, text: str) -> bool:
+        """Keep a short text with a received file, not among its bytes; durable when the file is synced.
+
+        Gives whether it is kept: not every file system has a place for it (xattr(7)), nor for much.
+        """
+        try:
+            os.setxattr(received, _NOTE, text.encode())
+        except (OSError, AttributeError):  # the system has none
+            return False
+        return True
+
+    def noted(self, key: str) -> str:
+        """What was noted with a stored object, "" where nothing was."""
+        try:
+            return os.getxattr(self.objects / key, _NOTE).decode("utf-8", "replace")
+        except (OSError, AttributeError):
+            return ""
+
     def place(self, received: Path, key: str) -> bool:
         """Give a received and synced file `key` as a second, durable name, where no file has it; whether it did so.
 
         For what most probably is new: `put` would have its folder synced under the index's lock. Raises NoSpace.
         """
-        target = self.objects / key
+        # Texts, not paths: this is done for each object, and to put paths together takes longer than to link.
+        target = f"{self._objects}/{key}"
         try:
-            target.hardlink_to(received)
+            os.link(received, target)
             placed = True
         except FileExistsError:
             placed = False
         except OSError as error:
             raise _no_space(error) from error
-        sync_folder(target.parent)
+        sync_folder(target.rpartition("/")[0])
         return placed
 
     def put(self, received: Path, key: str, sidecar: Mapping[str, Any] | None = None) -> Path:
@@ -262,9 +287,23 @@ def make_private(folder: Path) -> None:
 
 def sync_file(path: Path) -> None:
     """Make a file's bytes durable. Raises NoSpace where the disk cannot hold them."""
-    descriptor = os.open(path, os.O_RDONLY)
+    _sync(path, os.O_RDONLY, os.fsync)
+
+
+def sync_data(path: Path) -> None:
+    """As `sync_file`, without its times, which a file that is written again and again need not keep."""
+    _sync(path, os.O_RDONLY, getattr(os, "fdatasync", os.fsync))
+
+
+def sync_folder(folder: Path | str) -> None:
+    """Make the names in a folder durable. Raises NoSpace where the disk cannot hold them."""
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY, os.fsync)
+
+
+def _sync(path: Path | str, flags: int, sync: Callable[[int], None]) -> None:
+    descriptor = os.open(path, flags)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     except OSError as error:
         raise _no_space(error) from error
     finally:
@@ -279,11 +318,13 @@ def file_hash(path: Path) -> str:
 
 @contextmanager
 def mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
-    """A file's bytes without reading them all; b"" for an empty file, which cannot be mapped."""
+    """A file's bytes; of a long one only those that are looked at are read."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        if os.fstat(descriptor).st_size == 0:
-            yield b""
+        size = os.fstat(descriptor).st_size
+        if size <= _SHORT_BYTES:
+            # Quicker than to map it; an empty file cannot be mapped at all.
+            yield os.read(descriptor, size)
             return
         with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as view:
             yield view
@@ -294,14 +335,3 @@ def mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
 def _sidecar(path: Path) -> dict[str, Any] | None:
     beside = path.with_suffix(".json")
     return json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable. Raises NoSpace where the disk cannot hold them."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise _no_space(error) from error
-    finally:
-        os.close(descriptor)

@@ -27,24 +27,22 @@ class Encoding(NamedTuple):
     character_set: bytes
 
 
-class Value(NamedTuple):
-    """One value as encoded. vr: b"" in Implicit VR."""
-
-    vr: bytes
-    is_implicit: bool
-    raw: bytes
+Value = tuple[bytes, bool, bytes]
+"""One value as encoded: VR, b"" in Implicit VR; whether it is in Implicit VR; its bytes. As plain as can be, since one
+is made for each element of each object that arrives."""
 
 
 def as_value(place: Place, is_implicit: bool, raw: bytes) -> Value:
     """The value of an element of a data set in this encoding. raw: what lies at the place."""
-    if place.vr == b"UN" and place.length == UNDEFINED:  # a sequence in Implicit VR (PS3.5 6.2.2)
-        return Value(b"SQ", True, raw)
-    return Value(place.vr, is_implicit, raw)
+    if place.length == UNDEFINED and place.vr == b"UN":  # a sequence in Implicit VR (PS3.5 6.2.2)
+        return b"SQ", True, raw
+    return place.vr, is_implicit, raw
 
 
 def raw_element(tag: int, value: Value, encoding: Encoding) -> RawDataElement:
-    vr = value.vr.decode("ascii", "replace") or None
-    return RawDataElement(BaseTag(tag), vr, len(value.raw), value.raw, 0, value.is_implicit, encoding.is_little_endian)
+    vr, is_implicit, raw = value
+    name = vr.decode("ascii", "replace") or None
+    return RawDataElement(BaseTag(tag), name, len(raw), raw, 0, is_implicit, encoding.is_little_endian)
 
 
 @lru_cache(_ENCODINGS)

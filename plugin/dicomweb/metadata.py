@@ -264,7 +264,7 @@ def _members(layout: Layout) -> Iterator[tuple[Place, bytes]]:
         return tuple((tag, value(places[tag])) for tag in tags if tag in places)
 
     character_set = places.get(CHARACTER_SET)
-    encoding = Encoding(layout.is_little_endian, b"" if character_set is None else value(character_set).raw)
+    encoding = Encoding(layout.is_little_endian, b"" if character_set is None else value(character_set)[2])
     of_all = beside(_TELL_VR) if is_implicit else ()
     for place in places.values():
         tag = place.tag
@@ -287,7 +287,8 @@ def _member(tag: int, value: Value, encoding: Encoding, beside: tuple[tuple[int,
 
     beside: other attributes of the data set from which its VR follows.
     """
-    dataset = values.dataset([*beside, (tag, value)], value.is_implicit, encoding)
+    _, is_implicit, _ = value
+    dataset = values.dataset([*beside, (tag, value)], is_implicit, encoding)
     try:
         model = _element(dataset[BaseTag(tag)], _HERE)
         raw = orjson.dumps(model, option=orjson.OPT_PASSTHROUGH_SUBCLASS, default=_plain)

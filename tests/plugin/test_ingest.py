@@ -16,7 +16,7 @@ from sqlalchemy import event
 
 from dicom_io.errors import Rejected
 from plugin.archive.arrival import Arrival
-from plugin.archive.index import NO_INPUT
+from plugin.archive.index import NO_INPUT, Index
 from plugin.archive.ingest import OUT_OF_RESOURCES, Announced, Ingest
 from plugin.archive.storage import NoSpace, Storage
 
@@ -483,6 +483,67 @@ def test_bytes_that_were_renamed_and_not_indexed_are_taken_up(here):
     assert again.reindex() == {"stored": 1}
     assert stored_bytes(again, "1.2.3") == raw
     assert list(again.storage.incoming.iterdir()) == []
+
+
+def test_what_a_loss_of_power_takes_from_the_index_is_taken_up_from_disk_with_the_way_it_came(here):
+    """The index of a moment ago stands for one whose last commits were not synced."""
+    give(here, slice_of("1.2.3"))
+    if not here.storage.note(here.index.instance("1.2.3").path, "x"):
+        pytest.skip("this file system keeps no notes with files")
+    here.index.close()
+    before = {path: path.read_bytes() for path in here.index.data.glob("index.sqlite*")}
+    arrival = Arrival("dimse", calling_aet="SCANNER", called_aet="MIRALL", address="fe80::1")
+    late = archive(here.index.data)
+    late.accept(late.storage.receive_file(part10(here.index.data / "new.dcm", slice_of("1.2.4"))), arrival)
+    late.index.close()
+    for path in here.index.data.glob("index.sqlite*"):
+        path.unlink()
+    for path, raw in before.items():
+        path.write_bytes(raw)
+    again = archive(here.index.data)
+    assert again.index.instance("1.2.4") is None
+    assert again.reindex() == {"stored": 1}
+    found = again.index.instance("1.2.4")
+    assert (found.door, found.calling_aet, found.called_aet, found.address) == tuple(vars(arrival).values())
+
+
+def part10(path: Path, dataset: Dataset) -> Path:
+    path.write_bytes(file_of(dataset))
+    return path
+
+
+@pytest.mark.parametrize("note", ["", "dimse", "carrier pigeon\na\nb\nc", "dimse\na\nb\nc\nd"])
+def test_a_note_that_tells_of_no_arrival_is_none(note):
+    assert Arrival.of_note(note) == Arrival("")
+
+
+class Forgetful(Storage):
+    """On a file system that keeps no notes."""
+
+    def note(self, received: Path, text: str) -> bool:
+        return False
+
+
+class Watched(Index):
+    syncs = 0
+
+    def sync(self) -> None:
+        self.syncs += 1
+        super().sync()
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(Storage, [0, 1, 2]), (Forgetful, [1, 2, 3])])
+def test_the_index_is_synced_for_what_no_file_tells(tmp_path, kind, expected):
+    """A new object, its repeat, and a correction."""
+    index = Watched(tmp_path)
+    index.upgrade()
+    ingest, found = Ingest(index, kind(tmp_path)), []
+    if not (expected[0] or ingest.storage.note(ingest.storage.incoming, "x")):
+        pytest.skip("this file system keeps no notes with files")
+    for dataset in (slice_of("1.2.3"), slice_of("1.2.3"), slice_of("1.2.3", StudyDescription="Corrected")):
+        assert give(ingest, dataset).accepted
+        found.append(index.syncs)
+    assert found == expected
 
 
 def test_a_start_with_nothing_new_takes_up_nothing(here):
