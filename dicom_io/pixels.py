@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 UInt8 = npt.NDArray[np.uint8]
 
-_PIXELS_AT_ONCE = 1 << 18
+_PIXELS_AT_ONCE = 1 << 15
 
 # pydicom takes the first plugin in its own order; these are the faster ones (and the only one for HTJ2K).
 _PLUGINS = {
@@ -235,10 +235,16 @@ def _shown(
 
 def _looked_up(table: npt.NDArray[Any], values: npt.NDArray[Any], low: int) -> npt.NDArray[Any]:
     """table[values - low], some rows at a time: an index needs eight bytes for each pixel, and mammograms are large."""
+    if values.dtype.itemsize == 2 and values.dtype.isnative:
+        # By the bits of a value, so that nothing has to be subtracted from each pixel; negative ones come last.
+        by_bits = np.zeros(1 << 16, table.dtype)
+        by_bits[np.arange(low, low + len(table)) & 0xFFFF] = table
+        table, values, low = by_bits, values.view(np.uint16), 0
     found = np.empty(values.shape, table.dtype)
     rows = max(_PIXELS_AT_ONCE // max(values.shape[-1], 1), 1)
     for start in range(0, len(values), rows):
-        np.take(table, np.subtract(values[start : start + rows], low, dtype=np.int64), out=found[start : start + rows])
+        part = values[start : start + rows]
+        np.take(table, part if low == 0 else np.subtract(part, low, dtype=np.int64), out=found[start : start + rows])
     return found
 
 

@@ -173,20 +173,23 @@ def _without_profile(text: str | None) -> Sequence[str]:
 # What can be shown
 
 
-def document(row: Held) -> tuple[str, Sequence[Placed]] | None:
-    """Media type and bytes of an object that is shown as it is, a PDF or a film; None for an image.
+def is_document(row: Held) -> bool:
+    """It is shown as it is, as a PDF or a film."""
+    return row.sop_class_uid == _ENCAPSULATED_PDF or row.transfer_syntax_uid in _VIDEO
+
+
+def document(row: Held) -> tuple[str, Sequence[Placed]]:
+    """Media type and bytes of a document.
 
     Raises:
-        NotAcceptable: it is encapsulated, and neither.
+        NotAcceptable: it is encapsulated, and no PDF.
     """
     if row.sop_class_uid == _ENCAPSULATED_PDF:
         return _pdf(row)
-    if row.transfer_syntax_uid in _VIDEO:
-        stream = frames.layout(row.path).stream
-        # Films are stored in MP4 or in a transport stream; what it is stands in its first bytes.
-        is_mp4 = frames.read(cut(stream, 4, 8)) == b"ftyp"
-        return ("video/mp4" if is_mp4 else _VIDEO[row.transfer_syntax_uid]), stream
-    return None
+    stream = frames.layout(row.path).stream
+    # Films are stored in MP4 or in a transport stream; what it is stands in its first bytes.
+    is_mp4 = frames.read(cut(stream, 4, 8)) == b"ftyp"
+    return ("video/mp4" if is_mp4 else _VIDEO[row.transfer_syntax_uid]), stream
 
 
 def _pdf(row: Held) -> tuple[str, Sequence[Placed]]:

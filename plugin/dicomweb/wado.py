@@ -416,15 +416,12 @@ async def pictures(request: Request) -> Response:
     """Pictures of a study, series, instance or frames: all of them in parts, or one that stands for them alone."""
     asked = rendered.view(request.query_params)
     found = await resources.every(request)
-    if "instance" in request.path_params and "numbers" not in request.path_params:
+    if rendered.is_document(found.cleared[0]) and {"instance", "numbers"} & request.path_params.keys() == {"instance"}:
         shown = await in_worker(partial(rendered.document, found.cleared[0]))
-        if shown is not None:
-            return document(request, found.cleared[0], *shown, media.wanted(request))
+        return document(request, found.cleared[0], *shown, media.wanted(request))
     kind, multipart = picture_format(media.wanted(request))
     if not multipart:
-        row, number, others = await in_worker(partial(_one_picture, request, found.cleared))
-        more = (f"one of {others + 1} pictures; accept multipart/related for all",) if others else ()
-        return await picture(request, row, number, asked, kind, (*asked.warnings, *more))
+        return await in_worker(partial(_one_of, request, found.cleared, asked, kind))
     every = await in_worker(partial(_every_picture, request, found.cleared))
     tag = tag_of("pictures", metadata.identity(found.cleared), every, asked, kind, weak=True)
     unchanged = known(request, tag)
@@ -445,19 +442,28 @@ async def thumbnail(request: Request) -> Response:
     asked = rendered.thumbnail(request.query_params)
     found = await resources.every(request)
     kind, _ = picture_format(media.wanted(request))
-    row, number, _ = await in_worker(partial(_one_picture, request, found.cleared))
-    return await picture(request, row, number, asked, kind, ())
+    return await in_worker(partial(_thumbnail, request, found.cleared, asked, kind))
 
 
-async def picture(
-    request: Request, row: Held, number: int, asked: View, kind: Format, warnings: Sequence[str]
-) -> Response:
-    """One picture alone; the same request gives the same bytes."""
+def _thumbnail(request: Request, rows: Sequence[Held], asked: View, kind: Format) -> Response:
+    row, number, _ = _one_picture(request, rows)
+    return picture(request, row, number, asked, kind, ())
+
+
+def _one_of(request: Request, rows: Sequence[Held], asked: View, kind: Format) -> Response:
+    """The picture that stands for all, and how many others there are."""
+    row, number, others = _one_picture(request, rows)
+    more = (f"one of {others + 1} pictures; accept multipart/related for all",) if others else ()
+    return picture(request, row, number, asked, kind, (*asked.warnings, *more))
+
+
+def picture(request: Request, row: Held, number: int, asked: View, kind: Format, warnings: Sequence[str]) -> Response:
+    """One picture alone; the same request gives the same bytes. Work for another thread."""
     tag = tag_of("picture", row.storage_key, number, asked, kind)
     unchanged = known(request, tag, kind)
     if unchanged is not None:
         return unchanged
-    body = await in_worker(partial(rendered.render, row, number, asked, kind))
+    body = rendered.render(row, number, asked, kind)
     return Response(body, headers=validators(tag) | warned(request, warnings), media_type=kind)
 
 

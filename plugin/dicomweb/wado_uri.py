@@ -35,15 +35,14 @@ async def retrieve(request: Request) -> Response:
     wanted = media.entries(asked["contentType"].replace(" ", "+")) if "contentType" in asked else media.wanted(request)
     if wanted[0].media_type == DICOM:
         return await _instance(request, row, wanted[0], asked)
-    shown = await in_worker(partial(rendered.document, row))
-    if shown is not None:
-        return wado.document(request, row, *shown, wanted)
+    if rendered.is_document(row):
+        return wado.document(request, row, *await in_worker(partial(rendered.document, row)), wanted)
     kind, _ = wado.picture_format(wanted)
     view = _view(asked)
     number = asked.get("frameNumber", "1")
     if not number.isdecimal():
         raise BadView(f"frameNumber={number} is no frame number; give 1 or more")
-    return await wado.picture(request, row, int(number), view, kind, view.warnings)
+    return await in_worker(partial(wado.picture, request, row, int(number), view, kind, view.warnings))
 
 
 def _check(asked: Mapping[str, str]) -> None:
