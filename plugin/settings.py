@@ -223,6 +223,9 @@ class Node(_Section):
     )
     tls: Tls | None = Field(default=None, description="Encryption of our doors. None: plain.")
     listeners: int = Field(default=2, ge=1, le=32, description="Processes that receive on the one DICOM port.")
+    asynchronous_operations: int = Field(
+        default=4, ge=1, le=32, description="C-STORE requests that a peer may send before the first one is answered."
+    )
     maximum_associations: int = Field(
         default=64, ge=1, le=1024, description="Open associations over all listeners; the next one is rejected for now."
     )

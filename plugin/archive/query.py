@@ -211,7 +211,7 @@ def parse(level: Level, parameters: Sequence[tuple[str, str]], within: Mapping[s
         elif name == "includefield":
             include |= {"all" if part == "all" else _path(part)[0] for part in value.split(",") if part.strip()}
         elif name == "fuzzymatching":
-            _check_flag(name, value)  # matching is literal in any event
+            _check_flag(name, value)  # QIDO-RS makes wildcards of it
         elif name != "accept":
             _add_key(keys, _path(name), value)
     return Query(level, tuple(keys), frozenset(include), numbers["limit"], numbers["offset"] or 0, within or {})

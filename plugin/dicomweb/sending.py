@@ -30,7 +30,7 @@ _BLOCK_BYTES = 1 << 20
 _SMALL_BYTES, _ROOM_BYTES = 1 << 16, 1 << 8
 # An answer of more than this is worth watching for a client that has left.
 _WATCHED_BYTES = 4 * _BLOCK_BYTES
-# Decoding and encoding take memory for whole pictures, and a core: no more than so many at a time, in their own threads.
+# Decoding and encoding take memory for whole pictures, and a core: no more than so many at a time, in own threads.
 _WORKERS = ThreadPoolExecutor(min(4, max(2, os.cpu_count() or 1)), thread_name_prefix="retrieve")
 # A file's pages that are in memory are read at once; what the disk must fetch is read by another thread.
 _IN_MEMORY_ONLY = getattr(os, "RWF_NOWAIT", 0)

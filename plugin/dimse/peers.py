@@ -7,8 +7,9 @@ What is decided when a peer asks for an association, in this order:
     it gives the user name and passcode, where its entry has them (PS3.7 D.3.3.7)    1, 1, 1
     fewer than `maximum_associations` are open over all listeners                    2, 3, 2
 
-A peer that comes in is offered the presentation contexts of its `verbs`; the others are answered "user-rejection". The
-asynchronous operations window (PS3.7 D.3.3.3) is 1 invoked, 1 performed, whatever is proposed: one message at a time.
+A peer that comes in is offered the presentation contexts of its `verbs`; the others are answered "user-rejection". A
+window of asynchronous operations (PS3.7 D.3.3.3) is given to who proposes one and only stores, or verifies: up to
+`asynchronous_operations` invoked, 1 performed. All others work through one message at a time, 1 and 1.
 
 A connection must ask within `artim_timeout_s`, TLS handshake included, and one on which nothing comes for
 `idle_timeout_s` is aborted.
@@ -27,7 +28,7 @@ from pynetdicom import evt
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.events import Event, EventHandlerType
-from pynetdicom.pdu_primitives import UserIdentityNegotiation
+from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation, UserIdentityNegotiation
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
@@ -131,7 +132,6 @@ def handlers(house: House, services: Sequence[Service]) -> Sequence[EventHandler
     return [
         (evt.EVT_CONN_OPEN, _greet, [house.settings.node]),
         (evt.EVT_REQUESTED, doorman.admit),
-        (evt.EVT_ASYNC_OPS, _one_at_a_time),
         (evt.EVT_CONN_CLOSE, doorman.close),
     ]
 
@@ -156,10 +156,6 @@ def _greet(event: Event, node: Node) -> None:
         silence.limit(connection, node.idle_timeout_s)
 
 
-def _one_at_a_time(event: Event) -> tuple[int, int]:
-    return 1, 1
-
-
 class _Doorman:
     """Lets associations in, and counts them."""
 
@@ -179,7 +175,8 @@ class _Doorman:
         try:
             found = self._decide(association)
             if isinstance(found, Admission):
-                association.acse = _Admitted(association, found.verbs, self._verbs)
+                window = self._node.asynchronous_operations
+                association.acse = _Admitted(association, found.verbs, self._verbs, window)
                 if found.identified:
                     _confirm_identity(association)
             decision = found
@@ -215,12 +212,29 @@ class _Doorman:
 
 
 class _Admitted(ACSE):
-    """Association control of a peer that came in: contexts outside its verbs are rejected when we accept."""
+    """Association control of a peer that came in: contexts outside its verbs are rejected when we accept.
 
-    def __init__(self, association: Association, verbs: frozenset[Verb], verb_of: Mapping[str, Verb]) -> None:
+    window: the most operations that a peer may invoke before the first is answered.
+    """
+
+    def __init__(
+        self, association: Association, verbs: frozenset[Verb], verb_of: Mapping[str, Verb], window: int
+    ) -> None:
         super().__init__(association)
         self.verbs = verbs
         self._verb_of = verb_of
+        self._window = window
+
+    def _check_async_ops(self) -> AsynchronousOperationsWindowNegotiation:
+        """The answer to a proposed window, where pynetdicom would always say 1 and 1. A proposed 0 is any number."""
+        proposed, _ = self.requestor.asynchronous_operations
+        asked = {self._verb(context) for context in self.requestor.requested_contexts}
+        granted = min(proposed or self._window, self._window) if asked <= {"store", "echo"} else 1
+        self.assoc.dul.window = granted
+        item = AsynchronousOperationsWindowNegotiation()
+        item.maximum_number_operations_invoked = granted
+        item.maximum_number_operations_performed = 1
+        return item
 
     def send_accept(self) -> None:
         association = self.assoc

@@ -6,6 +6,9 @@ replaced here by one that takes C-STORE requests apart itself, in the thread tha
 
     PDU -> PDVs -> command set -> fragments of the data set, hashed and written as they come -> EVT_C_STORE -> response
 
+Where a window of asynchronous operations was negotiated (`window`), the last two steps are done beside the reading of
+the next request. What comes behind requests waits until they are answered.
+
 Everything else, association control and all other messages, goes on to pynetdicom as before. So does a C-STORE request
 to an application entity that is no ReceivingAE.
 """
@@ -17,9 +20,12 @@ import logging
 import select
 import ssl
 import struct
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydicom import Dataset
@@ -97,17 +103,51 @@ def _malformed_where_pydicom_fails() -> Iterator[None]:
         raise _Malformed(f"what cannot be decoded ({type(error).__name__}: {error})") from error
 
 
+class _Answering:
+    """Threads that answer up to `limit` requests of one association side by side."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._places = threading.Semaphore(limit)
+        self._threads = ThreadPoolExecutor(limit, thread_name_prefix="C-STORE")
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Begin it as soon as there is a place; a peer that keeps to its window finds one at once."""
+        self._places.acquire()
+        self._threads.submit(self._do, work)
+
+    def _do(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        finally:
+            self._places.release()
+
+    def wait(self) -> None:
+        for _ in range(self._limit):
+            self._places.acquire()
+        self._places.release(self._limit)
+
+    def end(self) -> None:
+        self._threads.shutdown()
+
+
 class ReceivingProvider(DULServiceProvider):
-    """The upper layer of one association (PS3.8), with C-STORE requests answered on the spot."""
+    """The upper layer of one association (PS3.8), with C-STORE requests answered on the spot.
+
+    window: how many requests the peer may have that are not answered (PS3.7 D.3.3.3); set before the first of them.
+    """
 
     def __init__(self, assoc: association.Association) -> None:
         super().__init__(assoc)
+        self.window = 1
+        self._answering: _Answering | None = None
         self._buffer = bytearray(1 << 14)
         self._command = bytearray()
         self._request: StoreRequest | None = None
         # Bytes of a message that pynetdicom puts together; None between such messages.
         self._handed_on: int | None = None
         self._storing = False
+        self._sending = threading.Lock()
 
     def run_reactor(self) -> None:
         try:
@@ -118,6 +158,8 @@ class ReceivingProvider(DULServiceProvider):
             # It ended inside a C-STORE: part of a file, and nothing of it was acknowledged.
             if self._request is not None:
                 self._request.reception.abandon()
+            if self._answering is not None:
+                self._answering.end()
 
     def _read_pdu_data(self) -> None:
         """One PDU; where it belongs to a C-STORE request, all that follow until something else is to be done."""
@@ -161,6 +203,7 @@ class ReceivingProvider(DULServiceProvider):
                 for context_id, control, fragment in _values(pdu):
                     self._take_fragment(context_id, control, fragment)
             else:
+                self._answer_all()
                 with _malformed_where_pydicom_fails():
                     decoded, event = self._decode_pdu(bytearray(pdu))
                 self.event_queue.put(event)
@@ -217,13 +260,14 @@ class ReceivingProvider(DULServiceProvider):
                 command, self._command = self._command, bytearray()
                 self._request = self._begin(context_id, command)
                 if self._request is None:
+                    self._answer_all()
                     self._handed_on = 0
                     self._hand_on(context_id, control, memoryview(command))
         elif self._request is not None and self._request.context_id == context_id:
             self._request.write(fragment)
             if control & _LAST:
                 request, self._request = self._request, None
-                self._answer(request)
+                self._have_answered(request)
         else:
             raise _Malformed("a data set without a command")
 
@@ -257,6 +301,29 @@ class ReceivingProvider(DULServiceProvider):
         reception.write(_file_meta(sop_class, instance, context.transfer_syntax[0]))
         return StoreRequest(context_id, _number(values.get(0x0110)), sop_class, instance, reception)
 
+    def _have_answered(self, request: StoreRequest) -> None:
+        """Now, or, where the peer does not wait for it, beside what is read next."""
+        assert self.socket is not None
+        # Python's TLS cannot read and write one connection in two threads.
+        if self.window == 1 or isinstance(self.socket.socket, ssl.SSLSocket):
+            self._answer(request)
+            return
+        if self._answering is None:
+            self._answering = _Answering(self.window)
+        self._answering.begin(partial(self._answer_aside, request))
+
+    def _answer_all(self) -> None:
+        """Wait until nothing is unanswered."""
+        if self._answering is not None:
+            self._answering.wait()
+
+    def _answer_aside(self, request: StoreRequest) -> None:
+        try:
+            self._answer(request)
+        except Exception:
+            LOGGER.exception("an association with %s is aborted", self.assoc.requestor.address)
+            self.event_queue.put("Evt19")
+
     def _answer(self, request: StoreRequest) -> None:
         """Have the request handled, and send what came of it."""
         context = self.assoc._accepted_cx[request.context_id]
@@ -271,7 +338,8 @@ class ReceivingProvider(DULServiceProvider):
             response = _response(request, result, "")
         try:
             assert self.socket is not None and self.socket.socket is not None
-            self.socket.socket.sendall(response)
+            with self._sending:
+                self.socket.socket.sendall(response)
         except OSError:
             self.event_queue.put("Evt17")
             self._storing = False

@@ -11,7 +11,7 @@ import multiprocessing
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -36,12 +36,15 @@ class Sent:
     wall_s: float
 
 
-def send(address: tuple[str, int], called: str, items: Sequence[Item], senders: int) -> Sent:
-    """Send whole series from `senders` processes at once; the clock starts when all are ready to connect."""
+def send(address: tuple[str, int], called: str, items: Sequence[Item], senders: int, window: int = 1) -> Sent:
+    """Send whole series from `senders` processes at once; the clock starts when all are ready to connect.
+
+    window: of asynchronous operations, that each proposes.
+    """
     shares = [share for share in dealt_out(items, senders) if share]
     context = multiprocessing.get_context("spawn")
     ready, answers = context.Barrier(len(shares) + 1), context.Queue()
-    workers = [context.Process(target=_work, args=(address, called, share, ready, answers)) for share in shares]
+    workers = [context.Process(target=_work, args=(address, called, share, window, ready, answers)) for share in shares]
     for worker in workers:
         worker.start()
     ready.wait()
@@ -69,17 +72,16 @@ def dealt_out(items: Sequence[Item], senders: int) -> list[list[Item]]:
     return shares
 
 
-def _work(address: tuple[str, int], called: str, items: list[Item], ready: Barrier, answers: Any) -> None:
+def _work(address: tuple[str, int], called: str, items: list[Item], window: int, ready: Barrier, answers: Any) -> None:
     acknowledged: list[str] = []
     refused: dict[str, int] = {}
     seconds: list[float] = []
     ready.wait()
     try:
-        with Association(address, called, sorted({item.sop_class_uid for item in items})) as association:
-            for number, item in enumerate(items, 1):
-                start = time.perf_counter()
-                status = association.store(item, number % 0xFFFF)
-                seconds.append(time.perf_counter() - start)
+        classes = sorted({item.sop_class_uid for item in items})
+        with Association(address, called, classes, window=window) as association:
+            for item, status, duration in association.store_all(items):
+                seconds.append(duration)
                 if status == _SUCCESS:
                     acknowledged.append(item.sop_instance_uid)
                 else:
@@ -90,20 +92,26 @@ def _work(address: tuple[str, int], called: str, items: list[Item], ready: Barri
 
 
 class Association:
-    """One association over a socket."""
+    """One association over a socket. window: of asynchronous operations, as proposed, and then as granted."""
 
     def __init__(
-        self, address: tuple[str, int], called: str, sop_classes: Sequence[str], calling: str = "BENCH"
+        self,
+        address: tuple[str, int],
+        called: str,
+        sop_classes: Sequence[str],
+        calling: str = "BENCH",
+        window: int = 1,
     ) -> None:
         self._contexts = {uid: 2 * number + 1 for number, uid in enumerate(sop_classes)}
         self._socket = socket.create_connection(address, _TIMEOUT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._file = self._socket.makefile("rb")
-        self._socket.sendall(_associate(called, calling, self._contexts))
+        self._socket.sendall(_associate(called, calling, self._contexts, window))
         kind, body = self._read()
         if kind != 2:
             raise ConnectionError(f"the association was not accepted (PDU type {kind})")
         self._maximum = _maximum_length(body) or 1 << 17
+        self.window = _window(body)
 
     def __enter__(self) -> Association:
         return self
@@ -119,12 +127,32 @@ class Association:
     def store(self, item: Item, message_id: int) -> int:
         """C-STORE of the file; gives the status."""
         self.begin(item, message_id)
+        return self.answer()[1]
+
+    def store_all(self, items: Sequence[Item]) -> Iterator[tuple[Item, int, float]]:
+        """C-STORE of the files, as many at once as the window allows: (item, status, seconds) in order of answers."""
+        waiting: dict[int, tuple[Item, float]] = {}
+        left = iter(items)
+        number = 0
+        while True:
+            while len(waiting) < self.window and (item := next(left, None)) is not None:
+                number = number % 0xFFFF + 1
+                waiting[number] = (item, time.perf_counter())
+                self.begin(item, number)
+            if not waiting:
+                return
+            answered, status = self.answer()
+            item, start = waiting.pop(answered)
+            yield item, status, time.perf_counter() - start
+
+    def answer(self) -> tuple[int, int]:
+        """The next answer to a C-STORE: the ID of its request, and the status."""
         while True:
             kind, body = self._read()
             if kind != 4:
                 raise ConnectionError(f"the association ended (PDU type {kind})")
             if body[5] & 1:
-                return _status(body[6:])
+                return _number(body[6:], 0x0120), _number(body[6:], 0x0900)
 
     def begin(self, item: Item, message_id: int, share: float = 1.0) -> None:
         """The request of a C-STORE, or only this share of its data set."""
@@ -170,13 +198,15 @@ def _item(kind: int, body: bytes) -> bytes:
     return struct.pack(">BxH", kind, len(body)) + body
 
 
-def _associate(called: str, calling: str, contexts: dict[str, int]) -> bytes:
+def _associate(called: str, calling: str, contexts: dict[str, int], window: int) -> bytes:
     body = struct.pack(">HH16s16s32x", 1, 0, called.ljust(16).encode(), calling.ljust(16).encode())
     body += _item(0x10, _APPLICATION_CONTEXT)
     for uid, number in contexts.items():
         syntaxes = _item(0x30, uid.encode()) + _item(0x40, EXPLICIT_LITTLE_ENDIAN)
         body += _item(0x20, bytes([number, 0, 0, 0]) + syntaxes)
-    body += _item(0x50, _item(0x51, struct.pack(">I", 1 << 17)) + _item(0x52, _IMPLEMENTATION))
+    user = _item(0x51, struct.pack(">I", 1 << 17)) + _item(0x52, _IMPLEMENTATION)
+    user += _item(0x53, struct.pack(">HH", window, 1)) if window != 1 else b""
+    body += _item(0x50, user)
     return b"\1\0" + struct.pack(">I", len(body)) + body
 
 
@@ -184,6 +214,12 @@ def _maximum_length(accept: bytes) -> int:
     """Maximum length of a P-DATA-TF that the peer takes, from its A-ASSOCIATE-AC (PS3.8 D.1); 0 for any."""
     at = accept.index(b"\x51\0\0\4", 68)
     return int(struct.unpack(">I", accept[at + 4 : at + 8])[0])
+
+
+def _window(accept: bytes) -> int:
+    """Operations that may be invoked at once, from A-ASSOCIATE-AC (PS3.7 D.3.3.3.2); 1 where it says nothing."""
+    at = accept.find(b"\x53\0\0\4", 68)
+    return 1 if at < 0 else int(struct.unpack(">H", accept[at + 4 : at + 6])[0])
 
 
 def _p_data_head(context: int, control: int, length: int) -> bytes:
@@ -201,11 +237,11 @@ def _c_store(item: Item, message_id: int) -> bytes:
     return _element(0, 0x0000, struct.pack("<I", len(body))) + body
 
 
-def _status(command: bytes) -> int:
+def _number(command: bytes, wanted: int) -> int:
     at = 0
     while at < len(command):
         group, number, length = struct.unpack_from("<HHI", command, at)
-        if (group, number) == (0, 0x0900):
+        if (group, number) == (0, wanted):
             return int(struct.unpack_from("<H", command, at + 8)[0])
         at += 8 + length
-    raise ConnectionError("the answer has no Status (0000,0900)")
+    raise ConnectionError(f"the answer has no (0000,{wanted:04X})")

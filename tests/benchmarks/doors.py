@@ -36,13 +36,15 @@ MEMORY_BAR_MB = 600.0
 
 @dataclass(frozen=True)
 class Line:
-    """One figure. bar: least ratio of ours to the peer's, None where there is none."""
+    """One figure. bar: least ratio of ours to the peer's, None where there is none. window: of asynchronous operations
+    that the senders propose."""
 
     name: str
     corpus: str
     senders: int
     bar: float | None
     operation: str = "c-store"
+    window: int = 1
 
 
 LINES: Sequence[Line] = (
@@ -52,6 +54,7 @@ LINES: Sequence[Line] = (
     Line("C-STORE CT, 1 sender", "CT", 1, 0.9),
     Line("C-STORE PT, 4 senders", "PT", 4, 0.9),
     Line("C-STORE PT, 1 sender", "PT", 1, 0.9),
+    Line("C-STORE PT, 1 sender, window of 4", "PT", 1, None, window=4),
     Line("C-STORE MG, 4 senders", "MG", 4, 1.0),
     Line("STOW-RS", "mixed", 4, 1.0, "stow"),
     Line("QIDO-RS studies", "mixed", 4, 3.0, "qido-studies"),
@@ -84,7 +87,7 @@ class Figure:
 def measure_stores(server: servers.Server, line: Line, items: Sequence[Item]) -> Figure:
     before = server.cpu_s()
     with servers.watched(server):
-        sent = dicom_sender.send(server.dimse, server.aet, items, line.senders)
+        sent = dicom_sender.send(server.dimse, server.aet, items, line.senders, line.window)
     cpu_s = server.cpu_s() - before
     there = web_load.listed(server.url, items)
     return Figure(

@@ -291,11 +291,29 @@ def test_a_peer_that_stops_inside_a_message_is_hung_up_on(tmp_path):
 # The asynchronous operations window, and a full disk
 
 
-def test_one_operation_at_a_time_is_answered_whatever_window_is_proposed(tmp_path):
+@pytest.mark.parametrize(
+    ("proposed", "contexts", "granted"),
+    [
+        (8, [CTImageStorage], 4),
+        (3, [CTImageStorage, Verification], 3),
+        (0, [CTImageStorage], 4),  # any number
+        (8, [CTImageStorage, StudyRootQueryRetrieveInformationModelFind], 1),
+    ],
+)
+def test_a_window_of_operations_is_for_who_only_stores(tmp_path, proposed, contexts, granted):
     with listening(tmp_path) as port:
         window = AsynchronousOperationsWindowNegotiation()
-        window.maximum_number_operations_invoked, window.maximum_number_operations_performed = 8, 0
-        association = associate(port, ext_neg=[window])
+        window.maximum_number_operations_invoked, window.maximum_number_operations_performed = proposed, 0
+        association = associate(port, *contexts, ext_neg=[window])
+        assert association.acceptor.asynchronous_operations == (granted, 1)
+        association.release()
+
+
+def test_a_window_of_one_gives_one(tmp_path):
+    with listening(tmp_path, asynchronous_operations=1) as port:
+        window = AsynchronousOperationsWindowNegotiation()
+        window.maximum_number_operations_invoked, window.maximum_number_operations_performed = 8, 8
+        association = associate(port, CTImageStorage, ext_neg=[window])
         assert association.acceptor.asynchronous_operations == (1, 1)
         association.release()
 
