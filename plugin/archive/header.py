@@ -1,11 +1,13 @@
 """The header of a received object: its values, each in the forms that the index keeps.
 
 The slices of a series say nearly the same of themselves; so what a value means is worked out once for each spelling
-(VR, bytes, character set) and remembered. pydicom parses it; nothing here knows what a VR looks like.
+(VR, bytes, character set) and remembered. pydicom parses it; nothing here knows what a VR looks like, but for UIDs, of
+which each instance has its own.
 """
 
 from __future__ import annotations
 
+import re
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, cast
 
@@ -21,6 +23,7 @@ from plugin.archive.values import CHARACTER_SET, Encoding, Value, python_encodin
 # Longer values are no matter of the index; they stay in the file.
 _LONGEST_BYTES = 1 << 16
 _REMEMBERED, _REMEMBERED_BYTES, _REMEMBERED_LEVELS = 8192, 256, 256
+_ONE_UID = re.compile(rb"([0-9.]+)\0?")
 _OF_LEVEL: dict[levels.Level, tuple[int, ...]] = {
     level: tuple(sorted(int(tag, 16) for tag in tags)) for level, tags in levels.TAGS.items()
 }
@@ -106,7 +109,11 @@ def _columns(items: tuple[tuple[int, Value], ...], encoding: Encoding) -> Column
 def _meaning(tag: int, value: Value, encoding: Encoding) -> _Meaning:
     """What an element says, and what searches compare; nothing where its VR does not allow the value."""
     name = f"{tag:08X}"
-    json = levels.json_element(_alone(tag, value, encoding), keyword_for_tag(tag))
+    uid = _uid(value)
+    if uid is None:
+        json = levels.json_element(_alone(tag, value, encoding), keyword_for_tag(tag))
+    else:
+        json = {"vr": "UI", "Value": [uid]}
     if json is None:
         return _Meaning("", "", {})
     searched = levels.search_text({name: json})
@@ -116,7 +123,15 @@ def _meaning(tag: int, value: Value, encoding: Encoding) -> _Meaning:
 
 @lru_cache(_REMEMBERED)
 def _text(tag: int, value: Value, encoding: Encoding) -> str:
-    return levels.text(_alone(tag, value, encoding), keyword_for_tag(tag))
+    uid = _uid(value)
+    return levels.text(_alone(tag, value, encoding), keyword_for_tag(tag)) if uid is None else uid
+
+
+def _uid(value: Value) -> str | None:
+    """A value that is one UID, as nearly all of them are; None for what pydicom must look at."""
+    vr, _, raw = value
+    found = _ONE_UID.fullmatch(raw) if vr == b"UI" else None
+    return None if found is None else found[1].decode()
 
 
 class _Alone:
