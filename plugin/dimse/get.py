@@ -57,14 +57,15 @@ def _handle(event: Event, house: House) -> None:
     association = event.assoc
     carrier = Carrier(association.requestor.ae_title.strip(), association)
     tally = Tally(len(objects))
-    for sent in retrieval.carry(carrier, house.gate.check_file_of, objects):
-        tally.note(sent)
-        if not answering.is_open:
-            log.warning("%s left a C-GET with %d objects still to come", carrier.peer, tally.remaining)
-            return
-        if answering.is_cancelled:
-            answering.cancelled(tally)
-            return
-        if tally.remaining:
-            answering.pending(tally)
-    answering.done(tally)
+    with carrier.at_work():
+        for sent in retrieval.carry(carrier, house.gate.check_file_of, objects):
+            tally.note(sent)
+            if not answering.is_open:
+                log.warning("%s left a C-GET with %d objects still to come", carrier.peer, tally.remaining)
+                return
+            if answering.is_cancelled:
+                answering.cancelled(tally)
+                return
+            if tally.remaining:
+                answering.pending(tally)
+        answering.done(tally)

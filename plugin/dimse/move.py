@@ -140,10 +140,11 @@ class _Move:
         self._results.put(comment)
 
     def _carry(self, carrier: Carrier, objects: Sequence[Wanted]) -> None:
-        for sent in retrieval.carry(carrier, self._may_leave, objects, self._originator):
-            self._results.put(sent)
-            if self._stop.is_set():
-                return
+        with carrier.at_work():
+            for sent in retrieval.carry(carrier, self._may_leave, objects, self._originator):
+                self._results.put(sent)
+                if self._stop.is_set():
+                    return
 
     def _may_leave(self, row: Leaving, path: Path) -> None:
         gate.check_proven(row, self._name, self._section.allow_unproven)

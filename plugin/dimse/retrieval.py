@@ -211,6 +211,7 @@ class Answering:
                 response.Identifier = BytesIO(self._failed(tally))
         if self.is_open:
             self._association.dimse.send_msg(response, self._context_id)
+            self._association.dul.look()
 
     def _failed(self, tally: Tally) -> bytes:
         """Failed SOP Instance UID List (0008,0058)."""

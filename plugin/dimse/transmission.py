@@ -1,8 +1,12 @@
-"""C-STORE requests from a file to the socket, without detours.
+"""C-STORE requests from a file to the socket, and their answers, without detours.
 
-pynetdicom hands each piece of a message through a queue and a state machine, and looks for an answer each millisecond.
-Here a whole message is one thing in that queue: the thread that owns the socket reads the file and writes it, no faster
-than the peer reads, and then waits for the answer.
+pynetdicom hands each piece of a message, and each answer, from one thread to another through queues, and looks for them
+each millisecond. Here the thread that owns the socket lends it to the one that sends objects:
+
+    with provider.lent():
+        answer = provider.exchange(message)     the file is read and written no faster than the peer reads
+
+What else the peer says meanwhile, C-CANCEL or the end of the association, is taken as ever.
 """
 
 from __future__ import annotations
@@ -12,12 +16,15 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pynetdicom import association
+from pynetdicom.fsm import InvalidEventError
 
 from plugin.dimse.reception import ReceivingProvider, implicit
 
@@ -27,7 +34,7 @@ _C_STORE_RQ, _MEDIUM, _HAS_DATA_SET = 0x0001, 0x0000, 0x0001
 # The size of a piece where the peer sets no limit, and how much goes to the kernel at once.
 _LARGEST_PDU = 1 << 17
 _AT_ONCE_BYTES = 1 << 18
-_ANSWER_SOON_S, _NEXT_SOON_S, _LOOK_EVERY_S = 1.0, 0.01, 0.05
+_LOOK_EVERY_S = 0.05
 
 
 @dataclass
@@ -44,8 +51,6 @@ class Message:
     path: Path
     start: int
     originator: tuple[str, int] | None = None
-    is_written: bool = False
-    over: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def command(self) -> bytes:
         """The command set (PS3.7 9.3.1.1), Implicit VR Little Endian."""
@@ -94,60 +99,118 @@ class Message:
         return struct.pack(">BxIIBB", _P_DATA_TF, length + 4, length, self.context_id, control) + fragment
 
 
+@dataclass
+class _Loan:
+    """Of the socket, from the thread that owns it."""
+
+    given: threading.Event = field(default_factory=threading.Event)
+    returned: threading.Event = field(default_factory=threading.Event)
+
+
 class TransmittingProvider(ReceivingProvider):
-    """The upper layer of one association (PS3.8) that also takes a `Message` from its queue."""
+    """The upper layer of one association (PS3.8) whose socket can be lent to the thread that sends objects."""
+
+    def __init__(self, assoc: association.Association) -> None:
+        super().__init__(assoc)
+        self._borrower: threading.Thread | None = None
+
+    # What the owner of the socket does
 
     def _process_recv_primitive(self) -> bool:
-        sent = False
-        while isinstance(self._next_primitive(), Message):
-            self._transmit(self.to_provider_queue.get())
-            self._wait_for_more()
-            sent = True
-        return super()._process_recv_primitive() or sent
+        lent = False
+        while isinstance(self._next_primitive(), _Loan):
+            loan = self.to_provider_queue.get()
+            loan.given.set()
+            loan.returned.wait()
+            lent = True
+        return super()._process_recv_primitive() or lent
 
     def _next_primitive(self) -> Any:
         waiting = self.to_provider_queue.queue
         return waiting[0] if waiting else None
 
-    def _transmit(self, message: Message) -> None:
-        """Write the message; where that fails, the connection is of no use any more."""
-        connection = None if self.socket is None else self.socket.socket
+    # What the borrower does
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Borrow the socket; where the association has ended there is none, and nothing that is sent arrives."""
+        loan = _Loan()
+        self.to_provider_queue.put(loan)
+        while not loan.given.wait(_LOOK_EVERY_S) and self.is_alive() and not self._kill_thread:
+            pass
+        self._borrower = threading.current_thread() if loan.given.is_set() else None
         try:
-            if self.state_machine.current_state == "Sta6" and connection is not None:
-                for piece in message.pdus(self.assoc.dimse.maximum_pdu_size):
-                    connection.sendall(piece)
-                _acknowledge_at_once(connection)
-                message.is_written = True
+            yield
+        finally:
+            self._borrower = None
+            loan.returned.set()
+
+    @property
+    def _is_open(self) -> bool:
+        here = self.socket is not None and self.socket.socket is not None
+        return here and not self._kill_thread and self.state_machine.current_state == "Sta6"
+
+    def exchange(self, message: Message, timeout_s: float | None) -> Any:
+        """Send a request, and give the next message of the peer; None where none comes in time, or not all was sent."""
+        assert self._borrower is threading.current_thread(), "the socket was not lent to this thread"
+        self.look()
+        if not self._is_open or not self._write(message):
+            return None
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        while self.assoc.dimse.msg_queue.empty():
+            # Whatever others want of the association, to abort it for one thing, is more urgent than the answer.
+            if not self._is_open or not self.to_provider_queue.empty():
+                return None
+            if self._is_readable(_LOOK_EVERY_S):
+                self._read_once()
+            elif end is not None and time.monotonic() > end:
+                return None
+        return self.assoc.dimse.get_msg(block=False)[1]
+
+    def look(self) -> None:
+        """Take what the peer has said, and send what is to be said to it, where this thread has the socket."""
+        if self._borrower is not threading.current_thread():
+            return
+        while not self.to_provider_queue.empty():
+            super()._process_recv_primitive()
+            self._settle()
+        while self._is_open and self._is_readable(0):
+            self._read_once()
+
+    def _write(self, message: Message) -> bool:
+        """Whether all of it was written; where it was not, the connection is of no use any more."""
+        assert self.socket is not None and self.socket.socket is not None
+        try:
+            for piece in message.pdus(self.assoc.dimse.maximum_pdu_size):
+                self.socket.socket.sendall(piece)
+            _acknowledge_at_once(self.socket.socket)
         except OSError:
             self.event_queue.put("Evt17")  # transport connection closed
-        finally:
-            message.over.set()
-
-    def _wait_for_more(self) -> None:
-        """Read the answer as soon as it comes, and leave time for what is to be sent after it."""
-        for _ in range(int(_ANSWER_SOON_S / _LOOK_EVERY_S)):
-            if self._kill_thread or self.to_provider_queue.queue or not self.event_queue.empty():
-                break
-            if self._is_readable():
-                self._read_pdu_data()
-                break
-        while not self.event_queue.empty() and not self._kill_thread:
-            self.state_machine.do_action(self.event_queue.get())
-        with self.to_provider_queue.not_empty:
-            if not self.to_provider_queue.queue:
-                self.to_provider_queue.not_empty.wait(_NEXT_SOON_S)
-
-    def _is_readable(self) -> bool:
-        connection = None if self.socket is None else self.socket.socket
-        if connection is None:
+            self._settle()
             return False
+        return True
+
+    def _read_once(self) -> None:
+        self._take_pdu()
+        self._idle_timer.restart()
+        self._settle()
+
+    def _settle(self) -> None:
+        # As in `run_reactor`: what has just ended can end once more.
+        with suppress(InvalidEventError):
+            while not self.event_queue.empty():
+                self.state_machine.do_action(self.event_queue.get())
+
+    def _is_readable(self, timeout_s: float) -> bool:
+        assert self.socket is not None and self.socket.socket is not None
+        connection = self.socket.socket
         if isinstance(connection, ssl.SSLSocket) and connection.pending():
             return True
-        return bool(select.select([connection], [], [], _LOOK_EVERY_S)[0])
+        return bool(select.select([connection], [], [], timeout_s)[0])
 
 
 def install() -> None:
-    """Have associations take a `Message`; a setting of the whole process in pynetdicom."""
+    """Have associations lend their sockets; a setting of the whole process in pynetdicom."""
     association.DULServiceProvider = TransmittingProvider
 
 

@@ -51,6 +51,7 @@ LINES: Sequence[Line] = (
     Line("C-STORE mixed, 4 senders", "mixed", 4, 1.0),
     Line("C-STORE mixed, 8 senders", "mixed", 8, None),
     Line("C-STORE CT, 4 senders", "CT", 4, 1.0),
+    Line("C-STORE CT, 2 senders", "CT", 2, None),
     Line("C-STORE CT, 1 sender", "CT", 1, 0.9),
     Line("C-STORE PT, 4 senders", "PT", 4, 0.9),
     Line("C-STORE PT, 1 sender", "PT", 1, 0.9),

@@ -94,9 +94,10 @@ def listening(
 
 
 @contextmanager
-def serving(here: Ingest, port: int = 1, **destination: Any) -> Iterator[int]:
+def serving(here: Ingest, port: int = 1, idle_timeout_s: float = 120.0, **destination: Any) -> Iterator[int]:
     section = Destination(kind="dimse", aet="ELSEWHERE", host="127.0.0.1", port=port, **destination)
-    settings = Settings(node=Node(dimse="127.0.0.1:0"), destinations={"elsewhere": section})
+    own = Node(dimse="127.0.0.1:0", idle_timeout_s=idle_timeout_s)
+    settings = Settings(node=own, destinations={"elsewhere": section})
     listener = node.start(settings, here)
     try:
         yield listener.address.port
@@ -330,6 +331,18 @@ def test_a_cancelled_retrieval_stops_and_says_what_is_left(here, verb):
     assert (completed, warnings, failures) == (len(receiver.objects), 0, 0)
     assert remaining == len(UIDS) - completed > 0
     assert not failed.get("FailedSOPInstanceUIDList")
+
+
+def test_a_retrieval_that_takes_longer_than_the_idle_limit_is_not_idle(here):
+    slow, model = Receiver(before=lambda: time.sleep(0.4)), STUDY_ROOT.format(GET)
+    everything = identifier("STUDY", StudyInstanceUID=[STUDY, "2.25.2001"])
+    with serving(here, idle_timeout_s=1) as port:
+        association = asking(port, model, slow)
+        for _ in range(2):
+            answers = asked(association, "get", everything, model)
+            assert [status.Status for status, _ in answers] == [0xFF00] * 5 + [0x0000]
+        association.release()
+    assert set(slow.objects) == set(UIDS)
 
 
 @pytest.mark.parametrize("verb", ["move", "get"])

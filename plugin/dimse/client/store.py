@@ -9,8 +9,10 @@ import mmap
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -108,9 +110,10 @@ def send(
         association = associate(peer, proposed, timeout_s)
         try:
             carrier = Carrier(str(peer), association, prefer)
-            for load in loads:
-                if load.kind in kinds:
-                    yield carrier.send(load, check)
+            with carrier.at_work():
+                for load in loads:
+                    if load.kind in kinds:
+                        yield carrier.send(load, check)
         finally:
             end(association)
 
@@ -180,6 +183,9 @@ def _proposals(stored: Sequence[str], prefer: Sequence[str]) -> list[tuple[str, 
 class Carrier:
     """Sends objects over one association on which the peer is the provider of storage classes (PS3.4 B).
 
+        with carrier.at_work():
+            carrier.send(load, check)
+
     peer: its name in messages. prefer: as for `send`.
     """
 
@@ -187,6 +193,7 @@ class Carrier:
         self.peer, self._association = peer, association
         self._contexts: dict[str, dict[str, int]] = {}
         self._message_id = 0
+        self._is_given_up = False
         _have_it_alone(association)
         accepted = [context for context in association.accepted_contexts if context.as_scu]
         for context in accepted:
@@ -196,12 +203,23 @@ class Carrier:
             best = {syntax: own[syntax] for syntax in prefer if syntax in own}
             self._contexts[sop_class] = best | own
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """This thread has the association to itself; one that did not answer is aborted afterwards."""
+        try:
+            with self._association.dul.lent():
+                yield
+        finally:
+            if self._is_given_up and not self._association.is_aborted:
+                # It may take a moment until it is seen that the connection is gone; its release would wait for that.
+                self._association.abort()
+
     def send(self, load: Load, check: Check, originator: Originator | None = None) -> Sent:
         """C-STORE one object, as stored or in the best encoding that the peer takes."""
         refused = Sent(load.path, load.sop_instance_uid, SOP_CLASS_NOT_SUPPORTED, self._not_taken(load.kind))
         stored = UID(load.kind.transfer_syntax_uid)
         for syntax in self.syntaxes(load.kind):
-            if not is_open(self._association):
+            if self._is_given_up or not is_open(self._association):
                 reason = f"the association with {self.peer} ended before this object was sent"
                 return Sent(load.path, load.sop_instance_uid, None, reason, can_retry=True)
             try:
@@ -239,8 +257,9 @@ class Carrier:
             start=_start(path),
             originator=originator,
         )
-        answer = self._exchange(message)
-        if answer is None:
+        answer = self._association.dul.exchange(message, self._association.dimse_timeout)
+        if not _answers(answer, message):
+            self._is_given_up = True
             reason = f"{self.peer} did not answer; whether it has the object is not known"
             return Sent(load.path, load.sop_instance_uid, None, reason, can_retry=True, transfer_syntax_uid=syntax)
         status = int(answer.Status)
@@ -249,25 +268,11 @@ class Carrier:
         reason = f"{self.peer} answered 0x{status:04X} ({answer.ErrorComment or 'no comment given'})"
         return Sent(load.path, load.sop_instance_uid, status, reason, is_temporary(status), transfer_syntax_uid=syntax)
 
-    def _exchange(self, message: Message) -> C_STORE | None:
-        """Send a request and wait for its answer; None, and no association any more, where none comes in time."""
-        association = self._association
-        association.dul.to_provider_queue.put(message)
-        answer = self._answer(message)
-        if answer is None and not association.is_aborted:
-            # It may take a moment until it is seen that the connection is gone; the next would wait for its timeout.
-            association.abort()
-        return answer
 
-    def _answer(self, message: Message) -> C_STORE | None:
-        while not message.over.wait(_LOOK_EVERY_S * 100):
-            if not is_open(self._association):
-                return None
-        if not message.is_written:
-            return None
-        answer = self._association.dimse.get_msg(block=True)[1]
-        is_it = isinstance(answer, C_STORE) and answer.is_valid_response
-        return answer if is_it and answer.MessageIDBeingRespondedTo == message.message_id else None
+def _answers(answer: Any, message: Message) -> bool:
+    """It is the response to this request."""
+    is_it = isinstance(answer, C_STORE) and answer.is_valid_response
+    return is_it and answer.MessageIDBeingRespondedTo == message.message_id
 
 
 class _Encoded:
