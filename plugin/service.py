@@ -7,7 +7,7 @@
     listener   plugin.dimse.listener, node.listeners of them on one socket
     worker     plugin.jobs.worker, one
 
-Both doors open when the index is up to date, not before.
+Both doors open, and the worker begins, when the index is up to date, not before.
 
 What `mirall serve` was told on its command line reaches the children in MIRALL_OVERRIDES (see `settings.load`). One
 service at a time works on a data folder: it holds a lock there, and so do its children until they have ended.
@@ -222,6 +222,7 @@ class House:
             )
             for number in range(settings.node.listeners)
         ]
+        # Begun before the index is up to date, it would plan studies as whole of which a part is still on disk alone.
         self.workers = [child("worker", "plugin.jobs.worker")] if worker else []
         for each in self.workers:
             each.niceness = _BEHIND_THE_DOORS
@@ -234,6 +235,10 @@ class House:
     def is_ready(self) -> bool:
         """Both doors are answered at."""
         return self.web.ready.is_set() and all(each.ready.is_set() for each in self.listeners)
+
+    def may_start(self, child: Child) -> bool:
+        """The doors wait by themselves until the index is up to date."""
+        return child not in self.workers or self.web.has_indexed.is_set()
 
     def open_doors(self) -> None:
         """Once the index is up to date."""
@@ -258,8 +263,6 @@ class House:
 
 def _supervise(house: House, stop: threading.Event, say: Callable[[str], None]) -> int:
     announced = False
-    for child in house.children:
-        child.start()
     while not stop.wait(0.02 if not announced else 0.1):
         for child in house.children:
             code = child.poll()
@@ -267,7 +270,7 @@ def _supervise(house: House, stop: threading.Event, say: Callable[[str], None]) 
                 return WRONG_USE  # it has said why
             if code is not None:
                 child.plan_restart(code)
-            elif child.process is None and time.monotonic() >= child.start_at:
+            elif child.process is None and time.monotonic() >= child.start_at and house.may_start(child):
                 child.start()
         house.open_doors()
         if not announced and house.is_ready:

@@ -18,7 +18,7 @@ from dicom_io import dataset as whole_files
 from dicom_io import labels
 from dicom_io.errors import UndecodablePixels
 from dicom_io.provenance import LabelRecord
-from plugin.archive import levels
+from plugin.archive import levels, tombstones
 from plugin.archive.arrival import Arrival
 from plugin.archive.commits import Transaction
 from plugin.archive.index import NO_INPUT, Index, InstanceRow
@@ -64,7 +64,8 @@ class Candidate:
     """One received object, and what is said of it outside of its bytes.
 
     record: of an object that we made. on_correction: a person's decision for this object, None where there is none.
-    is_placed: it was given its name among the stored objects in advance (Storage.place).
+    is_placed: it was given its name among the stored objects in advance (Storage.place). is_noted: its arrival is kept
+    with the file (Storage.note).
     study, series, instance: the columns that follow from it alone, JSON as text.
     """
 
@@ -73,6 +74,7 @@ class Candidate:
     record: LabelRecord | None
     on_correction: Correction | None
     is_placed: bool
+    is_noted: bool
     study: dict[str, Any]
     series: dict[str, Any]
     instance: dict[str, Any]
@@ -85,6 +87,7 @@ class Candidate:
         record: LabelRecord | None,
         on_correction: Correction | None,
         is_placed: bool,
+        is_noted: bool,
     ) -> Candidate:
         of_study, of_series, of_instance = (received.header.columns(level) for level in levels.KEYWORDS)
         study = {
@@ -117,7 +120,7 @@ class Candidate:
             "attributes": of_instance.attributes,
             "search": of_instance.search,
         }
-        return cls(received, arrival, record, on_correction, is_placed, study, series, instance)
+        return cls(received, arrival, record, on_correction, is_placed, is_noted, study, series, instance)
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,16 @@ class Decision:
         if outcome.state == "held":
             self._take_back()
         return outcome
+
+    def stands_in_files(self, outcome: Outcome) -> bool:
+        """All that the index now says of the object would be taken up from disk as it is (`Ingest.reindex`).
+
+        So it is for a new object of others, but where a deletion names its file and may still sweep it: only the index
+        knows that it came afterwards.
+        """
+        if outcome.state != "stored" or self._record is not None or not self._candidate.is_noted:
+            return False
+        return not tombstones.may_sweep(self._connection, self._received.storage_key)
 
     def _take_back(self) -> None:
         """It was placed among the stored objects, and is none."""

@@ -17,7 +17,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,7 +188,21 @@ class Index:
 
     def sync(self) -> None:
         """All that was committed until now, by whomever, is on disk when this returns. Raises NoSpace."""
-        sync_data(self.data / "index.sqlite-wal")
+        try:
+            sync_data(self.data / "index.sqlite-wal")
+        except (NoSpace, OSError):
+            self._begin_log_anew()
+            raise
+
+    def _begin_log_anew(self) -> None:
+        """Have what stands in the log put in its place: where a part of it was lost, all behind that would be, too, and
+        the system tells of a failed sync once only."""
+        with (
+            suppress(sqlite3.Error),
+            self._turn_to_write(),
+            closing(sqlite3.connect(self.data / "index.sqlite")) as own,
+        ):
+            own.execute("PRAGMA wal_checkpoint(RESTART)")
 
     @contextmanager
     def _turn_to_write(self) -> Iterator[None]:

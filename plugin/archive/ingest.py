@@ -24,7 +24,7 @@ from dicom_io.errors import Unlabelled
 from dicom_io.provenance import LabelRecord
 from plugin.archive import tombstones
 from plugin.archive.arrival import Arrival
-from plugin.archive.commits import Commits
+from plugin.archive.commits import Commits, Transaction
 from plugin.archive.decision import Candidate, Decision, House, Outcome, State, refused
 from plugin.archive.index import Index
 from plugin.archive.quarantine import QuarantineList
@@ -212,13 +212,15 @@ class Ingest:
         sync_file(path)
         # What stands beside a result of ours must be there before it.
         is_placed = record is None and self.storage.place(path, received.storage_key)
-        candidate = Candidate.of(received, arrival, record, on_correction, is_placed)
+        candidate = Candidate.of(received, arrival, record, on_correction, is_placed, is_noted)
 
-        def needs_sync(outcome: Outcome) -> bool:
-            # What is new and of others can be taken up from disk as it was: `reindex`.
-            return outcome.state != "stored" or not is_noted
+        def decide(transaction: Transaction) -> tuple[Outcome, bool]:
+            decision = Decision(self._house, transaction, candidate)
+            outcome = decision.decide()
+            return outcome, decision.stands_in_files(outcome)
 
-        return self._commits.run(lambda transaction: Decision(self._house, transaction, candidate).decide(), needs_sync)
+        outcome, _ = self._commits.run(decide, lambda result: not result[1])
+        return outcome
 
 
 def _record_beside(text: str) -> str:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Row,
     String,
     Text,
+    bindparam,
     func,
     insert,
     select,
@@ -33,6 +34,7 @@ from sqlalchemy import Index as TableIndex
 from sqlalchemy.orm import Mapped, mapped_column
 
 from plugin.archive.index import Index
+from plugin.archive.prepared import Prepared
 from plugin.archive.storage import Storage
 from plugin.archive.tables import Base, Instance
 
@@ -138,6 +140,14 @@ def sweep(index: Index, storage: Storage) -> int:
                 update(Tombstone).where(Tombstone.id.in_([row.id for row in some])).values(is_swept=True)
             )
     return len(rows)
+
+
+_UNSWEPT = Prepared(select(Tombstone.id).where(Tombstone.storage_key == bindparam("key"), text("is_swept = 0")))
+
+
+def may_sweep(connection: Connection, storage_key: str) -> bool:
+    """Whether a deletion names this file and is not swept yet."""
+    return bool(_UNSWEPT(connection, key=storage_key))
 
 
 def _is_new(index: Index, storage: Storage, connection: Connection, key: str, deleted_at: float) -> bool:

@@ -34,7 +34,7 @@ is made for each element of each object that arrives."""
 
 def as_value(place: Place, is_implicit: bool, raw: bytes) -> Value:
     """The value of an element of a data set in this encoding. raw: what lies at the place."""
-    if place.length == UNDEFINED and place.vr == b"UN":  # a sequence in Implicit VR (PS3.5 6.2.2)
+    if place.length == UNDEFINED and place.vr in (b"", b"UN"):  # a sequence in Implicit VR (PS3.5 6.2.2, A.1)
         return b"SQ", True, raw
     return place.vr, is_implicit, raw
 

@@ -19,8 +19,8 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from plugin.dicomweb import frames
 from plugin.dicomweb.resources import Held
 
 # Changed whenever the same instances give other bytes than before.
-_FORM = f"3 pydicom {pydicom.__version__}"
+_FORM = f"4 pydicom {pydicom.__version__}"
 # Binary values up to this length stand in the metadata itself; longer ones are a BulkDataURI.
 INLINE_BYTES = 1 << 16
 BINARY_VRS = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -54,7 +54,6 @@ _HERE = f"{_ROOT.decode()}/bulkdata"
 _UTF_8 = b'"00080005":{"vr":"CS","Value":["ISO_IR 192"]}'
 # From which the VR of others follows where none is written: Pixel Representation, LUT Descriptor (PS3.6, "US or SS").
 _TELL_VR = (0x00280103, 0x00283002)
-_TRAILING_PADDING = 0xFFFCFFFC
 _REMEMBERED, _REMEMBERED_BYTES = 8192, 1024
 _GZIP_LEVEL = 4
 # After so much has been written the cache is measured, and cut down to so much of its limit where it is larger.
@@ -117,13 +116,13 @@ class Cache:
         with self._lock:
             turn = self._making.setdefault(name, threading.Lock())
         with turn:
-            body = self.get(name)
-            if body is None:
-                try:
+            try:
+                body = self.get(name)
+                if body is None:
                     body = make()
                     self.put(name, body)
-                finally:
-                    self._making.pop(name, None)
+            finally:
+                self._making.pop(name, None)
         return body
 
     def _keep_at_hand(self, name: str, body: bytes) -> None:
@@ -260,22 +259,24 @@ def _members(layout: Layout) -> Iterator[tuple[Place, bytes]]:
     def value(place: Place) -> Value:
         return values.as_value(place, is_implicit, bytes(raw[place.start : place.end]))
 
-    def beside(tags: Iterable[int]) -> tuple[tuple[int, Value], ...]:
+    @cache
+    def beside(*tags: int) -> tuple[tuple[int, Value], ...]:
         return tuple((tag, value(places[tag])) for tag in tags if tag in places)
 
     character_set = places.get(CHARACTER_SET)
     encoding = Encoding(layout.is_little_endian, b"" if character_set is None else value(character_set)[2])
-    of_all = beside(_TELL_VR) if is_implicit else ()
+    of_all = beside(*_TELL_VR) if is_implicit else ()
     for place in places.values():
         tag = place.tag
-        if tag & 0xFFFF == 0 or tag == _TRAILING_PADDING:
-            continue  # group lengths and padding are no attributes
+        if tag & 0xFFFF == 0:
+            continue  # group lengths are no attributes
         if tag in frames.PIXEL_TAGS:
             yield place, _elsewhere(tag, (place.vr or b"OW").decode("ascii", "replace"))
-            continue
+            return  # what lies behind them is found by none of the other resources, either
         # A private one is what its creator says (PS3.5 7.8.1); in Implicit VR others tell what a few public ones are.
-        others = beside([tag & 0xFFFF0000 | (tag & 0xFF00) >> 8]) if tag & 0x10000 else of_all
-        if place.end - place.start > _REMEMBERED_BYTES:
+        others = beside(tag & 0xFFFF0000 | (tag & 0xFF00) >> 8) if tag & 0x10000 else of_all
+        known_by = place.end - place.start + len(encoding.character_set) + sum(len(each[2]) for _, each in others)
+        if known_by > _REMEMBERED_BYTES:
             yield place, _member.__wrapped__(tag, value(place), encoding, others)
         else:
             yield place, _member(tag, value(place), encoding, others)

@@ -139,6 +139,8 @@ def _fuzzy(key: Key) -> list[Key]:
     # At the beginning of the name or of a component, or behind a space or hyphen within one.
     before = ("", "*^", "* ", "*-")
     words = re.findall(r"[^\s^=,]+", key.text)
+    if not words:
+        return [key]
     return [replace(key, text="\\".join(f"{each}{word}*" for each in before)) for word in words]
 
 

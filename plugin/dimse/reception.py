@@ -184,12 +184,19 @@ class ReceivingProvider(DULServiceProvider):
     def _more_comes(self) -> bool:
         """Whether the peer sends more at once, and nobody here wants to send or to end the association."""
         assert self.socket is not None
-        if self._kill_thread or not self.to_provider_queue.empty() or self.socket.socket is None:
+        if self._kill_thread or self.socket.socket is None:
+            return False
+        if not self.to_provider_queue.empty() or not self.event_queue.empty():
             return False
         here = self.socket.socket
         if isinstance(here, ssl.SSLSocket) and here.pending():
             return True
         return bool(select.select([here], [], [], _LINGER_S)[0])
+
+    def _send(self, pdu: Any) -> None:
+        """What pynetdicom says comes between two answers, never into one."""
+        with self._sending:
+            super()._send(pdu)
 
     # PDUs
 

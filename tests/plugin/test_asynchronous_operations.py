@@ -104,6 +104,27 @@ def test_a_sender_that_is_cut_off_leaves_nothing_half_and_keeps_what_was_whole(h
     assert stored - {items[1].sop_instance_uid} == {items[0].sop_instance_uid, items[3].sop_instance_uid}
 
 
+def test_a_failure_of_ours_ends_an_association_that_goes_on_sending(here, items, monkeypatch):
+    accept, failed = here.accept, threading.Event()
+
+    def first_fails(*arguments, **more):
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("a bug")
+        return accept(*arguments, **more)
+
+    monkeypatch.setattr(here, "accept", first_fails)
+    many = items * 20
+    with listening(here) as address:
+        association = Association(address, "MIRALL", [items[0].sop_class_uid], window=2)
+        answers = []
+        with pytest.raises(OSError):
+            for answer in association.store_all(many):
+                answers.append(answer)
+        association.reset()
+    assert len(answers) < len(many) / 2
+
+
 def test_a_failure_of_ours_ends_the_association_and_acknowledges_nothing(here, items, monkeypatch):
     def broken(*arguments: object, **more: object) -> None:
         raise RuntimeError("a bug")

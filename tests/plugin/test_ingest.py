@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import sqlite3
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from pydicom.uid import RLELossless
 from sqlalchemy import event
 
 from dicom_io.errors import Rejected
+from plugin.archive import deletion, tombstones
+from plugin.archive import index as index_module
 from plugin.archive.arrival import Arrival
 from plugin.archive.index import NO_INPUT, Index
 from plugin.archive.ingest import OUT_OF_RESOURCES, Announced, Ingest
@@ -544,6 +548,34 @@ def test_the_index_is_synced_for_what_no_file_tells(tmp_path, kind, expected):
         assert give(ingest, dataset).accepted
         found.append(index.syncs)
     assert found == expected
+
+
+def test_the_index_is_synced_for_what_a_deletion_may_still_sweep(tmp_path, monkeypatch):
+    """Only the index knows that it came after the deletion: by its file it may have lain in incoming/ before."""
+    index = Watched(tmp_path)
+    index.upgrade()
+    ingest = Ingest(index, Storage(tmp_path))
+    give(ingest, slice_of("1.2.3"))
+    with monkeypatch.context() as patch:
+        patch.setattr(tombstones, "sweep", lambda *_: 0)
+        deletion.remove(ingest, deletion.Target(STUDY), by="a person")
+    before = index.syncs
+    assert give(ingest, slice_of("1.2.3")).state == "stored"
+    assert index.syncs == before + 1
+
+
+def test_what_could_not_be_synced_is_put_in_its_place_so_that_nothing_behind_it_hangs_on_it(here, monkeypatch):
+    give(here, slice_of("1.2.3"))
+
+    def fails(path: Path) -> None:
+        raise NoSpace("no space in this test")
+
+    with monkeypatch.context() as patch, pytest.raises(NoSpace):
+        patch.setattr(index_module, "sync_data", fails)
+        give(here, slice_of("1.2.3", StudyDescription="Corrected"))
+    database = here.index.data / "index.sqlite"
+    with closing(sqlite3.connect(f"file:{database}?immutable=1", uri=True)) as alone:  # without its log
+        assert alone.execute("SELECT state FROM instance_version").fetchall() == [("superseded",)]
 
 
 def test_a_start_with_nothing_new_takes_up_nothing(here):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import tracemalloc
 from io import BytesIO
 from pathlib import Path
 
@@ -54,6 +55,12 @@ def object_with(*, signed: bool, character_set: str, name: str) -> Dataset:
     return dataset
 
 
+def bare() -> Dataset:
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3"
+    return dataset
+
+
 def written(dataset: Dataset, syntax: str, path: Path) -> Path:
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -95,6 +102,41 @@ def test_metadata_are_what_pydicom_reads_in_the_whole_data_set(tmp_path: Path, s
         expected.pop(PIXELS)
         assert found == expected
         assert seen(path, syntax)["00280106"]["Value"] == [-1 if signed else 0xFFFF]
+
+
+def test_a_private_sequence_without_a_length_is_one_in_implicit_vr(tmp_path: Path) -> None:
+    item = b"\xfe\xff\x00\xe0\xff\xff\xff\xff\x08\x00\x04\x01\x04\x00\x00\x00Deep\xfe\xff\x0d\xe0\x00\x00\x00\x00"
+    private = (
+        b"\x29\x00\x10\x00\x04\x00\x00\x00MINE\x29\x00\x01\x10\xff\xff\xff\xff"
+        + item
+        + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
+    )
+    path = written(bare(), ImplicitVRLittleEndian, tmp_path / "a.dcm")
+    path.write_bytes(path.read_bytes() + private)
+    found = seen(path, ImplicitVRLittleEndian)
+    assert found["00291001"] == {"vr": "SQ", "Value": [{"00080104": {"vr": "LO", "Value": ["Deep"]}}]}
+
+
+def test_what_lies_behind_the_pixels_is_not_listed_since_nothing_gives_it_out(tmp_path: Path) -> None:
+    dataset = object_with(signed=False, character_set="ISO_IR 100", name="A^B")
+    dataset.add_new(0xFFFCFFFC, "OB", b"\0" * 100_000)
+    path = written(dataset, ExplicitVRLittleEndian, tmp_path / "a.dcm")
+    assert "FFFCFFFC" not in seen(path, ExplicitVRLittleEndian)
+
+
+def test_what_a_value_hangs_on_does_not_fill_the_memory(tmp_path: Path) -> None:
+    """A creator of two million letters, and many small values of its block."""
+    dataset = bare()
+    dataset.add_new(0x00290010, "LO", "x" * 2_000_000)
+    for number in range(200):
+        dataset.add_new(0x00291000 + number, "UN", number.to_bytes(2, "little"))
+    path = written(dataset, ImplicitVRLittleEndian, tmp_path / "a.dcm")
+    metadata._member.cache_clear()
+    tracemalloc.start()
+    seen(path, ImplicitVRLittleEndian)
+    held_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held_bytes < 10e6
 
 
 def test_the_order_of_attributes_is_that_of_their_tags(tmp_path: Path) -> None:

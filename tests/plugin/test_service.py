@@ -25,7 +25,8 @@ from plugin import service
 from plugin.archive.ingest import open_archive
 from plugin.dimse.client import echo, store
 from plugin.dimse.client.association import Peer
-from plugin.service import CannotServe, Running
+from plugin.service import CannotServe, House, Running
+from plugin.settings import Node, Settings
 
 
 def free_port() -> int:
@@ -211,6 +212,21 @@ def children(running: Running, module: str) -> list[int]:
         if parent == running.process.pid and module.encode() in command:
             found.append(int(entry.name))
     return found
+
+
+def test_the_worker_begins_when_what_lies_on_disk_is_indexed(tmp_path):
+    """Before, it would take a study of which a part is missing in the index for whole."""
+    settings = Settings(node=Node(data=tmp_path, http="127.0.0.1:0", dimse="127.0.0.1:0"))
+    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    house = House(None, settings, {}, lock, True)
+    try:
+        (worker,) = house.workers
+        assert [child for child in house.children if not house.may_start(child)] == [worker]
+        house.web.has_indexed.set()
+        assert house.may_start(worker)
+    finally:
+        house.close()
+        os.close(lock)
 
 
 def test_children_end_with_a_service_that_is_killed(told):
