@@ -185,7 +185,7 @@ class House:
             http.close()
             raise
         self._http, self._dimse = http, dimse
-        # Who answers at a door waits for the end of this pipe; nothing is ever written to it.
+        # Who answers at a door, or works, waits for the end of this pipe; nothing is ever written to it.
         after, self._closed = os.pipe()
         self._pipe: list[int] = [after, self._closed]
         ports = {
@@ -222,8 +222,7 @@ class House:
             )
             for number in range(settings.node.listeners)
         ]
-        # Begun before the index is up to date, it would plan studies as whole of which a part is still on disk alone.
-        self.workers = [child("worker", "plugin.jobs.worker")] if worker else []
+        self.workers = [child("worker", "plugin.jobs.worker", f"--after={after}", files=[after])] if worker else []
         for each in self.workers:
             each.niceness = _BEHIND_THE_DOORS
 
@@ -235,10 +234,6 @@ class House:
     def is_ready(self) -> bool:
         """Both doors are answered at."""
         return self.web.ready.is_set() and all(each.ready.is_set() for each in self.listeners)
-
-    def may_start(self, child: Child) -> bool:
-        """The doors wait by themselves until the index is up to date."""
-        return child not in self.workers or self.web.has_indexed.is_set()
 
     def open_doors(self) -> None:
         """Once the index is up to date."""
@@ -263,6 +258,8 @@ class House:
 
 def _supervise(house: House, stop: threading.Event, say: Callable[[str], None]) -> int:
     announced = False
+    for child in house.children:
+        child.start()
     while not stop.wait(0.02 if not announced else 0.1):
         for child in house.children:
             code = child.poll()
@@ -270,7 +267,7 @@ def _supervise(house: House, stop: threading.Event, say: Callable[[str], None]) 
                 return WRONG_USE  # it has said why
             if code is not None:
                 child.plan_restart(code)
-            elif child.process is None and time.monotonic() >= child.start_at and house.may_start(child):
+            elif child.process is None and time.monotonic() >= child.start_at:
                 child.start()
         house.open_doors()
         if not announced and house.is_ready:

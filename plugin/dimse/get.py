@@ -60,7 +60,7 @@ def _handle(event: Event, house: House) -> None:
     with carrier.at_work():
         for sent in retrieval.carry(carrier, house.gate.check_file_of, objects):
             tally.note(sent)
-            if not answering.is_open:
+            if carrier.is_given_up or not answering.is_open:
                 log.warning("%s left a C-GET with %d objects still to come", carrier.peer, tally.remaining)
                 return
             if answering.is_cancelled:

@@ -124,20 +124,27 @@ class _Move:
     def _work(self) -> None:
         """Send everything; the last result is a comment for the final response, "" where there is none."""
         comment = ""
-        for kinds, proposed in batches((each.kind for each in self._objects), self._section.profile.transfer_syntaxes):
-            objects = [each for each in self._objects if each.kind in kinds]
-            try:
-                association = associate(self._peer, proposed, _TIMEOUT_S)
-            except (TryAgain, BadSettings) as error:
-                comment = str(error)
-                for each in objects:
-                    self._results.put(Sent(Path(), each.sop_instance_uid, None, comment, can_retry=True))
-                continue
-            try:
-                self._carry(Carrier(str(self._peer), association, self._section.profile.transfer_syntaxes), objects)
-            finally:
-                end(association)
-        self._results.put(comment)
+        try:
+            for kinds, proposed in batches(
+                (each.kind for each in self._objects), self._section.profile.transfer_syntaxes
+            ):
+                comment = self._send([each for each in self._objects if each.kind in kinds], proposed) or comment
+        finally:
+            self._results.put(comment)
+
+    def _send(self, objects: Sequence[Wanted], proposed: Sequence[PresentationContext]) -> str:
+        """Send some of the objects over one association; why there is none, "" where there was one."""
+        try:
+            association = associate(self._peer, proposed, _TIMEOUT_S)
+        except (TryAgain, BadSettings) as error:
+            for each in objects:
+                self._results.put(Sent(Path(), each.sop_instance_uid, None, str(error), can_retry=True))
+            return str(error)
+        try:
+            self._carry(Carrier(str(self._peer), association, self._section.profile.transfer_syntaxes), objects)
+        finally:
+            end(association)
+        return ""
 
     def _carry(self, carrier: Carrier, objects: Sequence[Wanted]) -> None:
         with carrier.at_work():

@@ -85,7 +85,8 @@ class StoreRequest:
 
 def install() -> None:
     """Receive C-STORE requests of every ReceivingAE, of any SOP class; in pynetdicom these are of the whole process."""
-    association.DULServiceProvider = ReceivingProvider
+    if not issubclass(association.DULServiceProvider, ReceivingProvider):
+        association.DULServiceProvider = ReceivingProvider
     _config.UNRESTRICTED_STORAGE_SERVICE = True
     # Its log handlers format each message whether or not anybody reads it.
     _config.LOG_HANDLER_LEVEL = "none"

@@ -11,6 +11,7 @@ What else the peer says meanwhile, C-CANCEL or the end of the association, is ta
 
 from __future__ import annotations
 
+import logging
 import select
 import socket
 import ssl
@@ -18,7 +19,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from pynetdicom.fsm import InvalidEventError
 
 from plugin.dimse.reception import ReceivingProvider, implicit
 
+LOGGER = logging.getLogger(__name__)
+
 # PS3.8 9.3.5 and E.2; PS3.7 9.3.1.1 and E.1.
 _P_DATA_TF, _COMMAND, _LAST = 4, 1, 2
 _C_STORE_RQ, _MEDIUM, _HAS_DATA_SET = 0x0001, 0x0000, 0x0001
@@ -35,6 +38,7 @@ _C_STORE_RQ, _MEDIUM, _HAS_DATA_SET = 0x0001, 0x0000, 0x0001
 _LARGEST_PDU = 1 << 17
 _AT_ONCE_BYTES = 1 << 18
 _LOOK_EVERY_S = 0.05
+_AT_ONCE_PDUS = 64
 
 
 @dataclass
@@ -152,29 +156,30 @@ class TransmittingProvider(ReceivingProvider):
 
     def exchange(self, message: Message, timeout_s: float | None) -> Any:
         """Send a request, and give the next message of the peer; None where none comes in time, or not all was sent."""
-        assert self._borrower is threading.current_thread(), "the socket was not lent to this thread"
-        self.look()
-        if not self._is_open or not self._write(message):
+        if self._borrower is not threading.current_thread() or not self._is_open or not self._write(message):
             return None
         end = None if timeout_s is None else time.monotonic() + timeout_s
         while self.assoc.dimse.msg_queue.empty():
             # Whatever others want of the association, to abort it for one thing, is more urgent than the answer.
             if not self._is_open or not self.to_provider_queue.empty():
                 return None
+            if end is not None and time.monotonic() > end:
+                return None
             if self._is_readable(_LOOK_EVERY_S):
                 self._read_once()
-            elif end is not None and time.monotonic() > end:
-                return None
         return self.assoc.dimse.get_msg(block=False)[1]
 
     def look(self) -> None:
         """Take what the peer has said, and send what is to be said to it, where this thread has the socket."""
         if self._borrower is not threading.current_thread():
             return
-        while not self.to_provider_queue.empty():
+        # Where the association has ended, what is left to be said is for nobody.
+        while self._is_open and not self.to_provider_queue.empty():
             super()._process_recv_primitive()
             self._settle()
-        while self._is_open and self._is_readable(0):
+        for _ in range(_AT_ONCE_PDUS):
+            if not self._is_open or not self._is_readable(0):
+                break
             self._read_once()
 
     def _write(self, message: Message) -> bool:
@@ -196,10 +201,14 @@ class TransmittingProvider(ReceivingProvider):
         self._settle()
 
     def _settle(self) -> None:
-        # As in `run_reactor`: what has just ended can end once more.
-        with suppress(InvalidEventError):
+        try:
             while not self.event_queue.empty():
                 self.state_machine.do_action(self.event_queue.get())
+        except InvalidEventError:
+            pass  # as in `run_reactor`: what has just ended can end once more
+        except Exception as error:
+            # The peer's message cannot be decoded; pynetdicom has ended the association by then.
+            LOGGER.warning("an answer to a C-STORE cannot be decoded (%s: %s)", type(error).__name__, error)
 
     def _is_readable(self, timeout_s: float) -> bool:
         assert self.socket is not None and self.socket.socket is not None

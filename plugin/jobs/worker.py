@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import select
 import signal
 import sys
 import threading
@@ -37,6 +38,7 @@ from plugin.registry import Registry
 log = logging.getLogger(__name__)
 
 REMEMBERED_DAYS = 7
+_LOOK_EVERY_S = 0.1
 BROKE_OFF = 70  # EX_SOFTWARE: a delivery thread died; start again
 
 
@@ -158,6 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="mirall.toml")
     parser.add_argument("--data", type=Path, help="data folder, in place of the configured one")
+    parser.add_argument("--after", type=int, help="number of a pipe; begin when its other end is closed")
     parser.add_argument("--pipeline", default="plugin.pipeline", help=argparse.SUPPRESS)  # tests put a quick one here
     parser.add_argument("--hasty", action="store_true", help=argparse.SUPPRESS)  # tests: waits of fractions of a second
     arguments = parser.parse_args()
@@ -182,6 +185,10 @@ def main() -> None:
     except ImagingError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    if arguments.after is not None:
+        # Until the index is up to date: studies of which a part is on disk alone would be planned as whole.
+        while not stop.is_set() and not select.select([arguments.after], [], [], _LOOK_EVERY_S)[0]:
+            pass
     worker.run(stop, ready=lambda: print("ready", flush=True))
     sys.exit(0 if asked.is_set() else BROKE_OFF)
 

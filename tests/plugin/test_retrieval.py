@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +39,7 @@ from plugin.dimse import move, node
 from plugin.dimse.client import store
 from plugin.dimse.client.association import Peer
 from plugin.dimse.client.store import Kind, batches
+from plugin.dimse.reception import implicit
 from plugin.settings import Destination, Node, Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -364,6 +367,54 @@ def test_a_peer_that_vanishes_ends_its_retrieval_and_nothing_else(here, verb):
         receiver.before = lambda: None
         assert moved(door, identifier("IMAGE", SOPInstanceUID=UIDS[0]))[-1][0].Status == 0x0000
     assert len(receiver.objects) < len(UIDS)
+
+
+def test_a_peer_that_resets_the_connection_before_the_last_word_hangs_nothing(here):
+    """The last word lists what failed, so it is two messages to nobody."""
+    model = STUDY_ROOT.format(GET)
+    with serving(here) as port:
+        for _ in range(5):
+            receiver = Receiver(refused={UIDS[0]})
+            association = asking(port, model, receiver)
+
+            sent: list[int] = []
+
+            def after_the_last_answer(event: Any, sent: list[int] = sent) -> None:
+                sent.append(1)
+                if len(sent) == 2 + len(UIDS):  # the request with its identifier, and an answer to each object
+                    raw = event.assoc.dul.socket.socket
+                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    raw.close()
+
+            association.bind(evt.EVT_PDU_SENT, after_the_last_answer)
+            asked(association, "get", identifier("STUDY", StudyInstanceUID=[STUDY, "2.25.2001"]), model)
+            association.abort()
+        before = time.monotonic()
+    assert time.monotonic() - before < 5, "the listener waits for an association that is gone"
+
+
+def test_an_answer_that_cannot_be_decoded_is_no_answer(tmp_path):
+    """Command Field (0000,0100) is 7777H, which PS3.7 E.1 does not know."""
+
+    def gibberish(event: Any) -> int:
+        body = implicit(0x0100, b"\x77\x77") + implicit(0x0120, b"\1\0") + implicit(0x0800, b"\1\1")
+        command = implicit(0x0000, struct.pack("<I", len(body))) + body
+        value = struct.pack(">IBB", len(command) + 2, event.context.context_id, 3) + command
+        event.assoc.dul.socket.socket.sendall(struct.pack(">BxI", 4, len(value)) + value)
+        return 0x0000
+
+    entity = AE("ELSEWHERE")
+    entity.add_supported_context(CTImageStorage, [ExplicitVRLittleEndian])
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, gibberish)])
+    try:
+        peer = Peer("ELSEWHERE", "127.0.0.1", server.server_address[1])
+        paths = [written(tmp_path, "2.25.1"), written(tmp_path, "2.25.2")]
+        first, second = store.send(peer, paths, timeout_s=5)
+    finally:
+        server.shutdown()
+    assert (first.status, first.can_retry) == (None, True)
+    assert "whether it has the object is not known" in first.reason
+    assert (second.status, second.transfer_syntax_uid) == (None, "")
 
 
 def test_whoever_waits_for_a_slow_destination_hears_that_it_goes_on(here, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -25,8 +26,7 @@ from plugin import service
 from plugin.archive.ingest import open_archive
 from plugin.dimse.client import echo, store
 from plugin.dimse.client.association import Peer
-from plugin.service import CannotServe, House, Running
-from plugin.settings import Node, Settings
+from plugin.service import CannotServe, Running
 
 
 def free_port() -> int:
@@ -216,17 +216,18 @@ def children(running: Running, module: str) -> list[int]:
 
 def test_the_worker_begins_when_what_lies_on_disk_is_indexed(tmp_path):
     """Before, it would take a study of which a part is missing in the index for whole."""
-    settings = Settings(node=Node(data=tmp_path, http="127.0.0.1:0", dimse="127.0.0.1:0"))
-    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
-    house = House(None, settings, {}, lock, True)
+    after, closed = os.pipe()
+    command = [sys.executable, "-m", "plugin.jobs.worker", "--data", str(tmp_path), f"--after={after}"]
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[after])
     try:
-        (worker,) = house.workers
-        assert [child for child in house.children if not house.may_start(child)] == [worker]
-        house.web.has_indexed.set()
-        assert house.may_start(worker)
+        assert worker.stdout is not None
+        assert select.select([worker.stdout], [], [], 4)[0] == []
+        os.close(closed)
+        assert worker.stdout.readline() == b"ready\n"
     finally:
-        house.close()
-        os.close(lock)
+        worker.terminate()
+        worker.wait(20)
+        os.close(after)
 
 
 def test_children_end_with_a_service_that_is_killed(told):

@@ -186,14 +186,14 @@ class Carrier:
         with carrier.at_work():
             carrier.send(load, check)
 
-    peer: its name in messages. prefer: as for `send`.
+    peer: its name in messages. prefer: as for `send`. is_given_up: the peer did not answer; nothing more is sent to it.
     """
 
     def __init__(self, peer: str, association: Association, prefer: Sequence[str] = ()) -> None:
         self.peer, self._association = peer, association
         self._contexts: dict[str, dict[str, int]] = {}
         self._message_id = 0
-        self._is_given_up = False
+        self.is_given_up = False
         _have_it_alone(association)
         accepted = [context for context in association.accepted_contexts if context.as_scu]
         for context in accepted:
@@ -210,7 +210,7 @@ class Carrier:
             with self._association.dul.lent():
                 yield
         finally:
-            if self._is_given_up and not self._association.is_aborted:
+            if self.is_given_up and not self._association.is_aborted:
                 # It may take a moment until it is seen that the connection is gone; its release would wait for that.
                 self._association.abort()
 
@@ -219,7 +219,8 @@ class Carrier:
         refused = Sent(load.path, load.sop_instance_uid, SOP_CLASS_NOT_SUPPORTED, self._not_taken(load.kind))
         stored = UID(load.kind.transfer_syntax_uid)
         for syntax in self.syntaxes(load.kind):
-            if self._is_given_up or not is_open(self._association):
+            self._association.dul.look()
+            if self.is_given_up or not is_open(self._association):
                 reason = f"the association with {self.peer} ended before this object was sent"
                 return Sent(load.path, load.sop_instance_uid, None, reason, can_retry=True)
             try:
@@ -259,7 +260,7 @@ class Carrier:
         )
         answer = self._association.dul.exchange(message, self._association.dimse_timeout)
         if not _answers(answer, message):
-            self._is_given_up = True
+            self.is_given_up = True
             reason = f"{self.peer} did not answer; whether it has the object is not known"
             return Sent(load.path, load.sop_instance_uid, None, reason, can_retry=True, transfer_syntax_uid=syntax)
         status = int(answer.Status)
