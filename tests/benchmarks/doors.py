@@ -1,6 +1,6 @@
 """How fast the doors are, beside Orthanc where it is installed: every server in turn, empty, on the same disk.
 
-    make bench                                        the whole of it, about 15 minutes
+    make bench                                        the whole of it, about 8 minutes
     make bench ARGS="--share 0.2 --repetitions 1"     a quick look
     make bench ARGS="--only 'C-STORE PT' --check"     one line; exit code 1 where a bar is missed
 
