@@ -38,7 +38,6 @@ _BITS = {0x7FE00008: 32, 0x7FE00009: 64}
 _DEFER_BYTES = 1 << 12
 # A viewer asks frame by frame, several at once. A parsed header takes about this many times its bytes in memory.
 _HEADERS_BYTES, _GROWTH, _LEAST_BYTES = 64 << 20, 12, 1 << 14
-_PALETTE = ("Red", "Green", "Blue")
 # What describes pixels (PS3.3 C.7.6.3), and whose they are.
 _IMAGE = (
     *("SOPClassUID", "SOPInstanceUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
