@@ -220,17 +220,20 @@ def _check_title(aetitle: str) -> None:
 @router.websocket("/subscribers/{aetitle}")
 async def channel(socket: WebSocket, aetitle: str) -> None:
     """Event reports for one application as DICOM JSON, one a message, for as long as it stays."""
-    await socket.accept()
     channels: Channels = socket.app.state.channels
+    # Before it is accepted: whoever sees the channel open is told of whatever happens from then on.
     reports = await channels.open(aetitle)
-    sending = asyncio.create_task(_send(socket, reports))
+    sending = None
     try:
+        await socket.accept()
+        sending = asyncio.create_task(_send(socket, reports))
         while (await socket.receive())["type"] != "websocket.disconnect":
             pass  # whatever a subscriber says, there is nothing to answer
     except WebSocketDisconnect:
         pass
     finally:
-        sending.cancel()
+        if sending:
+            sending.cancel()
         channels.close(aetitle, reports)
 
 

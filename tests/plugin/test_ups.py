@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -203,6 +204,19 @@ def test_a_subscriber_is_told_over_the_channel(door):
         create(door, "1.2.6", WorklistLabel="chest")
         send(door, "PUT", "/workitems/1.2.5/state", to("IN PROGRESS"))
         assert report(opened) == ("1.2.5", 1, "IN PROGRESS")
+
+
+def test_a_channel_that_is_open_misses_nothing_however_long_its_first_look_takes(door, monkeypatch):
+    class Slow(ups.Watch):
+        def __init__(self, *given: Any) -> None:
+            time.sleep(0.5)
+            super().__init__(*given)
+
+    monkeypatch.setattr(ups, "Watch", Slow)
+    create(door)
+    with channel(door, "WATCH") as opened:
+        send(door, "POST", "/workitems/1.2.3/subscribers/WATCH")
+        assert report(opened) == ("1.2.3", 1, "SCHEDULED")
 
 
 def test_two_channels_hear_of_a_job_that_is_stopped(door):
