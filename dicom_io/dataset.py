@@ -13,18 +13,29 @@ import struct
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pydicom
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
+from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.multival import MultiValue
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import (
+    UID,
+    AllTransferSyntaxes,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+)
 
 from dicom_io.errors import NotDicom, Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pydicom.dataset import Dataset
 
@@ -72,8 +83,9 @@ def read_with_hash(source: Path | str | bytes) -> tuple[Dataset, str]:
     """Data set and `dataset_hash`; the file's bytes are read once. Raises NotDicom as `read` does."""
     raw = source if isinstance(source, bytes) else Path(source).read_bytes()
     name = "the object" if isinstance(source, bytes) else Path(source).name
-    check_whole(raw, name)
-    return _parse(io.BytesIO(raw), name, stop_before_pixels=False), dataset_hash(raw)
+    found = layout(raw, name)
+    parsed = _identified(lambda: _laid_out(found), name) if _is_plain(found) else None
+    return parsed or _parse(io.BytesIO(raw), name, stop_before_pixels=False), dataset_hash(raw)
 
 
 def dataset_hash(raw: Bytes) -> str:
@@ -153,9 +165,69 @@ def _opened(source: Path | str | bytes) -> Iterator[tuple[Bytes, str]]:
         yield mapped, path.name
 
 
-def _parse(file: io.BufferedIOBase | io.BytesIO, name: str, stop_before_pixels: bool) -> Dataset:
+def _is_plain(found: Layout) -> bool:
+    """Whether the elements can be taken as they lie: little endian, explicit or not as the transfer syntax says.
+
+    Of everything else (deflated data sets, sequences in UN, writers that contradict themselves) pydicom knows more.
+    """
+    syntax = UID(found.transfer_syntax)
+    return (
+        found.is_little_endian
+        and syntax in AllTransferSyntaxes
+        and syntax != DeflatedExplicitVRLittleEndian
+        and found.is_explicit == (syntax != ImplicitVRLittleEndian)
+        and all(place.length != UNDEFINED or _ends_with_delimiter(place) for place in found.places)
+    )
+
+
+def _ends_with_delimiter(place: Place) -> bool:
+    """Of an element of undefined length: whether it is a sequence for certain, or encapsulated pixels."""
+    if place.vr:
+        return place.vr == b"SQ" or place.tag == PIXEL_DATA
     try:
-        dataset = pydicom.dcmread(file, stop_before_pixels=stop_before_pixels)
+        return dictionary_VR(place.tag) == "SQ"
+    except KeyError:
+        return False
+
+
+def _laid_out(found: Layout) -> Dataset:
+    """The data set from where its elements were found to lie, without a second walk; as pydicom reads it."""
+    implicit = not found.is_explicit
+    elements = {BaseTag(place.tag): _raw_element(found.raw, place, implicit) for place in found.places}
+    meta = {BaseTag(place.tag): _raw_element(found.raw, place, False) for place in _meta_places(found.raw)}
+    dataset = FileDataset(io.BytesIO(), elements, bytes(found.raw[:128]), FileMetaDataset(meta), implicit, True)
+    stated = elements.get(BaseTag(0x00080005))
+    encoding = convert_encodings(convert_raw_data_element(stated).value) if stated else default_encoding
+    dataset.set_original_encoding(implicit, True, encoding)
+    dataset.file_meta.set_original_encoding(False, True, default_encoding)
+    return dataset
+
+
+def _raw_element(raw: Bytes, place: Place, implicit: bool) -> RawDataElement:
+    end, length = place.end, place.length
+    if length == UNDEFINED:  # the delimiter is no part of the value
+        end -= 8
+        length = UNDEFINED if place.tag == PIXEL_DATA else end - place.start
+    value = raw[place.start : end] if length else None
+    return RawDataElement(BaseTag(place.tag), place.vr.decode() or None, length, value, place.start, implicit, True)
+
+
+def _meta_places(raw: Bytes) -> Iterator[Place]:
+    """The elements of the file meta group, which `file_meta` has stepped over before."""
+    walk, position = Walk(raw, "<", ""), 132
+    while position + 8 <= len(raw) and raw[position : position + 2] == b"\x02\x00":
+        tag, vr, length, value = walk.header(position, explicit=True)
+        position = value + length
+        yield Place(tag, vr, length, value, position)
+
+
+def _parse(file: io.BufferedIOBase | io.BytesIO, name: str, stop_before_pixels: bool) -> Dataset:
+    return _identified(lambda: pydicom.dcmread(file, stop_before_pixels=stop_before_pixels), name)
+
+
+def _identified(parse: Callable[[], Dataset], name: str) -> Dataset:
+    try:
+        dataset = parse()
         identity = {keyword: dataset.get(keyword) for keyword in ("SOPClassUID", "SOPInstanceUID")}
     except (pydicom.errors.InvalidDicomError, *_UNPARSABLE) as error:
         raise NotDicom(f"{name} cannot be parsed as DICOM ({error}); write it again with a conformant tool") from error
@@ -172,17 +244,82 @@ def check_values(dataset: Dataset, keywords: Iterable[str]) -> None:
         Rejected: a value does not follow its value representation (PS3.5 6.2), e.g. letters in a decimal string.
     """
     for keyword in keywords:
-        try:
-            value = dataset.get(keyword)
-        except _UNPARSABLE as error:
-            raise _unreadable(dataset, keyword, str(error)) from error
-        if value is None or dictionary_VR(keyword) not in ("DS", "IS"):
-            continue
-        components = list(value) if isinstance(value, MultiValue) else [value]
-        # Where one of several is no number, pydicom leaves them all as text, and says nothing.
-        if any(isinstance(component, str) and component for component in components):
-            text = "\\".join(map(str, components))
-            raise _unreadable(dataset, keyword, f"its value is {text}")
+        value(dataset, keyword)
+
+
+# What values of one series repeat in each slice: parsed once. VRs whose values do not depend on the character set.
+_REPEATED = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "SL", "SS", "TM", "UI", "UL", "US"))
+_LONGEST_REPEATED, _MOST_REPEATED = 256, 1 << 16
+_parsed: dict[tuple[int, str | None, bool, bytes], Any] = {}
+
+
+def value(dataset: Dataset, keyword: str) -> Any:
+    """The value, None where the attribute is absent. The same bytes are parsed once, so what is given is shared: read
+    it only.
+
+    Raises:
+        Rejected: as `check_values`.
+    """
+    tag = _tag(keyword)
+    element = dataset.get_item(tag)
+    if not isinstance(element, RawDataElement):
+        return None if element is None else _checked(dataset, keyword, lambda: element.value)
+    vr = element.VR or dictionary_VR(tag)
+    if vr not in _REPEATED or not element.value or len(element.value) > _LONGEST_REPEATED:
+        return _checked(dataset, keyword, lambda: dataset[tag].value)
+    key = (tag, element.VR, element.is_little_endian, element.value)
+    if key not in _parsed:
+        if len(_parsed) >= _MOST_REPEATED:
+            _parsed.clear()
+        _parsed[key] = _checked(dataset, keyword, lambda: dataset[tag].value)
+    return _parsed[key]
+
+
+# Pixels, and what describes frames one by one.
+_NOT_OF_A_HEADER = (
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+)
+
+
+def header_of(dataset: Dataset) -> Dataset:
+    """A data set of its own with the same elements, but for pixels and functional groups.
+
+    The elements themselves are shared: `put` replaces one, an assignment to a keyword would change it in both.
+    """
+    left_out = {_tag(keyword) for keyword in _NOT_OF_A_HEADER}
+    tags = [tag for tag in dataset.keys() if tag not in left_out]  # noqa: SIM118 (a data set iterates over elements)
+    header = pydicom.Dataset({tag: dataset.get_item(tag) for tag in tags})
+    header.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
+    if "file_meta" in dataset.__dict__:
+        header.file_meta = dataset.file_meta
+    return header
+
+
+def put(header: Dataset, keyword: str, value: Any) -> None:
+    """Set an attribute without touching an element that is shared with another data set (`header_of`)."""
+    tag = _tag(keyword)
+    header[tag] = DataElement(tag, dictionary_VR(tag), value)
+
+
+@cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
+
+
+def _checked(dataset: Dataset, keyword: str, parse: Callable[[], Any]) -> Any:
+    try:
+        found = parse()
+    except _UNPARSABLE as error:
+        raise _unreadable(dataset, keyword, str(error)) from error
+    if found is None or dictionary_VR(keyword) not in ("DS", "IS"):
+        return found
+    components = list(found) if isinstance(found, MultiValue) else [found]
+    # Where one of several is no number, pydicom leaves them all as text, and says nothing.
+    if any(isinstance(component, str) and component for component in components):
+        text = "\\".join(map(str, components))
+        raise _unreadable(dataset, keyword, f"its value is {text}")
+    return found
 
 
 def _unreadable(dataset: Dataset, keyword: str, why: str) -> Rejected:

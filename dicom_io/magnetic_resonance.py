@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from dicom_io import private
+from dicom_io.dataset import value
 from dicom_io.errors import Rejected
 from dicom_io.volume import Float32, Volume
 
@@ -87,8 +89,8 @@ def _from_times(ds: Dataset) -> Evidence:
 
 
 def _time(ds: Dataset, keyword: str) -> float:
-    value: Any = ds.get(keyword)
-    return float(value) if value not in (None, "") else 0.0
+    found: Any = ds.get(keyword)
+    return float(found) if found not in (None, "") else 0.0
 
 
 def _from_words(ds: Dataset) -> Evidence:
@@ -102,6 +104,33 @@ def _from_words(ds: Dataset) -> Evidence:
     if len(found) != 1:
         return Evidence("", reason)
     return Evidence("T1" if found == {"1"} else "T2", reason)
+
+
+# (0043,xx2F) of GE: which part of the complex image.
+_GE_COMPONENTS = ("MAGNITUDE", "PHASE", "REAL", "IMAGINARY")
+_COMPONENTS = {
+    "M": "MAGNITUDE",
+    "P": "PHASE",
+    "R": "REAL",
+    "I": "IMAGINARY",  # Siemens, Philips
+    "PHASE MAP": "PHASE",
+}
+
+
+def component(ds: Dataset) -> str | None:
+    """MAGNITUDE, PHASE, REAL, IMAGINARY or MIXED, or None where nothing says.
+
+    Complex Image Component (0008,9208); else GE's Raw Data Type (0043,xx2F); else the third and further values of
+    Image Type (0008,0008), where Siemens and Philips have a letter for it.
+    """
+    stated = value(ds, "ComplexImageComponent")
+    if stated:
+        return str(stated)
+    of_ge = private.numbers(ds, 0x0043, "GEMS_PARM_01", 0x2F, "SS")
+    if of_ge and 0 <= of_ge[0] < len(_GE_COMPONENTS):
+        return _GE_COMPONENTS[int(of_ge[0])]
+    kinds = [str(kind) for kind in value(ds, "ImageType") or ()]
+    return next((_COMPONENTS[kind] for kind in kinds[2:] if kind in _COMPONENTS), None)
 
 
 def head_mask(voxels: Float32) -> npt.NDArray[np.bool_]:

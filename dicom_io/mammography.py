@@ -1,22 +1,24 @@
-"""A mammogram as a `Projection`: bright is dense, and breast, view and chest wall are known."""
+"""A mammogram as a `Projection`: bright is dense, and breast, view and chest wall are known.
+
+Attributes: PS3.3 C.8.11 (DX and mammography modules), C.7.5.1.1.2 (pixel padding), 10.7.1.3 (spacing in projections);
+codes: PS3.16 CID 244, 4014, 4015, in SNOMED CT, and in the SNOMED-RT codes of older objects (also called SNM3).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dicom_io import pixels
+from dicom_io import dataset, pixels
+from dicom_io.breast import Mask, Side, chest_wall_side
 from dicom_io.errors import Rejected
-from dicom_io.magnetic_resonance import otsu
 from dicom_io.volume import Float32, Projection, Source
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-Side = Literal["left", "right", ""]
-
-# PS3.16 CID 4014 "View for Mammography" in SNOMED CT, and the SNOMED-RT codes of older objects (also called SNM3).
+# CID 4014 "View for Mammography".
 _VIEWS = {
     "399162004": "CC",
     "R-10242": "CC",
@@ -33,15 +35,50 @@ _VIEWS = {
     "399188001": "SIO",
     "R-102D0": "SIO",
     "441555000": "ISO",
+    "R-40AAA": "ISO",
     "399192008": "XCCL",
     "R-1024A": "XCCL",
     "399101009": "XCCM",
     "R-1024B": "XCCM",
 }
-# PS3.16 CID 244 "Laterality".
+# CID 4015 "View Modifier for Mammography".
+_MODIFIERS = {
+    "399161006": "cleavage",
+    "R-102D2": "cleavage",
+    "399011000": "axillary tail",
+    "R-102D1": "axillary tail",
+    "399197002": "rolled lateral",
+    "R-102D3": "rolled lateral",
+    "399226006": "rolled medial",
+    "R-102D4": "rolled medial",
+    "414493004": "rolled inferior",
+    "R-102CA": "rolled inferior",
+    "415670009": "rolled superior",
+    "R-102C9": "rolled superior",
+    "399209000": "implant displaced",
+    "R-102D5": "implant displaced",
+    "399163009": "magnification",
+    "R-102D6": "magnification",
+    "399055006": "spot compression",
+    "R-102D7": "spot compression",
+    "399110001": "tangential",
+    "R-102C2": "tangential",
+    "442581004": "nipple in profile",
+    "R-40AB3": "nipple in profile",
+    "441752004": "anterior compression",
+    "P2-00161": "anterior compression",
+    "442593008": "infra-mammary fold",
+    "R-40ABE": "infra-mammary fold",
+    "442580003": "axillary tissue",
+    "R-40AB2": "axillary tissue",
+}
+# CID 244 "Laterality".
 _LATERALITIES = {"7771000": "L", "G-A101": "L", "24028007": "R", "G-A100": "R"}
-# Less than this share more breast on one side than on the other, and the picture does not say where the chest wall is.
-_CLEAR_SHARE = 0.2
+# Values that are read here; one that cannot be parsed refuses its mammogram with a sentence.
+_NEEDED = (
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "BreastImplantPresent", "PresentationIntentType"),
+    *("EstimatedRadiographicMagnificationFactor",),
+)
 
 
 def projection(ds: Dataset, dataset_hash: str) -> Projection:
@@ -50,8 +87,8 @@ def projection(ds: Dataset, dataset_hash: str) -> Projection:
     dataset_hash: as `dataset.dataset_hash` gives it, for the source.
 
     Raises:
-        Rejected: several frames (tomosynthesis), a colour picture, or Patient Orientation (0020,0020) puts the
-            chest wall on the other side than the breast lies on.
+        Rejected: several frames (tomosynthesis), a colour picture, Patient Orientation (0020,0020) puts the chest wall
+            on the other side than the breast lies on, or an attribute has no value that it can have.
         UndecodablePixels: see `pixels.stored`.
     """
     named = f"mammogram {ds.SOPInstanceUID}"
@@ -59,6 +96,7 @@ def projection(ds: Dataset, dataset_hash: str) -> Projection:
         raise Rejected(f"{named} has {pixels.number_of_frames(ds)} frames (tomosynthesis); send two-dimensional views")
     if ds.get("SamplesPerPixel", 1) != 1:
         raise Rejected(f"{named} is a colour picture ({ds.get('PhotometricInterpretation')}); send the grey original")
+    dataset.check_values(ds, _NEEDED)
     values = _bright_is_dense(ds)
     spacing_mm, spacing_of = spacing(ds)
     return Projection(
@@ -74,8 +112,27 @@ def projection(ds: Dataset, dataset_hash: str) -> Projection:
         spacing_of=spacing_of,
         laterality=laterality(ds),
         view=view(ds),
-        breast_side=_agreed_side(named, breast_side(values), side_by_orientation(ds)),
+        breast_side=_agreed_side(named, chest_wall_side(values), side_by_orientation(ds)),
+        view_modifiers=view_modifiers(ds),
+        implant=implant(ds),
+        presentation=str(ds.get("PresentationIntentType") or ""),
+        magnification=magnification(ds),
     )
+
+
+def valid(ds: Dataset) -> Mask:
+    """(rows, columns), True where a pixel was measured: stored values outside Pixel Padding Value to Range Limit.
+
+    (0028,0120) and (0028,0121), PS3.3 C.7.5.1.1.2; both ends are padding, either may be the larger. All is True where
+    there is no padding value. The pixels of `projection` stay as they are stored.
+    """
+    dataset.check_values(ds, _NEEDED)
+    stored = pixels.stored(ds)
+    value, limit = ds.get("PixelPaddingValue"), ds.get("PixelPaddingRangeLimit")
+    if value is None or value == "":
+        return np.ones(stored.shape, np.bool_)
+    ends = sorted((int(value), int(value if limit is None or limit == "" else limit)))
+    return np.asarray((stored < ends[0]) | (stored > ends[1]), np.bool_)
 
 
 def _bright_is_dense(ds: Dataset) -> Float32:
@@ -107,6 +164,27 @@ def view(ds: Dataset) -> str:
     return str(ds.get("ViewPosition") or "")
 
 
+def view_modifiers(ds: Dataset) -> tuple[str, ...]:
+    """View Modifier Code Sequence (0054,0222) of the view's code; a modifier of no known code by its Code Meaning."""
+    items = [item for code in ds.get("ViewCodeSequence") or () for item in code.get("ViewModifierCodeSequence") or ()]
+    return tuple(_modifier(item) for item in items)
+
+
+def _modifier(item: Dataset) -> str:
+    code = str(item.get("CodeValue") or "")
+    return _MODIFIERS.get(code) or str(item.get("CodeMeaning") or code).lower()
+
+
+def implant(ds: Dataset) -> bool | None:
+    """Breast Implant Present (0028,1300): YES, NO, or None where it is absent or empty. Raises Rejected for others."""
+    stated = str(ds.get("BreastImplantPresent") or "")
+    if stated not in ("YES", "NO", ""):
+        raise Rejected(
+            f"mammogram {ds.SOPInstanceUID}: Breast Implant Present (0028,1300) is {stated}; correct it to YES or NO"
+        )
+    return stated == "YES" if stated else None
+
+
 def spacing(ds: Dataset) -> tuple[tuple[float, float] | None, str]:
     """((down, across) in mm, "imager" | "patient"), or (None, "").
 
@@ -122,22 +200,21 @@ def spacing(ds: Dataset) -> tuple[tuple[float, float] | None, str]:
     return (at_imager, "imager") if at_imager else (None, "")
 
 
-def breast_side(values: Float32) -> Side:
-    """Side of the picture that the chest wall is on, from the picture: there the breast reaches the border.
+def magnification(ds: Dataset) -> float | None:
+    """Estimated Radiographic Magnification Factor (0018,1114): at the detector over in the breast. None where absent.
 
-    Breast is what lies above Otsu's threshold between air and tissue (halved, as the skin line is dark); "" where both
-    outer tenths hold much the same share of it.
+    Raises:
+        Rejected: it is below 1, so that the detector would lie before the breast.
     """
-    coarse = values[:: max(values.shape[0] // 256, 1), :: max(values.shape[1] // 256, 1)]
-    if float(coarse.min()) == float(coarse.max()):
-        return ""
-    low = float(np.median(np.sort(coarse, axis=None)[: max(coarse.size // 20, 1)]))
-    breast = coarse > low + (otsu(coarse) - low) / 2
-    outer = max(coarse.shape[1] // 10, 1)
-    left, right = float(breast[:, :outer].mean()), float(breast[:, -outer:].mean())
-    if abs(left - right) < _CLEAR_SHARE * max(left + right, 1e-9):
-        return ""
-    return "left" if left > right else "right"
+    stated = ds.get("EstimatedRadiographicMagnificationFactor")
+    if stated is None or stated == "":
+        return None
+    if not 1 <= float(stated) < float("inf"):
+        raise Rejected(
+            f"mammogram {ds.SOPInstanceUID}: Estimated Radiographic Magnification Factor (0018,1114) is {stated}, and "
+            "none is below 1; correct it"
+        )
+    return float(stated)
 
 
 def side_by_orientation(ds: Dataset) -> Side:

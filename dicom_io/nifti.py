@@ -75,6 +75,10 @@ def write_projection(projection: Projection, path: Path, *, note: Mapping[str, A
         "laterality": projection.laterality,
         "view": projection.view,
         "breast_side": projection.breast_side,
+        "view_modifiers": projection.view_modifiers,
+        "implant": projection.implant,
+        "presentation": projection.presentation,
+        "magnification": projection.magnification,
         "synthetic": projection.is_synthetic,
         "note": dict(note or {}),
     }
@@ -93,6 +97,11 @@ def read_projection(path: Path) -> Projection:
         laterality=sidecar["laterality"],
         view=sidecar["view"],
         breast_side=sidecar["breast_side"],
+        # Sidecars of earlier versions do not have these.
+        view_modifiers=tuple(sidecar.get("view_modifiers", ())),
+        implant=sidecar.get("implant"),
+        presentation=sidecar.get("presentation", ""),
+        magnification=sidecar.get("magnification"),
     )
 
 

@@ -1,39 +1,53 @@
-"""Standardised uptake value by body weight (SUVbw) from the attributes of a PET series.
+"""Standardised uptake values (SUV) from the attributes of a PET series.
 
-    SUVbw [g/ml] = activity [Bq/ml] * weight [g] / dose [Bq], the dose decayed to when the image is corrected to
+    SUV = activity [Bq/ml] * norm / dose [Bq], the dose decayed to when the image is corrected to
 
-Rules: PS3.3 C.8.9.1 (PET Series), C.8.9.2 (PET Isotope), C.8.9.4 (PET Image); the choice of times follows the QIBA
-FDG-PET profile's vendor-neutral scheme. Symbols: T frame duration, lambda = ln 2 / half-life.
+norm: body weight in g (SUVbw, g/ml), body surface area in cm2 (SUVbsa, cm2/ml), lean body mass in g (SUVlbm, g/ml);
+`body_size` has the formulas, `pet_times` the times. Rules: PS3.3 C.8.9.1 (PET Series), C.8.9.2 (PET Isotope), C.8.9.4
+(PET Image), PS3.16 CID 85 (units); the vendor-neutral pseudo-code of the QIBA FDG-PET profile for Philips' counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from datetime import date, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
-from pydicom.valuerep import DA, DT, TM
+import numpy as np
+import numpy.typing as npt
 
-from dicom_io.errors import MissingAttribute, UnknownUnits
+from dicom_io import body_size, pet_times
+from dicom_io.errors import Rejected, UnknownUnits
+from dicom_io.pet_attributes import check_agreement, isotope, named, parsed, positive, private_text, value
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pydicom.dataset import Dataset
 
-T = TypeVar("T")
+SuvKind = Literal["BW", "BSA", "LBM"]
+Float64 = npt.NDArray[np.float64]
 
-SUVBW = "g/ml{SUVbw}"
-# After ten half-lives a thousandth is left: nobody images that, so a date is wrong.
-_MOST_HALF_LIVES = 10
+_UNITS: dict[str, str] = {"BW": "g/ml{SUVbw}", "BSA": "cm2/ml{SUVbsa}", "LBM": "g/ml{SUVlbm(Janma)}"}
+# SUV Type (0054,1006) of what is computed here too, and what the others are.
+_KINDS: dict[str, SuvKind] = {"BW": "BW", "BSA": "BSA", "LBMJANMA": "LBM"}
+_FOREIGN = {
+    "LBM": "lean body mass by James's formula",
+    "LBMJAMES128": "lean body mass by James's formula with 128 for 120",
+    "IBW": "ideal body weight",
+}
 # The smallest dose that could be meant in Bq; numbers below are MBq or mCi by mistake.
 _LEAST_DOSE_BQ = 1e5
-# What is read from one slice and must hold for all of them; the second group stands in the items of
-# Radiopharmaceutical Information Sequence (0054,0016).
+_PHILIPS = (0x7053, "Philips PET Private Group")
+_PHILIPS_SUV = (0x00, "SUV Scale Factor (7053,xx00)")
+_PHILIPS_ACTIVITY = (0x09, "Activity Concentration Scale Factor (7053,xx09)")
+# What must hold for all slices; the second group stands in the items of (0054,0016).
 _OF_THE_SERIES = (
     ("Units", "(0054,1001)"),
     ("SUVType", "(0054,1006)"),
     ("DecayCorrection", "(0054,1102)"),
     ("PatientWeight", "(0010,1030)"),
+    ("TimezoneOffsetFromUTC", "(0008,0201)"),
 )
 _OF_THE_DOSE = (
     ("RadionuclideTotalDose", "(0018,1074)"),
@@ -41,238 +55,191 @@ _OF_THE_DOSE = (
     ("RadiopharmaceuticalStartDateTime", "(0018,1078)"),
     ("RadiopharmaceuticalStartTime", "(0018,1072)"),
 )
+_SIZE, _SEX = ("PatientSize", "(0010,1020)"), ("PatientSex", "(0010,0040)")
+_OF_THE_BODY: dict[str, tuple[tuple[str, str], ...]] = {"BW": (), "BSA": (_SIZE,), "LBM": (_SIZE, _SEX)}
 
 
-def suvbw_factor(series: Sequence[Dataset]) -> float:
-    """g/ml of SUVbw per unit of rescaled value, for all slices of one series.
+def suv_factors(slices: Sequence[Dataset], *, series: Sequence[Dataset] | None = None, kind: SuvKind = "BW") -> Float64:
+    """SUV of `kind` per unit of rescaled value: one factor for each of `slices`.
 
-    series: every slice, since the scan start depends on the earliest acquisition.
-    Units (0054,1001) GML is taken as it is (1.0); BQML needs Corrected Image (0028,0051) with ATTN and DECY. Decay
-    Correction (0054,1102) START decays the dose from injection to the scan start, ADMIN takes it as injected.
+    series: all slices of the series where `slices` is a part of it: the scan start depends on the earliest acquisition.
+    Units (0054,1001) and what they need:
+
+    - BQML: Corrected Image (0028,0051) with ATTN, and DECY unless Decay Correction (0054,1102) is NONE. START decays
+      the dose from injection to the scan start, ADMIN takes it as injected, NONE decays it to when each slice's frame
+      had its mean activity, so that the factors differ.
+    - CNTS: Philips' SUV Scale Factor (7053,xx00), else Activity Concentration Scale Factor (7053,xx09) and as BQML.
+    - GML, CM2ML: taken as they are where SUV Type (0054,1006) is `kind`, else converted by the patient's size.
 
     Raises:
-        UnknownUnits: other units, an SUV Type (0054,1006) other than BW, a correction is missing, Decay Correction is
-            NONE, times and dose contradict each other, or slices contradict each other in any of these.
-        MissingAttribute: weight, dose, half-life or a time is absent, empty or zero.
+        UnknownUnits: other units, an SUV Type by another formula, a correction is missing or contradicts another,
+            times, dose or body size are impossible, or slices contradict each other in any of these.
+        MissingAttribute: weight, size, sex, dose, half-life or a time that is needed is absent, empty or zero.
+        Rejected: `kind` is unknown.
     """
-    first = series[0]
-    _check_agreement(series)
-    units = first.get("Units") or ""
-    if units == "GML":
-        return _already_suv(first)
-    if units != "BQML":
+    whole = list(series or slices)
+    units_of(kind)
+    check_agreement(whole, _OF_THE_SERIES, _OF_THE_DOSE)
+    units = value(whole[0], "Units") or ""
+    if units in ("GML", "CM2ML"):
+        return np.full(len(slices), _per_stored_suv(whole, kind))
+    if units == "BQML":
+        return _per_activity(slices, whole, kind)
+    if units == "CNTS":
+        return _per_count(slices, whole, kind)
+    raise UnknownUnits(
+        f"{named(whole[0])}: Units (0054,1001) are {units or 'absent'}, and only BQML, GML, CM2ML and Philips' CNTS "
+        "give an SUV; reconstruct in BQML"
+    )
+
+
+def units_of(kind: SuvKind) -> str:
+    """UCUM of an SUV. Raises Rejected for a kind that is not known here.
+
+    PS3.16 CID 85; g/ml{SUVlbm} there is James's formula, which is not computed here.
+    """
+    if kind not in _UNITS:
+        raise Rejected(f"SUV kind {kind} is unknown; ask for one of {', '.join(_UNITS)}")
+    return _UNITS[kind]
+
+
+# --- units of the stored values ---------------------------------------------------------------------------------------
+
+
+def _per_stored_suv(series: Sequence[Dataset], kind: SuvKind) -> float:
+    """A stored SUV times its own norm and divided by ours: dose and activity stay the same."""
+    stored = _stored_kind(series[0])
+    return 1.0 if stored == kind else _norm(series, kind) / _norm(series, stored)
+
+
+def _stored_kind(ds: Dataset) -> SuvKind:
+    """SUV Type (0054,1006); where it is absent GML is by body weight (PS3.3 C.8.9.1), and only surface is in cm2."""
+    units = str(ds.Units)
+    stated = str(value(ds, "SUVType") or ("BW" if units == "GML" else "BSA"))
+    if stated not in _KINDS:
+        meaning = f", {_FOREIGN[stated]}" if stated in _FOREIGN else ""
         raise UnknownUnits(
-            f"{_named(first)}: Units (0054,1001) are {units or 'absent'}, and only BQML and GML give an SUV; "
-            "reconstruct in BQML"
+            f"{named(ds)}: SUV Type (0054,1006) is {stated}{meaning}, which is not computed here; send it in BQML or "
+            "as BW, BSA or LBMJANMA"
         )
+    if (units == "CM2ML") != (stated == "BSA"):
+        raise UnknownUnits(
+            f"{named(ds)}: SUV Type (0054,1006) {stated} contradicts Units (0054,1001) {units}; correct one of them"
+        )
+    return _KINDS[stated]
+
+
+def _per_activity(slices: Sequence[Dataset], series: Sequence[Dataset], kind: SuvKind) -> Float64:
     _check_corrections(series)
-    weight_g = 1000 * _positive(first, "PatientWeight", "(0010,1030)")
-    return weight_g / _dose_bq(series)
+    norm = _norm(series, kind)
+    return norm / _doses_bq(slices, series)
 
 
-def _check_agreement(series: Sequence[Dataset]) -> None:
-    """A series of which half was corrected would come out in two scales, or in the wrong one: nobody knows which."""
-    for keyword, tag in (*_OF_THE_SERIES, *_OF_THE_DOSE):
-        in_items = (keyword, tag) in _OF_THE_DOSE
-        values = {_stated(ds, keyword, in_items) for ds in series}
-        if len(values) > 1:
-            raise UnknownUnits(
-                f"{_named(series[0])}: {keyword} {tag} differs between slices ({', '.join(sorted(values))}), so no one "
-                "SUV holds for all; send the whole series with the right value"
-            )
+def _per_count(slices: Sequence[Dataset], series: Sequence[Dataset], kind: SuvKind) -> Float64:
+    """Philips' own factors, which its scanner computed for each slice; 0 means that it computed none."""
+    suv_of_all = [_philips(ds, *_PHILIPS_SUV) for ds in series]
+    if all(suv_of_all):
+        _check_corrections(series)
+        _check_corrected_for_decay(series[0])
+        by_weight = np.array([_philips(ds, *_PHILIPS_SUV) for ds in slices], np.float64)
+        return by_weight if kind == "BW" else by_weight * (_norm(series, kind) / _norm(series, "BW"))
+    if any(suv_of_all) or not all(_philips(ds, *_PHILIPS_ACTIVITY) for ds in series):
+        raise UnknownUnits(
+            f"{named(series[0])}: Units (0054,1001) are CNTS, and neither Philips' {_PHILIPS_SUV[1]} nor its "
+            f"{_PHILIPS_ACTIVITY[1]} is there, and above 0, in all slices; reconstruct in BQML"
+        )
+    return np.array([_philips(ds, *_PHILIPS_ACTIVITY) for ds in slices]) * _per_activity(slices, series, kind)
 
 
-def _stated(ds: Dataset, keyword: str, in_items: bool) -> str:
-    """What a slice says of an attribute, or of one in the items of its Radiopharmaceutical Information Sequence."""
-    owners = (ds.get("RadiopharmaceuticalInformationSequence") or ()) if in_items else (ds,)
-    return " and ".join(_shown(_value(owner, keyword, ds)) for owner in owners) or "absent"
+def _philips(ds: Dataset, element: int, name: str) -> float:
+    """A factor of Philips' private block, 0 where it is absent or empty."""
+    text = private_text(ds, *_PHILIPS, element)
+    factor = parsed(ds, f"Philips' {name}", text, float) if text else 0.0
+    if not 0 <= factor < math.inf:
+        raise UnknownUnits(f"{named(ds)}: Philips' {name} is {factor:g}, which gives no SUV; correct it")
+    return factor
 
 
-def _shown(value: Any) -> str:
-    """Text that is the same for the same value: 70 and 70.0, 090000 and 090000.00."""
-    if value is None or value == "":
-        return "absent"
-    if isinstance(value, float | int):
-        return f"{value:.12g}"
-    text = str(value)
-    return text.rstrip("0").rstrip(".") if "." in text else text
+# --- body and dose ----------------------------------------------------------------------------------------------------
 
 
-def _already_suv(ds: Dataset) -> float:
-    """SUV Type (0054,1006) is body weight where it is absent (PS3.3 C.8.9.1)."""
-    if (ds.get("SUVType") or "BW") != "BW":
-        raise UnknownUnits(f"{_named(ds)}: SUV Type (0054,1006) is {ds.SUVType}, not BW; send it in BQML or as SUVbw")
-    return 1.0
+def _norm(series: Sequence[Dataset], kind: SuvKind) -> float:
+    """g, cm2 or g."""
+    check_agreement(series, _OF_THE_BODY[kind])
+    if kind == "BSA":
+        return body_size.body_surface_area_cm2(series[0])
+    if kind == "LBM":
+        return body_size.lean_body_mass_g(series[0])
+    return 1000 * positive(series[0], "PatientWeight", "(0010,1030)")
 
 
 def _check_corrections(series: Sequence[Dataset]) -> None:
+    undecayed = value(series[0], "DecayCorrection") == "NONE"
     for ds in series:
-        done = ds.get("CorrectedImage") or ()
+        done = value(ds, "CorrectedImage") or ()
         done = (done,) if isinstance(done, str) else tuple(done)
-        lacking = [name for name in ("ATTN", "DECY") if name not in done]
+        lacking = [name for name in (("ATTN",) if undecayed else ("ATTN", "DECY")) if name not in done]
         if lacking:
             raise UnknownUnits(
-                f"{_named(ds)}: Corrected Image (0028,0051) is {list(done)} and lacks {' and '.join(lacking)}, so "
-                "BQML are not activities in the patient; send the corrected series"
+                f"{named(ds)}: Corrected Image (0028,0051) is {list(done)} and lacks {' and '.join(lacking)}, so "
+                f"{ds.Units} are not activities in the patient; send the corrected series"
+            )
+        if undecayed and "DECY" in done:
+            raise UnknownUnits(
+                f"{named(ds)}: Corrected Image (0028,0051) is {list(done)} with DECY, but Decay Correction (0054,1102) "
+                "is NONE; correct one of them"
             )
 
 
-def _dose_bq(series: Sequence[Dataset]) -> float:
-    """The dose at the time that the images are decay-corrected to."""
+def _check_corrected_for_decay(ds: Dataset) -> None:
+    """A maker's SUV per count is meant for images that are corrected for decay."""
+    correction = value(ds, "DecayCorrection") or "absent"
+    if correction not in ("START", "ADMIN"):
+        raise UnknownUnits(
+            f"{named(ds)}: Decay Correction (0054,1102) is {correction}, and Philips' SUV Scale Factor needs START or "
+            "ADMIN; reconstruct with one of them"
+        )
+
+
+def _doses_bq(slices: Sequence[Dataset], series: Sequence[Dataset]) -> Float64:
+    """The dose at the time that each slice is decay-corrected to."""
     first = series[0]
-    isotope = _isotope(first)
-    dose = _positive(isotope, "RadionuclideTotalDose", "(0018,1074)", first)
+    dose = _injected_bq(first)
+    correction = value(first, "DecayCorrection") or ""
+    if correction == "ADMIN":
+        return np.full(len(slices), dose)
+    if correction == "START":
+        start = pet_times.scan_start(series)
+        return np.full(len(slices), dose * _left(first, start, [start])[0])
+    if correction == "NONE":
+        pet_times.check_frame_times(series)
+        start = min(pet_times.acquisition(ds) for ds in series)
+        return dose * _left(first, start, [pet_times.average_count_rate_time(ds) for ds in slices])
+    raise UnknownUnits(
+        f"{named(first)}: Decay Correction (0054,1102) is {correction or 'absent'}; START, ADMIN or NONE give an SUV, "
+        "reconstruct with one of them"
+    )
+
+
+def _injected_bq(ds: Dataset) -> float:
+    dose = positive(isotope(ds), "RadionuclideTotalDose", "(0018,1074)", ds)
     if dose < _LEAST_DOSE_BQ:
         raise UnknownUnits(
-            f"{_named(first)}: RadionuclideTotalDose (0018,1074) is {dose:g}, too little for Bq; correct it if it is "
-            "in MBq"
+            f"{named(ds)}: RadionuclideTotalDose (0018,1074) is {dose:g}, too little for Bq; correct it if it is in MBq"
         )
-    correction = first.get("DecayCorrection") or ""
-    if correction == "ADMIN":
-        return dose
-    if correction != "START":
+    return dose
+
+
+def _left(ds: Dataset, start: datetime, times: Sequence[datetime]) -> Float64:
+    """The share of the dose that is left at `times`. start: of the scan."""
+    half_life_s = pet_times.half_life_s(ds)
+    injected = pet_times.injection(ds, start)
+    elapsed_s = (start - injected).total_seconds()
+    if not 0 <= elapsed_s <= pet_times.MOST_HALF_LIVES * half_life_s:
         raise UnknownUnits(
-            f"{_named(first)}: Decay Correction (0054,1102) is {correction or 'absent'}; START or ADMIN give an SUV, "
-            "reconstruct with one of them"
+            f"{named(ds)}: the injection lies {elapsed_s:.0f} s before the scan start at {start:%Y-%m-%d %H:%M:%S}, "
+            f"which a half-life of {half_life_s:.0f} s makes impossible; correct Radiopharmaceutical Start DateTime "
+            "(0018,1078) or Start Time (0018,1072)"
         )
-    half_life_s = _positive(isotope, "RadionuclideHalfLife", "(0018,1075)", first)
-    start = scan_start(series)
-    elapsed_s = (start - injection(first, start)).total_seconds()
-    if not 0 <= elapsed_s <= _MOST_HALF_LIVES * half_life_s:
-        raise UnknownUnits(
-            f"{_named(first)}: the injection lies {elapsed_s:.0f} s before the scan start at "
-            f"{start:%Y-%m-%d %H:%M:%S}, which a half-life of {half_life_s:.0f} s makes impossible; correct "
-            "Radiopharmaceutical Start DateTime (0018,1078) or Start Time (0018,1072)"
-        )
-    return dose * math.pow(2.0, -elapsed_s / half_life_s)
-
-
-def scan_start(series: Sequence[Dataset]) -> datetime:
-    """The time that Decay Correction START refers to.
-
-    Series Date and Time if not later than the earliest acquisition; a post-processed series has a later one. Then GE's
-    own scan time (0009,100D), else acquisition time less Frame Reference Time (0054,1300) plus the frame's average
-    count rate time. Raises MissingAttribute where none of these can be told.
-    """
-    earliest = min(series, key=acquisition)
-    series_start = _moment(earliest, "SeriesDate", "SeriesTime", "(0008,0021) and (0008,0031)")
-    if series_start <= acquisition(earliest):
-        return series_start
-    stated = _ge_scan_time(earliest)
-    if stated is not None:
-        return stated
-    reference_s = _number(earliest, "FrameReferenceTime", "(0054,1300)") / 1000
-    return acquisition(earliest) - timedelta(seconds=reference_s - average_count_rate_time_s(earliest))
-
-
-def average_count_rate_time_s(ds: Dataset) -> float:
-    """Seconds after the frame's start at which the decaying count rate has its average: ln(x / (1 - exp(-x))) / lambda.
-
-    x = lambda T, T = Actual Frame Duration (0018,1242); PS3.3 C.8.9.4.1.1.
-    """
-    duration_s = _positive(ds, "ActualFrameDuration", "(0018,1242)") / 1000
-    rate = math.log(2) / _positive(_isotope(ds), "RadionuclideHalfLife", "(0018,1075)", ds)
-    x = rate * duration_s
-    return math.log(x / -math.expm1(-x)) / rate
-
-
-def injection(ds: Dataset, start: datetime) -> datetime:
-    """Radiopharmaceutical Start DateTime (0018,1078), else Start Time (0018,1072) on the day of `start`.
-
-    A start time later than the scan's was the day before: the scan crossed midnight.
-    """
-    isotope = _isotope(ds)
-    stated = _value(isotope, "RadiopharmaceuticalStartDateTime", ds)
-    if stated:
-        return _parsed(ds, "RadiopharmaceuticalStartDateTime", stated, _local)
-    clock = _value(isotope, "RadiopharmaceuticalStartTime", ds)
-    if not clock:
-        raise MissingAttribute(
-            f"{_named(ds)} has neither RadiopharmaceuticalStartDateTime (0018,1078) nor RadiopharmaceuticalStartTime "
-            "(0018,1072), so the dose at the scan is unknown; add one"
-        )
-    same_day = datetime.combine(start.date(), _parsed(ds, "RadiopharmaceuticalStartTime", clock, _clock))
-    return same_day if same_day <= start else same_day - timedelta(days=1)
-
-
-def acquisition(ds: Dataset) -> datetime:
-    """Acquisition Date (0008,0022), or Series Date where that is empty, and Acquisition Time (0008,0032)."""
-    day = "AcquisitionDate" if _value(ds, "AcquisitionDate", ds) else "SeriesDate"
-    return _moment(ds, day, "AcquisitionTime", "(0008,0022) and (0008,0032)")
-
-
-def _ge_scan_time(ds: Dataset) -> datetime | None:
-    """(0009,xx0D) of GE's block GEMS_PETD_01: the scan's date and time."""
-    try:
-        value = ds.private_block(0x0009, "GEMS_PETD_01")[0x0D].value
-    except KeyError:
-        return None
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-    return _parsed(ds, "GE's scan time (0009,100D)", text.strip("\0 "), _local) if text.strip("\0 ") else None
-
-
-def _isotope(ds: Dataset) -> Dataset:
-    items = ds.get("RadiopharmaceuticalInformationSequence") or []
-    if len(items) != 1:
-        raise MissingAttribute(
-            f"{_named(ds)}: Radiopharmaceutical Information Sequence (0054,0016) has {len(items)} items, so there is "
-            "no one dose to divide by; send a series with exactly one"
-        )
-    return items[0]
-
-
-def _number(ds: Dataset, keyword: str, tag: str, owner: Dataset | None = None) -> float:
-    value = _value(ds, keyword, owner or ds)
-    if value is None or value == "":
-        raise MissingAttribute(f"{_named(owner or ds)} has no {keyword} {tag}, without which there is no SUV; add it")
-    return _parsed(owner or ds, keyword, value, float)
-
-
-def _value(ds: Dataset, keyword: str, owner: Dataset) -> Any:
-    """pydicom parses a value when it is asked for; one that it cannot parse is worth no more than a missing one."""
-    try:
-        return ds.get(keyword)
-    except (ValueError, NotImplementedError, OverflowError) as error:
-        raise MissingAttribute(f"{_named(owner)}: {keyword} cannot be read ({error}); correct it") from error
-
-
-def _parsed(ds: Dataset, name: str, value: Any, parse: Callable[[Any], T]) -> T:
-    try:
-        return parse(value)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise MissingAttribute(f"{_named(ds)}: {name} is {str(value)!r}, which cannot be read; correct it") from error
-
-
-def _positive(ds: Dataset, keyword: str, tag: str, owner: Dataset | None = None) -> float:
-    value = _number(ds, keyword, tag, owner)
-    if not value > 0:
-        raise MissingAttribute(f"{_named(owner or ds)}: {keyword} {tag} is {value:g}, which gives no SUV; correct it")
-    return value
-
-
-def _moment(ds: Dataset, day: str, clock: str, tags: str) -> datetime:
-    if not _value(ds, day, ds) or not _value(ds, clock, ds):
-        raise MissingAttribute(
-            f"{_named(ds)} has no {day} or no {clock} {tags}, so the dose at the scan is unknown; add it"
-        )
-    return datetime.combine(_parsed(ds, day, ds.get(day), _day), _parsed(ds, clock, ds.get(clock), _clock))
-
-
-def _day(value: Any) -> date:
-    parsed = DA(str(value))
-    return date(parsed.year, parsed.month, parsed.day)
-
-
-def _clock(value: Any) -> time:
-    parsed = TM(str(value))
-    return time(parsed.hour, parsed.minute, parsed.second, parsed.microsecond)
-
-
-def _local(text: Any) -> datetime:
-    """On the wall clock of the scanner: the other attributes have no time zone, so an offset is dropped."""
-    value = DT(str(text))
-    return datetime(value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond)
-
-
-def _named(ds: Dataset) -> str:
-    return f"PET series {ds.get('SeriesInstanceUID', 'without a UID')}"
+    seconds = np.array([(at - injected).total_seconds() for at in times], np.float64)
+    return np.asarray(np.exp2(-seconds / half_life_s), np.float64)

@@ -17,14 +17,17 @@ from pydicom.uid import (
     HTJ2K,
     JPEG2000,
     UID,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     JPEGLSNearLossless,
     RLELossless,
 )
 
+from dicom_io.dataset import value
 from dicom_io.errors import UndecodablePixels
 from dicom_io.volume import Float32
 
@@ -49,6 +52,8 @@ _PLUGINS = {
     HTJ2KLosslessRPCL: "pylibjpeg",
     HTJ2K: "pylibjpeg",
 }
+_NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
+_LAYOUT = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
 # What decoders raise on frames that they cannot read.
 _DAMAGE = (RuntimeError, ValueError, AttributeError, TypeError, IndexError, NotImplementedError, OSError)
 
@@ -73,6 +78,8 @@ def decoded(dataset: Dataset, frame: int | None, **options: bool) -> tuple[npt.N
     """
     syntax = _syntax(dataset)
     check_length(dataset)
+    if not options and syntax in _NATIVE and (found := _native(dataset, frame)) is not None:
+        return found, str(dataset.PhotometricInterpretation)
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
@@ -92,6 +99,25 @@ def decoded(dataset: Dataset, frame: int | None, **options: bool) -> tuple[npt.N
     return pixels, str(meta["photometric_interpretation"])
 
 
+def _native(dataset: Dataset, frame: int | None) -> npt.NDArray[Any] | None:
+    """Gray samples or indices as they lie, which pydicom gives as well, after many questions; None where it is asked.
+
+    Bits that are not stored may hold anything, and are shifted out and back in (PS3.5 8.1.1).
+    """
+    layout = [value(dataset, keyword) for keyword in _LAYOUT]
+    rows, columns, samples, allocated, bits, signed = layout
+    whole = "PixelData" in dataset and (frame is None or 0 <= frame < number_of_frames(dataset))
+    plain = samples == 1 and allocated in (8, 16, 32) and bits and 0 < bits <= allocated and signed in (0, 1)
+    if not (whole and plain) or dataset["PixelData"].VR not in ("OW", "OB"):
+        return None
+    dtype = np.dtype(f"<{'iu'[signed == 0]}{allocated // 8}")
+    size, number = int(rows) * int(columns), number_of_frames(dataset)
+    first, count = (0, number) if frame is None else (frame, 1)
+    found = np.frombuffer(dataset.PixelData, dtype, size * count, size * first * dtype.itemsize)
+    found = found.reshape((rows, columns) if count == 1 else (count, rows, columns))
+    return found if bits == allocated else (found << (allocated - bits)) >> (allocated - bits)
+
+
 def check_length(dataset: Dataset) -> None:
     """Compare native Pixel Data (7FE0,0010) with what the header says (PS3.5 8.1.1); one byte of padding is allowed.
 
@@ -101,7 +127,7 @@ def check_length(dataset: Dataset) -> None:
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise UndecodablePixels(f"{_named(dataset)} has no Pixel Data (7FE0,0010); it is no image")
     for keyword in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation"):
-        if not dataset.get(keyword):
+        if not value(dataset, keyword):
             raise UndecodablePixels(f"{_named(dataset)} has no {keyword}, so its pixels cannot be laid out; add it")
     if "PixelData" not in dataset or _syntax(dataset).is_encapsulated:
         return
@@ -129,8 +155,8 @@ def number_of_frames(dataset: Dataset) -> int:
 def modality(dataset: Dataset, frame: int | None = None) -> Float32:
     """Values after the Modality LUT (PS3.3 C.11.1): Rescale Slope (0028,1053), Intercept (0028,1052), or the LUT.
 
-    The shape is that of `stored`. Real World Value Mapping (0040,9096) and makers' private scalings are not used;
-    `mapping` says what was. Padding values (0028,0120) are kept as they are.
+    The shape is that of `stored`. Other scalings are those of `dicom_io.scaling`. Padding values (0028,0120) are kept
+    as they are.
     """
     return _modality(dataset, dataset, stored(dataset, frame))
 
@@ -138,26 +164,31 @@ def modality(dataset: Dataset, frame: int | None = None) -> Float32:
 def _modality(dataset: Dataset, rescaled_by: Dataset, values: npt.NDArray[Any]) -> Float32:
     if dataset.get("ModalityLUTSequence"):
         return np.asarray(apply_modality_lut(values, dataset), np.float32)
-    slope, intercept = rescale(rescaled_by)
-    return np.asarray(values * np.float64(slope) + np.float64(intercept), np.float32)
+    out = np.empty(values.shape, np.float32)
+    linear(values, *rescale(rescaled_by), out)
+    return out
+
+
+def linear(values: npt.NDArray[Any], slope: float, intercept: float, out: Float32) -> None:
+    """out = values * slope + intercept, as if computed in 64 bits and rounded once."""
+    if values.dtype.kind in "iu" and values.dtype.itemsize <= 2 and _is_exact(slope, intercept):
+        # Whole numbers below 2 ** 24 are the same in 32 bits.
+        np.multiply(values, np.float32(slope), out=out, casting="same_kind")
+        if intercept:
+            np.add(out, np.float32(intercept), out=out)
+    else:
+        out[...] = values * np.float64(slope) + np.float64(intercept)
+
+
+def _is_exact(slope: float, intercept: float) -> bool:
+    whole = float(slope).is_integer() and float(intercept).is_integer()
+    return whole and abs(slope) * 65536 + abs(intercept) < 2**24
 
 
 def rescale(dataset: Dataset) -> tuple[float, float]:
     """Rescale Slope and Intercept of this data set; 1 and 0 where they are absent. PET has its own per slice."""
-    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    slope, intercept = value(dataset, "RescaleSlope"), value(dataset, "RescaleIntercept")
     return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
-
-
-def mapping(dataset: Dataset) -> str:
-    """Which attributes turned stored values into the numbers that `modality` gives, in words."""
-    if dataset.get("ModalityLUTSequence"):
-        used = "Modality LUT Sequence (0028,3000)"
-    elif "RescaleSlope" in dataset:
-        used = "Rescale Slope (0028,1053) and Intercept (0028,1052)"
-    else:
-        used = "stored values"
-    unused = "; Real World Value Mapping (0040,9096) is present and not used"
-    return used + (unused if "RealWorldValueMappingSequence" in dataset else "")
 
 
 def window(values: npt.ArrayLike, centre: float, width: float, function: VoiFunction = "LINEAR") -> Float32:

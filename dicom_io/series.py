@@ -1,60 +1,58 @@
 """Files to series, series to ordered slices, slices to volumes.
 
 What one Series Instance UID (0020,000E) holds is often more than one volume: localizers of three planes, time points,
-echoes, b-values. They are told apart here by attributes, and a series whose slices cannot be told apart is refused.
+echoes, b-values. `dicom_io.separation` tells them apart by attributes, and a series whose slices cannot be told apart
+is refused. Multi-frame objects and mosaics are taken apart first (`dicom_io.frames`).
 """
 
 from __future__ import annotations
 
-import itertools
+import os
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from pydicom.tag import Tag
 
-from dicom_io import dataset, magnetic_resonance, mammography, pet, pixels
+from dicom_io import dataset, frames, magnetic_resonance, mammography, pet, scaling
 from dicom_io.errors import (
     DuplicatePositions,
     GapInSeries,
     MissingAttribute,
+    NotDicom,
     Rejected,
+    UndecodablePixels,
     UnevenSlices,
     UnknownUnits,
 )
-from dicom_io.volume import Float32, Float64, Projection, Source, Volume
+from dicom_io.pet import SuvKind
+from dicom_io.scaling import Scaling
+from dicom_io.separation import SAME_POSITION_MM, SEPARATORS, in_order, parts
+from dicom_io.slices import Slice
+from dicom_io.volume import Float32, Float64, Projection, Volume
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+__all__ = ["Readout", "SeriesGroup", "SeriesProjection", "SeriesVolume", "Slice", "group", "stack", "volumes"]
 
 STACKED = ("CT", "MR", "PT")
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7."
 # Modalities of objects that describe images and are none (PS3.3 C.7.3.1.1.1).
 _NOT_IMAGES = ("SEG", "SR", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "PR", "KO", "REG", "RWV", "DOC", "AU", "ECG")
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 GAP_FACTOR = 1.5
 UNEVEN_SHARE, UNEVEN_MM = 0.05, 0.05
-_SAME_POSITION_MM = 0.01
 # Of direction cosines (0.06 degrees); makers' rounding gives 1e-5.
 _SAME_ORIENTATION = 1e-3
+# Reading, hashing and decoding let go of the interpreter's lock for most of their time.
+_THREADS = min(os.cpu_count() or 1, 8)
 
-# What tells volumes of one series apart, most telling first: (keyword, what a part is called).
-_SEPARATORS = (
-    ("TemporalPositionIdentifier", "time"),  # (0020,0100)
-    ("TriggerTime", "trigger time"),  # (0018,1060)
-    ("FrameReferenceTime", "frame"),  # (0054,1300), dynamic PET
-    ("DiffusionBValue", "b-value"),  # (0018,9087)
-    ("EchoTime", "echo"),  # (0018,0081)
-    ("EchoNumbers", "echo"),  # (0018,0086)
-    ("InversionTime", "inversion"),  # (0018,0082)
-    ("ImageType", "image type"),  # (0008,0008): magnitude, phase, ...
-    ("AcquisitionNumber", "acquisition"),  # (0020,0012)
-    ("AcquisitionDateTime", "time"),  # (0008,002A)
-    ("AcquisitionTime", "time"),  # (0008,0032)
-    ("ContentTime", "time"),  # (0008,0033)
-)
 # Values that this module computes with; one that cannot be parsed refuses its series with a sentence.
 _NEEDED = (
     *("Modality", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "SeriesDescription", "SyntheticData"),
@@ -64,42 +62,34 @@ _NEEDED = (
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "ProtocolName", "ScanningSequence"),
     *("RepetitionTime", "ImagerPixelSpacing", "PatientOrientation", "ImageLaterality", "Laterality", "ViewPosition"),
-    *("ViewCodeSequence", "AnatomicRegionSequence", "SharedFunctionalGroupsSequence"),
-    *(keyword for keyword, _ in _SEPARATORS),
+    *("ViewCodeSequence", "AnatomicRegionSequence"),
+    *(keyword for keyword, _ in SEPARATORS),
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Slice:
-    """A data set with the hash of its bytes (`dataset.dataset_hash`)."""
-
-    dataset: Dataset
-    dataset_hash: str
-
-    @property
-    def source(self) -> Source:
-        return Source(
-            sop_class_uid=str(self.dataset.SOPClassUID),
-            sop_instance_uid=str(self.dataset.SOPInstanceUID),
-            dataset_hash=self.dataset_hash,
-            synthetic=self.dataset.get("SyntheticData") == "YES",
-        )
+_NEEDED_TAGS = {Tag(keyword): keyword for keyword in _NEEDED}
 
 
 @dataclass(frozen=True, eq=False)
 class SeriesGroup:
-    """Slices of one series that can make one volume. part: "" or what tells it from the others, "time 2 of 3"."""
+    """Slices of one series that can make one volume. part: "" or what tells it from the others, "time 2 of 3".
+
+    split_by: (keyword, value) of the attributes that tell it from the others (`separation.Part`).
+    """
 
     series_uid: str
     part: str
     slices: tuple[Slice, ...]
+    split_by: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class SeriesVolume:
-    """A volume and the series it came from. datasets: in slice order, the same order as `volume.sources`.
+    """A volume and the series it came from.
 
     contrast: "T1", "T2", "FLAIR" for MR, else "". part: "" or which of several volumes of this series.
+    datasets: headers without pixels, in slice order, the same order as `volume.sources`; of a frame or a tile the
+    header that a single-frame image of it would have, so that several share one SOP Instance UID. Number of Frames
+    (0028,0008) is still the instance's; the frame's number is in `volume.sources`.
+    evidence: what speaks for the contrast. split_by: as in `SeriesGroup`. scaling: which attributes made the numbers.
     """
 
     series_uid: str
@@ -110,6 +100,9 @@ class SeriesVolume:
     part: str
     datasets: tuple[Dataset, ...]
     volume: Volume
+    evidence: str = ""
+    split_by: tuple[tuple[str, str], ...] = ()
+    scaling: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +137,7 @@ def read_files(paths: Iterable[Path]) -> list[Slice]:
         NotDicom: a file is no DICOM object or ends too early.
         Rejected: one SOP Instance UID with two contents.
     """
-    slices = [Slice(*dataset.read_with_hash(path)) for path in files_below(paths)]
+    slices = [_raised(found) for found in _read(files_below(paths))]
     for uid in _with_two_contents(slices):
         raise Rejected(f"instance {uid} is there with two contents; keep the one that is right")
     return _once(slices)
@@ -161,30 +154,47 @@ def files_below(paths: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
-def volumes(paths: Iterable[Path]) -> Readout:
-    """Read everything that can be read; what cannot is named with its reason, and stops nothing else."""
+def volumes(paths: Iterable[Path], *, suv: SuvKind = "BW", scaled_by: Scaling = "rescale") -> Readout:
+    """Read everything that can be read; what cannot is named with its reason, and stops nothing else.
+
+    suv: which SUV PET comes in. scaled_by: which of the scalings that images state makes the numbers of MR and CT.
+    """
     slices, left_aside = _readable(paths)
     by_series, refused = _one_content_each(slices)
+    del slices
     stacked: list[SeriesVolume] = []
     projected: list[SeriesProjection] = []
-    for series_uid, members in sorted(by_series.items()):
+    for series_uid in sorted(by_series):
+        members = by_series.pop(series_uid)  # what has been stacked is let go
         try:
-            if members[0].dataset.Modality == "MG":
+            if members[0].get("Modality") == "MG" and not frames.is_tomosynthesis(members[0]):
                 pieces: Sequence[Slice | SeriesGroup] = members
             else:
-                pieces = group(members)
+                members = taken_apart(members)
+                pieces = _grouped(members)
         except Rejected as error:
             refused.append((series_uid, str(error)))
             continue
         for piece in pieces:
             try:
                 if isinstance(piece, SeriesGroup):
-                    stacked.append(_series_volume(piece, members))
+                    stacked.append(_series_volume(piece, members, suv, scaled_by))
                 else:
                     projected.append(_series_projection(piece))
             except Rejected as error:
                 refused.append((series_uid, str(error)))
     return Readout(tuple(stacked), tuple(projected), tuple(refused), tuple(left_aside))
+
+
+def taken_apart(slices: Sequence[Slice]) -> list[Slice]:
+    """Frames and tiles in place of the objects that hold several (`frames.taken_apart`).
+
+    Raises:
+        Rejected: as there, or a value that is needed cannot be parsed, or a colour picture.
+    """
+    for item in slices:
+        _refuse_unstackable(item)
+    return frames.taken_apart(slices)
 
 
 def group(slices: Sequence[Slice]) -> list[SeriesGroup]:
@@ -193,42 +203,50 @@ def group(slices: Sequence[Slice]) -> list[SeriesGroup]:
     Raises:
         DuplicatePositions: several slices lie at one position, and no attribute tells them apart.
         MissingAttribute: a slice has no position, orientation or spacing.
-        Rejected: a Siemens mosaic, an enhanced multi-frame object or a colour picture.
+        Rejected: a colour picture, or frames of which nothing says where they lie.
     """
+    return _grouped(taken_apart(slices))
+
+
+def _grouped(slices: Sequence[Slice]) -> list[SeriesGroup]:
     by_series = defaultdict[str, list[Slice]](list)
     for item in slices:
-        _refuse_unstackable(item.dataset)
-        by_series[str(item.dataset.SeriesInstanceUID)].append(item)
+        by_series[item.text("SeriesInstanceUID")].append(item)
     groups = []
     for series_uid, members in by_series.items():
         planes = _planes(members)
         for number, plane in enumerate(planes, start=1):
             prefix = [f"plane {number} of {len(planes)}"] if len(planes) > 1 else []
-            for part, chosen in _told_apart(series_uid, plane):
-                groups.append(SeriesGroup(series_uid, ", ".join([*prefix, *part]), tuple(in_order(chosen))))
+            for part in parts(series_uid, plane):
+                words = ", ".join(filter(None, [*prefix, part.words]))
+                groups.append(SeriesGroup(series_uid, words, tuple(in_order(part.slices)), part.split_by))
     return groups
 
 
-def stack(slices: Sequence[Slice], *, series: Sequence[Slice] = ()) -> Volume:
-    """Stack the slices of one volume: CT in "[hnsf'U]", PT in "g/ml{SUVbw}", MR in "1".
+def stack(
+    slices: Sequence[Slice], *, series: Sequence[Slice] = (), suv: SuvKind = "BW", scaled_by: Scaling = "rescale"
+) -> Volume:
+    """Stack the slices of one volume: CT in "[hnsf'U]", PT in "g/ml{SUVbw}" (or as `suv` says), MR and MG in "1".
 
     Order follows Image Position (Patient) (0020,0032) along the normal of Image Orientation (Patient) (0020,0037),
     ascending; Instance Number is not trusted. Stored values become modality units slice by slice: Rescale Slope
-    (0028,1053), Intercept (0028,1052), PS3.3 C.11.1. series: all slices of the series where `slices` is one part of it
-    (the scan start of a PET is a matter of the whole series).
+    (0028,1053), Intercept (0028,1052), PS3.3 C.11.1, or the scaling that is asked for (`dicom_io.scaling`). series: all
+    slices of the series where `slices` is one part of it (the scan start of a PET is a matter of the whole series).
 
     Raises:
         GapInSeries: a step is more than 1.5 times the median step.
         UnevenSlices: steps differ by more than 5 % and 0.05 mm.
         DuplicatePositions: two slices lie at one position.
-        MissingAttribute, UnknownUnits: what the units need is not there (`pet.suvbw_factor`).
+        MissingAttribute, UnknownUnits: what the units need is not there (`pet.suv_factors`, `scaling.linear`).
         Rejected: slices of several series, planes, matrices or frames of reference.
     """
     if not slices:
         raise Rejected("there are no slices to stack; send at least one image")
-    for item in slices:
-        _refuse_unstackable(item.dataset)
-    series_uids = {str(item.dataset.SeriesInstanceUID) for item in slices}
+    return _stacked(taken_apart(slices), series or slices, suv, scaled_by)
+
+
+def _stacked(slices: Sequence[Slice], series: Sequence[Slice], suv: SuvKind, scaled_by: Scaling) -> Volume:
+    series_uids = {item.text("SeriesInstanceUID") for item in slices}
     if len(series_uids) > 1 or len(_planes(slices)) > 1:
         raise Rejected(
             f"series {', '.join(sorted(series_uids))}: the slices differ in series, plane, matrix, pixel spacing or "
@@ -237,35 +255,50 @@ def stack(slices: Sequence[Slice], *, series: Sequence[Slice] = ()) -> Volume:
     ordered = in_order(slices)
     affine = _affine(ordered)
     return Volume(
-        voxels=_voxels(ordered, [item.dataset for item in series or slices]),
         affine=affine,
-        frame_of_reference_uid=str(ordered[0].dataset.get("FrameOfReferenceUID", "")),
-        units=_units(ordered[0].dataset),
+        frame_of_reference_uid=ordered[0].text("FrameOfReferenceUID"),
+        units=_units(ordered[0], suv, scaled_by),
+        voxels=_voxels(ordered, series, suv, scaled_by),
         sources=tuple(item.source for item in ordered),
     )
 
 
-def in_order(slices: Sequence[Slice]) -> list[Slice]:
-    """Ascending along the normal of the first slice (row direction x column direction)."""
-    normal = _normal(slices[0].dataset)
-    return sorted(slices, key=lambda item: float(_position(item.dataset) @ normal))
-
-
 # --- what is read and what is not ---------------------------------------------------------------------------------
+
+
+def _read(files: Sequence[Path]) -> Iterator[Slice | NotDicom]:
+    """Each file as a slice, or why it is none, in order; read side by side."""
+
+    def one(path: Path) -> Slice | NotDicom:
+        try:
+            return Slice(*dataset.read_with_hash(path))
+        except NotDicom as error:
+            return error
+
+    if len(files) < _THREADS:
+        yield from map(one, files)
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(one, files)
+
+
+def _raised(found: Slice | NotDicom) -> Slice:
+    if isinstance(found, NotDicom):
+        raise found
+    return found
 
 
 def _readable(paths: Iterable[Path]) -> tuple[list[Slice], list[str]]:
     """Images of the kinds that are read here, and a sentence on everything else."""
     slices: list[Slice] = []
     left_aside: list[str] = []
-    for path in files_below(paths):
+    for found in _read(files_below(paths)):
         try:
-            item = Slice(*dataset.read_with_hash(path))
-            dataset.check_values(item.dataset, ("Modality", "SeriesInstanceUID"))
+            item = _raised(found)
+            reason = _why_left_aside(item)
         except Rejected as error:
             left_aside.append(str(error))
             continue
-        reason = _why_left_aside(item.dataset)
         if reason:
             left_aside.append(reason)
         else:
@@ -282,7 +315,7 @@ def _one_content_each(slices: Sequence[Slice]) -> tuple[dict[str, list[Slice]], 
     by_series = defaultdict[str, list[Slice]](list)
     refused: dict[str, str] = {}
     for item in _once(slices):
-        uid, series_uid = str(item.dataset.SOPInstanceUID), str(item.dataset.get("SeriesInstanceUID", ""))
+        uid, series_uid = item.text("SOPInstanceUID"), item.text("SeriesInstanceUID")
         by_series[series_uid].append(item)
         if uid in doubtful:
             refused[series_uid] = f"instance {uid} is there with two contents; keep the one that is right"
@@ -298,52 +331,56 @@ def _with_two_contents(slices: Iterable[Slice]) -> list[str]:
     """SOP Instance UIDs that stand for different bytes."""
     hashes = defaultdict[str, set[str]](set)
     for item in slices:
-        hashes[str(item.dataset.SOPInstanceUID)].add(item.dataset_hash)
+        hashes[item.text("SOPInstanceUID")].add(item.dataset_hash)
     return sorted(uid for uid, contents in hashes.items() if len(contents) > 1)
 
 
-def _why_left_aside(ds: Dataset) -> str:
+def _why_left_aside(item: Slice) -> str:
     """ "" for what is stacked or projected, else a sentence that names the object and its kind."""
-    modality, named = ds.get("Modality", ""), f"instance {ds.SOPInstanceUID}"
+    modality, named = item.text("Modality"), f"instance {item.text('SOPInstanceUID')}"
+    series_uid = item.text("SeriesInstanceUID")
     if modality in _NOT_IMAGES:
-        return f"{named} of series {ds.get('SeriesInstanceUID', '')} is {modality}, not an image; left aside"
-    if f"{ds.SOPClassUID}.".startswith(_SECONDARY_CAPTURE):
+        return f"{named} of series {series_uid} is {modality}, not an image; left aside"
+    if not any(keyword in item.dataset for keyword in _PIXELS):
+        return (
+            f"{named} of series {series_uid} is {item.dataset.SOPClassUID.name} without pixels (list mode, sinograms "
+            "and other companions of images); left aside"
+        )
+    if f"{item.text('SOPClassUID')}.".startswith(_SECONDARY_CAPTURE):
         return f"{named} is a Secondary Capture without a place in the patient; left aside"
     if modality not in (*STACKED, "MG"):
         return f"{named} has Modality (0008,0060) {modality or 'empty'}; CT, MR, PT and MG are read; left aside"
     return ""
 
 
-def _refuse_unstackable(ds: Dataset) -> None:
-    dataset.check_values(ds, _NEEDED)
-    named = f"series {ds.get('SeriesInstanceUID', 'without a UID')}"
-    if not ds.get("SeriesInstanceUID"):
-        raise MissingAttribute(f"instance {ds.SOPInstanceUID} has no SeriesInstanceUID (0020,000E); add it")
-    if "MOSAIC" in (ds.get("ImageType") or ()):
+def _refuse_unstackable(item: Slice) -> None:
+    for tag in item.dataset.keys() & _NEEDED_TAGS.keys():
+        item.get(_NEEDED_TAGS[tag])
+    if not item.get("SeriesInstanceUID"):
+        raise MissingAttribute(f"instance {item.text('SOPInstanceUID')} has no SeriesInstanceUID (0020,000E); add it")
+    if item.get("SamplesPerPixel") not in (None, 1):
         raise Rejected(
-            f"{named}: Image Type (0008,0008) says MOSAIC, many slices tiled in one picture by Siemens; "
-            "export it as enhanced MR or as single slices"
+            f"series {item.text('SeriesInstanceUID')}: Photometric Interpretation "
+            f"{item.get('PhotometricInterpretation')} is a colour picture; send the grey original"
         )
-    if "SharedFunctionalGroupsSequence" in ds or pixels.number_of_frames(ds) > 1:
-        raise Rejected(
-            f"{named}: {ds.SOPClassUID.name} holds {pixels.number_of_frames(ds)} frames in one object, which is not "
-            "read yet; export it as single-frame images"
-        )
-    if ds.get("SamplesPerPixel", 1) != 1:
-        raise Rejected(f"{named}: Photometric Interpretation {ds.get('PhotometricInterpretation')} is a colour picture")
 
 
-def _series_volume(one: SeriesGroup, members: Sequence[Slice]) -> SeriesVolume:
-    first = one.slices[0].dataset
+def _series_volume(one: SeriesGroup, members: Sequence[Slice], suv: SuvKind, scaled_by: Scaling) -> SeriesVolume:
+    first = one.slices[0]
+    modality = first.text("Modality")
+    found = magnetic_resonance.evidence(first.dataset) if modality == "MR" else magnetic_resonance.Evidence("", "")
     return SeriesVolume(
         series_uid=one.series_uid,
-        study_uid=str(first.get("StudyInstanceUID", "")),
-        modality=str(first.Modality),
-        description=str(first.get("SeriesDescription", "")),
-        contrast=magnetic_resonance.contrast(first) if first.Modality == "MR" else "",
+        study_uid=first.text("StudyInstanceUID"),
+        modality=modality,
+        description=first.text("SeriesDescription"),
+        contrast=found.contrast,
         part=one.part,
-        datasets=tuple(item.dataset for item in one.slices),
-        volume=stack(one.slices, series=members),
+        volume=_stacked(one.slices, members, suv, scaled_by),
+        datasets=tuple(dataset.header_of(item.dataset) for item in one.slices),
+        evidence=found.reason,
+        split_by=one.split_by,
+        scaling=scaling.used(first.dataset, scaled_by),
     )
 
 
@@ -351,11 +388,11 @@ def _series_projection(item: Slice) -> SeriesProjection:
     ds = item.dataset
     dataset.check_values(ds, _NEEDED)
     return SeriesProjection(
-        series_uid=str(ds.get("SeriesInstanceUID", "")),
-        study_uid=str(ds.get("StudyInstanceUID", "")),
-        modality=str(ds.Modality),
-        description=str(ds.get("SeriesDescription", "")),
-        dataset=ds,
+        series_uid=item.text("SeriesInstanceUID"),
+        study_uid=item.text("StudyInstanceUID"),
+        modality=item.text("Modality"),
+        description=item.text("SeriesDescription"),
+        dataset=dataset.header_of(ds),
         projection=mammography.projection(ds, item.dataset_hash),
     )
 
@@ -363,79 +400,53 @@ def _series_projection(item: Slice) -> SeriesProjection:
 # --- geometry -----------------------------------------------------------------------------------------------------
 
 
-def _vector(ds: Dataset, keyword: str, tag: str, length: int) -> Float64:
-    value = ds.get(keyword)
-    if value is None or value == "" or len(value) != length:
-        raise MissingAttribute(
-            f"series {ds.get('SeriesInstanceUID')}: instance {ds.SOPInstanceUID} has no usable {keyword} {tag}, so its "
-            "place in the patient is unknown; send an image that has it"
-        )
-    return np.array([float(number) for number in value], np.float64)
-
-
-def _position(ds: Dataset) -> Float64:
-    return _vector(ds, "ImagePositionPatient", "(0020,0032)", 3)
-
-
-def _orientation(ds: Dataset) -> tuple[Float64, Float64]:
-    """(direction of increasing column index, direction of increasing row index), unit vectors in LPS."""
-    cosines = _vector(ds, "ImageOrientationPatient", "(0020,0037)", 6)
-    across, down = cosines[:3], cosines[3:]
-    if not (np.allclose(np.linalg.norm(cosines.reshape(2, 3), axis=1), 1, atol=1e-2) and abs(across @ down) < 1e-2):
-        raise Rejected(
-            f"series {ds.get('SeriesInstanceUID')}: Image Orientation (Patient) {cosines.tolist()} is not two unit "
-            "vectors at a right angle; correct it"
-        )
-    return across / np.linalg.norm(across), down / np.linalg.norm(down)
-
-
-def _normal(ds: Dataset) -> Float64:
-    across, down = _orientation(ds)
-    return np.cross(across, down)
-
-
 def _planes(slices: Sequence[Slice]) -> list[list[Slice]]:
     """Slices of one frame of reference, matrix, pixel spacing and orientation each, in order of first appearance."""
-    planes: list[tuple[Hashable, Float64, list[Slice]]] = []
+    alike = defaultdict[Hashable, list[Slice]](list)
     for item in slices:
-        ds = item.dataset
-        spacing = _vector(ds, "PixelSpacing", "(0028,0030)", 2)
-        key = (str(ds.SeriesInstanceUID), str(ds.get("FrameOfReferenceUID", "")), ds.get("Rows"), ds.get("Columns"))
-        shape = np.concatenate([*_orientation(ds), spacing / 10])
-        for known, of_first, members in planes:
+        alike[(*_matrix(item), *item.spacing, *np.ravel(item.orientation))].append(item)
+    planes: list[tuple[Hashable, Float64, list[Slice]]] = []
+    for members in alike.values():
+        key, shape = _matrix(members[0]), np.concatenate([*members[0].orientation, members[0].spacing / 10])
+        for known, of_first, others in planes:
             if known == key and np.abs(of_first - shape).max() < _SAME_ORIENTATION:
-                members.append(item)
+                others += members
                 break
         else:
-            planes.append((key, shape, [item]))
+            planes.append((key, shape, members))
     return [members for _, _, members in planes]
+
+
+def _matrix(item: Slice) -> tuple[Hashable, ...]:
+    uids = item.text("SeriesInstanceUID"), item.text("FrameOfReferenceUID")
+    return (*uids, item.get("Rows"), item.get("Columns"))
 
 
 def _affine(ordered: Sequence[Slice]) -> Float64:
     """Index (slice, row, column) -> LPS mm. Columns: slice step, row step (down), column step (across)."""
-    first = ordered[0].dataset
-    across, down = _orientation(first)
-    spacing_down, spacing_across = _vector(first, "PixelSpacing", "(0028,0030)", 2)
+    first = ordered[0]
+    across, down = first.orientation
+    spacing_down, spacing_across = first.spacing
     affine = np.eye(4)
     affine[:3, 0] = _slice_step(ordered)
     affine[:3, 1] = down * spacing_down
     affine[:3, 2] = across * spacing_across
-    affine[:3, 3] = _position(first)
+    affine[:3, 3] = first.position
     return affine
 
 
 def _slice_step(ordered: Sequence[Slice]) -> Float64:
-    first = ordered[0].dataset
+    first = ordered[0]
     if len(ordered) == 1:
         thickness = first.get("SpacingBetweenSlices") or first.get("SliceThickness")
         if not thickness:
             raise MissingAttribute(
-                f"series {first.SeriesInstanceUID}: its only slice has neither SliceThickness (0018,0050) nor "
+                f"series {first.text('SeriesInstanceUID')}: its only slice has neither SliceThickness (0018,0050) nor "
                 "SpacingBetweenSlices (0018,0088); add one"
             )
-        return _normal(first) * abs(float(thickness))
-    positions = np.array([_position(item.dataset) for item in ordered])
-    _check_steps(str(first.SeriesInstanceUID), positions, _normal(first))
+        return first.normal * abs(float(thickness))
+    positions = np.array([item.position for item in ordered])
+    _check_steps(first.text("SeriesInstanceUID"), positions, first.normal)
     return np.asarray((positions[-1] - positions[0]) / (len(ordered) - 1), np.float64)
 
 
@@ -445,7 +456,7 @@ def _check_steps(series_uid: str, positions: Float64, normal: Float64) -> None:
     steps = np.diff(along)
     usual = float(np.median(steps))
     closest, widest = int(np.argmin(steps)), int(np.argmax(steps))
-    if steps[closest] < _SAME_POSITION_MM:
+    if steps[closest] < SAME_POSITION_MM:
         raise DuplicatePositions(
             f"series {series_uid}: two slices lie at {along[closest]:.2f} mm along the normal and nothing tells them "
             "apart; send each slice once"
@@ -470,114 +481,45 @@ def _check_steps(series_uid: str, positions: Float64, normal: Float64) -> None:
         )
 
 
-# --- several volumes in one series --------------------------------------------------------------------------------
-
-
-def _told_apart(series_uid: str, slices: list[Slice]) -> list[tuple[list[str], list[Slice]]]:
-    """(how this part is called, its slices) for slices of one plane; one part without a name in the usual case."""
-    positions = _by_position(slices)
-    most = max(len(at) for at in positions)
-    if most == 1:
-        return [([], slices)]
-    for keyword, noun in _SEPARATORS:
-        parts = _by_value(slices, positions, most, keyword) or _by_rank(positions, most, keyword)
-        if parts:
-            return _numbered(noun, parts)
-    for (one, noun), (two, other) in itertools.combinations(_SEPARATORS, 2):
-        parts = _by_value(slices, positions, most, one, two)
-        if parts:
-            return _numbered(f"{noun} and {other}", parts)
-    passes = _by_rank(positions, most, "InstanceNumber")
-    if passes and _follow_each_other(passes):
-        # GE states how many time points there are (0020,0105), but not which one an image belongs to.
-        noun = "time" if slices[0].dataset.get("NumberOfTemporalPositions") == most else "pass"
-        return _numbered(noun, passes)
-    crowded = next(at for at in positions if len(at) > 1)
-    place, uids = _position(crowded[0].dataset).tolist(), [str(item.dataset.SOPInstanceUID) for item in crowded[:2]]
-    raise DuplicatePositions(
-        f"series {series_uid}: {len(crowded)} slices lie at {place} mm and no attribute tells them apart (instances "
-        f"{' and '.join(uids)}); send each slice once"
-    )
-
-
-def _numbered(noun: str, parts: Sequence[list[Slice]]) -> list[tuple[list[str], list[Slice]]]:
-    return [([f"{noun} {number} of {len(parts)}"], part) for number, part in enumerate(parts, start=1)]
-
-
-def _by_position(slices: Sequence[Slice]) -> list[list[Slice]]:
-    """Slices gathered by their place along the normal, and across it, within 0.01 mm."""
-    positions: list[list[Slice]] = []
-    last: Float64 | None = None
-    for item in in_order(slices):
-        here = _position(item.dataset)
-        if last is not None and np.linalg.norm(here - last) < _SAME_POSITION_MM:
-            positions[-1].append(item)
-        else:
-            positions.append([item])
-            last = here
-    return positions
-
-
-def _value(item: Slice, keyword: str) -> Any:
-    """A value that sorts, or None where the attribute is absent or empty."""
-    value = item.dataset.get(keyword)
-    if value is None or value == "":
-        return None
-    if keyword == "ImageType":
-        return tuple(map(str, value))
-    return float(value) if isinstance(value, (int, float)) else str(value)
-
-
-def _by_value(
-    slices: Sequence[Slice], positions: Sequence[Sequence[Slice]], most: int, *keywords: str
-) -> list[list[Slice]]:
-    """Parts that share all values; only where there are as many as slices at one position, each there once at most."""
-    values = {id(item): tuple(_value(item, keyword) for keyword in keywords) for item in slices}
-    wanted = set(values.values())
-    if len(wanted) != most or any(None in value for value in wanted):
-        return []
-    if any(len({values[id(item)] for item in at}) < len(at) for at in positions):
-        return []
-    return [[item for item in slices if values[id(item)] == one] for one in sorted(wanted)]
-
-
-def _by_rank(positions: Sequence[Sequence[Slice]], most: int, keyword: str) -> list[list[Slice]]:
-    """The n-th smallest value at each position makes part n: times that differ from slice to slice as well."""
-    parts: list[list[Slice]] = [[] for _ in range(most)]
-    for at in positions:
-        values = [_value(item, keyword) for item in at]
-        if len(at) != most or None in values or len(set(values)) < most:
-            return []
-        for part, item in zip(parts, sorted(at, key=lambda item: _value(item, keyword)), strict=True):
-            part.append(item)
-    return parts
-
-
-def _follow_each_other(passes: Sequence[Sequence[Slice]]) -> bool:
-    """Whether Instance Numbers run over all positions once, then over all again: only so far are they trusted."""
-    numbers = [[int(item.dataset.InstanceNumber) for item in one] for one in passes]
-    return all(max(one) < min(next_one) for one, next_one in itertools.pairwise(numbers))
-
-
 # --- values -------------------------------------------------------------------------------------------------------
 
 
-def _voxels(ordered: Sequence[Slice], series: Sequence[Dataset]) -> Float32:
-    values = np.stack([pixels.modality(item.dataset) for item in ordered])
-    if ordered[0].dataset.Modality == "PT":
-        values *= np.float32(pet.suvbw_factor(series))
-    return values
+def _voxels(ordered: Sequence[Slice], series: Sequence[Slice], suv: SuvKind, scaled_by: Scaling) -> Float32:
+    """(slices, rows, columns), decoded side by side into one array."""
+    rows, columns = int(ordered[0].get("Rows")), int(ordered[0].get("Columns"))
+    factors = np.ones(len(ordered))
+    if ordered[0].get("Modality") == "PT" and scaled_by == "rescale":
+        factors = pet.suv_factors(
+            [item.dataset for item in ordered], series=[item.dataset for item in series], kind=suv
+        )
+    voxels = np.empty((len(ordered), rows, columns), np.float32)
+
+    def fill(index: int) -> None:
+        stored = ordered[index].stored()
+        if stored.shape != (rows, columns):
+            raise UndecodablePixels(
+                f"instance {ordered[index].text('SOPInstanceUID')}: its pixels are {stored.shape}, the header says "
+                f"{rows} x {columns}; send it again"
+            )
+        scaling.apply(ordered[index].dataset, scaled_by, stored, voxels[index], factors[index])
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(fill, range(len(ordered))))
+    return voxels
 
 
-def _units(ds: Dataset) -> str:
-    if ds.Modality == "PT":
-        return pet.SUVBW
-    if ds.Modality == "MR":
+def _units(item: Slice, suv: SuvKind, scaled_by: Scaling) -> str:
+    if scaled_by != "rescale":
+        return scaling.linear(item.dataset, scaled_by).units or "1"
+    modality = item.get("Modality")
+    if modality == "PT":
+        return pet.units_of(suv)
+    if modality in ("MR", "MG"):
         return "1"
-    if ds.Modality == "CT" and (ds.get("RescaleType") or "HU") == "HU" and "RescaleIntercept" in ds:
+    if modality == "CT" and (item.get("RescaleType") or "HU") == "HU" and "RescaleIntercept" in item.dataset:
         return "[hnsf'U]"
     raise UnknownUnits(
-        f"series {ds.SeriesInstanceUID}: Modality {ds.get('Modality')} with Rescale Type (0028,1054) "
-        f"{ds.get('RescaleType') or 'absent'} and Rescale Intercept {ds.get('RescaleIntercept', 'absent')} has no "
-        "units that are known here; CT in HU, MR and PT are stacked"
+        f"series {item.text('SeriesInstanceUID')}: Modality {modality} with Rescale Type (0028,1054) "
+        f"{item.get('RescaleType') or 'absent'} and Rescale Intercept {item.dataset.get('RescaleIntercept', 'absent')} "
+        "has no units that are known here; CT in HU, MR and PT are stacked"
     )

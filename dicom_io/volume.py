@@ -100,6 +100,25 @@ class Volume:
             self, voxels=self.voxels[..., slices, rows, columns].copy(), affine=affine, sources=self.sources[slices]
         )
 
+    def crop_to(self, mask: Volume, margin_mm: float) -> Volume:
+        """The smallest block that holds the mask's voxels above 0 and `margin_mm` more along each axis, where there is.
+
+        Raises:
+            Rejected: the mask is empty or on another grid, or the margin is negative or no number.
+        """
+        if not self.same_grid_as(mask):
+            raise Rejected(
+                f"a mask of {_size(mask)} voxels in frame of reference {mask.frame_of_reference_uid} is not on the "
+                f"grid of the volume, {_size(self)} in {self.frame_of_reference_uid}; resample it first"
+            )
+        if not 0 <= margin_mm < np.inf:
+            raise Rejected(f"a margin of {margin_mm} mm is no length; give one of 0 or more")
+        first, last = _extent(mask)
+        # Rounded, so that a margin of three whole steps is not four for the last digit of a step.
+        more = np.minimum(np.ceil(np.round(margin_mm / np.array(self.spacing_mm), 6)), self.spatial_shape).astype(int)
+        start, stop = np.maximum(first - more, 0), np.minimum(last + 1 + more, self.spatial_shape)
+        return self.crop(start.tolist(), stop.tolist())
+
     def same_grid_as(self, other: Volume, tolerance_mm: float = 0.01) -> bool:
         """Whether index (s, r, c) is the same place in both; different frames of reference never are."""
         if self.spatial_shape != other.spatial_shape or self.frame_of_reference_uid != other.frame_of_reference_uid:
@@ -107,6 +126,20 @@ class Volume:
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.spatial_shape])).reshape(3, -1)
         homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
         return bool(np.abs((self.affine - other.affine) @ homogeneous).max() <= tolerance_mm)
+
+
+def _extent(mask: Volume) -> tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]]:
+    """First and last (slice, row, column) index of what is above 0, in any channel."""
+    found = np.argwhere((mask.voxels > 0).reshape(-1, *mask.spatial_shape).any(axis=0))
+    if not len(found):
+        raise Rejected(
+            f"the mask of {_size(mask)} voxels is empty, so there is nothing to crop to; give one with a region"
+        )
+    return found.min(axis=0), found.max(axis=0)
+
+
+def _size(volume: Volume) -> str:
+    return " x ".join(map(str, volume.spatial_shape))
 
 
 def stack_channels(volumes: Sequence[Volume]) -> Volume:
@@ -132,9 +165,14 @@ class Projection:
 
     pixels: (rows, columns) or (channels, rows, columns) float32; bright means dense (MONOCHROME1 is turned).
     spacing_mm: (down, across) in the plane named by `spacing_of`, or None where the object does not say.
-    spacing_of: "imager" for (0018,1164), "patient" for (0028,0030), "" where there is none.
+    spacing_of: "imager" for (0018,1164), at the detector; "patient" for (0028,0030), calibrated to the patient; "" for
+        none.
     laterality: "L", "R" or "". view: "CC", "MLO", ... or "".
     breast_side: side of the picture that the chest wall is on, "left" or "right", or "" where not known.
+    view_modifiers: "spot compression", "implant displaced", ... in the object's order.
+    implant: Breast Implant Present (0028,1300), None where the object does not say.
+    presentation: Presentation Intent Type (0008,0068), "FOR PRESENTATION", "FOR PROCESSING" or "".
+    magnification: of the breast on the detector, (0018,1114), None where the object does not say.
     """
 
     pixels: Float32
@@ -145,6 +183,22 @@ class Projection:
     laterality: str = ""
     view: str = ""
     breast_side: str = ""
+    view_modifiers: tuple[str, ...] = ()
+    implant: bool | None = None
+    presentation: str = ""
+    magnification: float | None = None
+
+    @property
+    def breast_spacing_mm(self) -> tuple[float, float] | None:
+        """(down, across) in the breast, or None where only the detector's spacing is known.
+
+        The beam spreads: what is 1 mm in the breast is `magnification` mm at the detector (PS3.3 10.7.1.3).
+        """
+        if self.spacing_mm is None or self.spacing_of == "patient":
+            return self.spacing_mm
+        if self.spacing_of != "imager" or self.magnification is None:
+            return None
+        return self.spacing_mm[0] / self.magnification, self.spacing_mm[1] / self.magnification
 
     @property
     def is_synthetic(self) -> bool:

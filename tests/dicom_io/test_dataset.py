@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 
 import numpy as np
 import pydicom
@@ -12,6 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGLSLossless
 
+from dicom_io import dataset
 from dicom_io.dataset import dataset_hash, read, read_with_hash
 from dicom_io.errors import NotDicom
 
@@ -149,3 +151,45 @@ def test_damaged_bytes_give_a_sentence_and_nothing_else(make, image, seed):
             read(bytes(damaged))
         except NotDicom as error:
             assert str(error).count(". ") == 0
+
+
+# Data sets as they lie, and headers
+
+
+def test_real_files_are_read_as_pydicom_reads_them(test_data):
+    """Without a second walk over the bytes; what that cannot do goes to pydicom, and is rare."""
+    paths = sorted(test_data.rglob("*.dcm"))
+    taken = 0
+    for path in [*paths[::7], *test_data.glob("transfer-syntaxes/*"), *test_data.glob("mammo-dicom/*.dcm")]:
+        raw = path.read_bytes()
+        found = dataset.layout(raw)
+        if not dataset._is_plain(found):
+            continue
+        ours, theirs = dataset._laid_out(found), pydicom.dcmread(io.BytesIO(raw))
+        assert list(ours.keys()) == list(theirs.keys())
+        assert (ours.file_meta, ours.preamble) == (theirs.file_meta, theirs.preamble)
+        assert ours.original_encoding == theirs.original_encoding
+        assert ours.original_character_set == theirs.original_character_set
+        assert ours == theirs
+        taken += 1
+    assert taken > 300
+
+
+def test_the_same_bytes_are_parsed_once_and_other_bytes_anew(make):
+    first, second, other = (one.dataset for one in make.slices(make.series()[:3]))
+    spacing = dataset.value(first, "PixelSpacing")
+
+    assert dataset.value(second, "PixelSpacing") is spacing
+    assert dataset.value(other, "ImagePositionPatient") != dataset.value(first, "ImagePositionPatient")
+    assert dataset.value(first, "EchoTime") is None
+
+
+def test_a_header_is_changed_without_its_origin(make):
+    (one,) = make.slices(make.series()[:1])
+    rows = one.dataset.Rows
+    header = dataset.header_of(one.dataset)
+    dataset.put(header, "Rows", 99)
+
+    assert (header.Rows, one.dataset.Rows) == (99, rows)
+    assert "PixelData" not in header and "PixelData" in one.dataset
+    assert header.file_meta.TransferSyntaxUID == one.dataset.file_meta.TransferSyntaxUID

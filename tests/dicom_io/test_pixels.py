@@ -12,7 +12,8 @@ from pydicom.sequence import Sequence
 
 from dicom_io.dataset import read
 from dicom_io.errors import UndecodablePixels
-from dicom_io.pixels import mapping, modality, picture, stored, window
+from dicom_io.pixels import modality, picture, stored, window
+from dicom_io.scaling import used
 
 LOSSLESS = [".1.2.2", ".1.2.1.99", ".4.90", ".4.80", ".4.70", ".4.57", ".1.2.1", ".10008.1.2", ".1.2.5"]
 
@@ -78,7 +79,7 @@ def test_slope_and_intercept_give_modality_units(make):
     ds = make.image(values, RescaleSlope=1.7141, RescaleIntercept=-3.5)
 
     np.testing.assert_array_equal(modality(ds), (values * 1.7141 - 3.5).astype(np.float32))
-    assert "Rescale Slope (0028,1053)" in mapping(ds)
+    assert "Rescale Slope (0028,1053)" in used(ds)
 
 
 def test_without_slope_the_stored_values_are_the_units_and_real_world_values_are_named_as_unused(make):
@@ -86,7 +87,7 @@ def test_without_slope_the_stored_values_are_the_units_and_real_world_values_are
     ds.RealWorldValueMappingSequence = Sequence([Dataset()])
 
     np.testing.assert_array_equal(modality(ds), make.voxels()[0])
-    assert mapping(ds) == "stored values; Real World Value Mapping (0040,9096) is present and not used"
+    assert used(ds) == "stored values; Real World Value Mapping (0040,9096) is present and not used"
 
 
 def test_one_frame_of_many_is_the_one_asked_for(make):
@@ -176,3 +177,27 @@ def test_the_mammograms_look_up_table_and_its_sigmoid_show_the_same_picture(test
     del ds.VOILUTSequence
 
     assert np.abs(picture(ds) - by_table).mean() < 0.01
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32])
+@pytest.mark.parametrize("unused", [0, 4])
+def test_plain_samples_are_those_that_pydicom_decodes_whatever_lies_in_unused_bits(make, dtype, unused):
+    information = np.iinfo(dtype)
+    pixels = np.random.default_rng(3).integers(information.min, information.max, (5, 7), dtype, endpoint=True)
+    ds = make.image(pixels)
+    ds.BitsStored -= unused
+    ds.HighBit -= unused
+    expected = ds.pixel_array
+
+    found = stored(ds)
+
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_whole_numbers_are_rescaled_as_exactly_as_in_64_bits(make):
+    pixels = np.random.default_rng(4).integers(-(2**15), 2**15, (9, 11)).astype(np.int16)
+    for slope, intercept in ((1, -1024), (200, 7), (255, 60000), (0.1, -3), (3.7e-5, 2e5)):
+        ds = make.image(pixels, RescaleSlope=slope, RescaleIntercept=intercept)
+        expected = (pixels * np.float64(slope) + np.float64(intercept)).astype(np.float32)
+        np.testing.assert_array_equal(modality(ds), expected)
