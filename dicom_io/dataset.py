@@ -82,10 +82,15 @@ def read(source: Path | str | bytes, *, stop_before_pixels: bool = False) -> Dat
 def read_with_hash(source: Path | str | bytes) -> tuple[Dataset, str]:
     """Data set and `dataset_hash`; the file's bytes are read once. Raises NotDicom as `read` does."""
     raw = source if isinstance(source, bytes) else Path(source).read_bytes()
-    name = "the object" if isinstance(source, bytes) else Path(source).name
+    return parsed(raw, "the object" if isinstance(source, bytes) else Path(source).name), dataset_hash(raw)
+
+
+def parsed(raw: bytes, name: str = "the object") -> Dataset:
+    """The data set of a file's bytes. Raises NotDicom as `read` does."""
     found = layout(raw, name)
-    parsed = _identified(lambda: _laid_out(found), name) if _is_plain(found) else None
-    return parsed or _parse(io.BytesIO(raw), name, stop_before_pixels=False), dataset_hash(raw)
+    if _is_plain(found):
+        return _identified(lambda: _laid_out(found), name)
+    return _parse(io.BytesIO(raw), name, stop_before_pixels=False)
 
 
 def dataset_hash(raw: Bytes) -> str:
@@ -228,8 +233,8 @@ def _parse(file: io.BufferedIOBase | io.BytesIO, name: str, stop_before_pixels: 
 def _identified(parse: Callable[[], Dataset], name: str) -> Dataset:
     try:
         dataset = parse()
-        identity = {keyword: dataset.get(keyword) for keyword in ("SOPClassUID", "SOPInstanceUID")}
-    except (pydicom.errors.InvalidDicomError, *_UNPARSABLE) as error:
+        identity = {keyword: value(dataset, keyword) for keyword in ("SOPClassUID", "SOPInstanceUID")}
+    except (pydicom.errors.InvalidDicomError, Rejected, *_UNPARSABLE) as error:
         raise NotDicom(f"{name} cannot be parsed as DICOM ({error}); write it again with a conformant tool") from error
     for keyword, uid in identity.items():
         if not uid or not isinstance(uid, str):

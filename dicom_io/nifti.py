@@ -125,7 +125,7 @@ def mask_on(path: Path, grid: Volume, *, tolerance_mm: float = 0.1) -> Volume:
     Raises:
         Rejected: the mask's grid is another one: size, step, direction or origin differ.
     """
-    voxels, affine = _foreign(path)
+    voxels, affine = foreign(path)
     turned = np.linalg.solve(grid.affine, affine)  # mask index -> grid index
     axes = np.argmax(np.abs(turned[:3, :3]), axis=1)  # grid axis -> mask axis
     if sorted(axes) != [0, 1, 2]:
@@ -147,8 +147,8 @@ def mask_on(path: Path, grid: Volume, *, tolerance_mm: float = 0.1) -> Volume:
     return grid.with_voxels(mask.voxels, units="1")
 
 
-def _foreign(path: Path) -> tuple[Float32, Float64]:
-    """Voxels (slice, row, column) and LPS affine of any 3-D NIfTI file."""
+def foreign(path: Path) -> tuple[Float32, Float64]:
+    """Voxels (slice, row, column) and LPS affine of any 3-D NIfTI file of another maker; Rejected for other axes."""
     image = nibabel.load(path)
     if len(image.shape) != 3:
         raise Rejected(f"{path.name} has {len(image.shape)} axes, not 3; give one mask per file")

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydicom.dataelem import RawDataElement
+
 from dicom_io.errors import MissingAttribute, UnknownUnits
 
 if TYPE_CHECKING:
@@ -89,9 +91,22 @@ def check_agreement(
 
     A series of which half was corrected would come out in two scales, or in the wrong one: nobody knows which.
     """
-    for keyword, tag in (*of_images, *of_items):
-        stated = {_stated(ds, keyword, (keyword, tag) in of_items) for ds in series}
+    with_other_items = _that_differ(series, "RadiopharmaceuticalInformationSequence") if of_items else ()
+    for keyword, tag in of_items:
+        check_one(series[0], f"{keyword} {tag}", {_stated(ds, keyword, True) for ds in with_other_items})
+    for keyword, tag in of_images:
+        stated = {_stated(ds, keyword, False) for ds in _that_differ(series, keyword)}
         check_one(series[0], f"{keyword} {tag}", stated)
+
+
+def _that_differ(series: Sequence[Dataset], keyword: str) -> list[Dataset]:
+    """One slice for each encoding of an attribute: most series write the same bytes in all."""
+    found: dict[Any, Dataset] = {}
+    for ds in series:
+        element = ds.get_item(keyword)
+        encoded = element.value if isinstance(element, RawDataElement) else None
+        found.setdefault(encoded if isinstance(encoded, bytes) else id(ds), ds)
+    return list(found.values())
 
 
 def check_one(first: Dataset, name: str, stated: set[str]) -> None:

@@ -28,7 +28,7 @@ from pydicom.uid import (
 )
 
 from dicom_io.dataset import value
-from dicom_io.errors import UndecodablePixels
+from dicom_io.errors import Rejected, UndecodablePixels
 from dicom_io.volume import Float32
 
 if TYPE_CHECKING:
@@ -53,7 +53,10 @@ _PLUGINS = {
     HTJ2K: "pylibjpeg",
 }
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
-_LAYOUT = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
+_LAYOUT = (
+    *("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"),
+    "PhotometricInterpretation",
+)
 # What decoders raise on frames that they cannot read.
 _DAMAGE = (RuntimeError, ValueError, AttributeError, TypeError, IndexError, NotImplementedError, OSError)
 
@@ -77,9 +80,9 @@ def decoded(dataset: Dataset, frame: int | None, **options: bool) -> tuple[npt.N
     options: of pydicom's decoders, e.g. raw=True for no conversion of colours.
     """
     syntax = _syntax(dataset)
-    check_length(dataset)
     if not options and syntax in _NATIVE and (found := _native(dataset, frame)) is not None:
-        return found, str(dataset.PhotometricInterpretation)
+        return found, str(value(dataset, "PhotometricInterpretation"))
+    check_length(dataset)
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
@@ -104,16 +107,18 @@ def _native(dataset: Dataset, frame: int | None) -> npt.NDArray[Any] | None:
 
     Bits that are not stored may hold anything, and are shifted out and back in (PS3.5 8.1.1).
     """
-    layout = [value(dataset, keyword) for keyword in _LAYOUT]
-    rows, columns, samples, allocated, bits, signed = layout
-    whole = "PixelData" in dataset and (frame is None or 0 <= frame < number_of_frames(dataset))
+    rows, columns, samples, allocated, bits, signed, photometric = (value(dataset, keyword) for keyword in _LAYOUT)
     plain = samples == 1 and allocated in (8, 16, 32) and bits and 0 < bits <= allocated and signed in (0, 1)
-    if not (whole and plain) or dataset["PixelData"].VR not in ("OW", "OB"):
+    element = dataset.get_item("PixelData")
+    raw = None if element is None else element.value
+    if not (plain and rows and columns and photometric and isinstance(raw, bytes)):
         return None
-    dtype = np.dtype(f"<{'iu'[signed == 0]}{allocated // 8}")
-    size, number = int(rows) * int(columns), number_of_frames(dataset)
+    number, size = number_of_frames(dataset), rows * columns * (allocated // 8)
+    if len(raw) not in (number * size, number * size + number * size % 2) or not 0 <= (frame or 0) < number:
+        return None
     first, count = (0, number) if frame is None else (frame, 1)
-    found = np.frombuffer(dataset.PixelData, dtype, size * count, size * first * dtype.itemsize)
+    dtype = np.dtype(f"<{'iu'[signed == 0]}{allocated // 8}")
+    found = np.frombuffer(raw, dtype, rows * columns * count, size * first)
     found = found.reshape((rows, columns) if count == 1 else (count, rows, columns))
     return found if bits == allocated else (found << (allocated - bits)) >> (allocated - bits)
 
@@ -144,11 +149,16 @@ def check_length(dataset: Dataset) -> None:
         )
 
 
+def is_compressed(dataset: Dataset) -> bool:
+    """Whether Pixel Data are encapsulated (PS3.5 A.4). Raises UndecodablePixels where the syntax is not known."""
+    return _syntax(dataset).is_encapsulated
+
+
 def number_of_frames(dataset: Dataset) -> int:
     """Number of Frames (0028,0008), 1 where it is absent or empty. Raises UndecodablePixels where it is no number."""
     try:
-        return int(dataset.get("NumberOfFrames") or 1)
-    except (ValueError, TypeError) as error:
+        return int(value(dataset, "NumberOfFrames") or 1)
+    except (ValueError, TypeError, Rejected) as error:
         raise UndecodablePixels(f"{_named(dataset)}: NumberOfFrames cannot be read ({error}); correct it") from error
 
 
@@ -349,7 +359,8 @@ def _high_bytes(values: npt.NDArray[Any]) -> UInt8:
 
 
 def _syntax(dataset: Dataset) -> UID:
-    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
+    meta = getattr(dataset, "file_meta", None)
+    syntax = None if meta is None else value(meta, "TransferSyntaxUID")
     if syntax is None:
         raise UndecodablePixels(f"{_named(dataset)} has no TransferSyntaxUID (0002,0010); read it from a DICOM file")
     if not UID(syntax).is_transfer_syntax:

@@ -50,8 +50,8 @@ GAP_FACTOR = 1.5
 UNEVEN_SHARE, UNEVEN_MM = 0.05, 0.05
 # Of direction cosines (0.06 degrees); makers' rounding gives 1e-5.
 _SAME_ORIENTATION = 1e-3
-# Reading, hashing and decoding let go of the interpreter's lock for most of their time.
 _THREADS = min(os.cpu_count() or 1, 8)
+_WORTH_A_THREAD_BYTES = 1 << 17
 
 # Values that this module computes with; one that cannot be parsed refuses its series with a sentence.
 _NEEDED = (
@@ -267,19 +267,38 @@ def _stacked(slices: Sequence[Slice], series: Sequence[Slice], suv: SuvKind, sca
 
 
 def _read(files: Sequence[Path]) -> Iterator[Slice | NotDicom]:
-    """Each file as a slice, or why it is none, in order; read side by side."""
+    """Each file as a slice, or why it is none, in order.
 
-    def one(path: Path) -> Slice | NotDicom:
-        try:
-            return Slice(*dataset.read_with_hash(path))
-        except NotDicom as error:
-            return error
-
-    if len(files) < _THREADS:
-        yield from map(one, files)
+    Bytes are read and hashed by threads, which need no interpreter for that, ahead of the parsing; small files are
+    sooner read than handed over.
+    """
+    if len(files) < 2 or max(path.stat().st_size for path in files[:8]) < _WORTH_A_THREAD_BYTES:
+        for path in files:
+            yield _parsed(path, _loaded(path))
         return
     with ThreadPoolExecutor(_THREADS) as pool:
-        yield from pool.map(one, files)
+        for path, loaded in zip(files, pool.map(_loaded, files), strict=True):
+            yield _parsed(path, loaded)
+
+
+def _loaded(path: Path) -> tuple[bytes, str] | NotDicom:
+    raw = path.read_bytes()
+    try:
+        return raw, dataset.dataset_hash(raw)
+    except NotDicom:
+        return NotDicom(
+            f"{path.name} is no DICOM file: bytes 129 to 132 are not 'DICM'; send DICOM files (PS3.10) only"
+        )
+
+
+def _parsed(path: Path, loaded: tuple[bytes, str] | NotDicom) -> Slice | NotDicom:
+    if isinstance(loaded, NotDicom):
+        return loaded
+    raw, digest = loaded
+    try:
+        return Slice(dataset.parsed(raw, path.name), digest)
+    except NotDicom as error:
+        return error
 
 
 def _raised(found: Slice | NotDicom) -> Slice:
@@ -485,7 +504,7 @@ def _check_steps(series_uid: str, positions: Float64, normal: Float64) -> None:
 
 
 def _voxels(ordered: Sequence[Slice], series: Sequence[Slice], suv: SuvKind, scaled_by: Scaling) -> Float32:
-    """(slices, rows, columns), decoded side by side into one array."""
+    """(slices, rows, columns); compressed ones are decoded side by side."""
     rows, columns = int(ordered[0].get("Rows")), int(ordered[0].get("Columns"))
     factors = np.ones(len(ordered))
     if ordered[0].get("Modality") == "PT" and scaled_by == "rescale":
@@ -503,7 +522,11 @@ def _voxels(ordered: Sequence[Slice], series: Sequence[Slice], suv: SuvKind, sca
             )
         scaling.apply(ordered[index].dataset, scaled_by, stored, voxels[index], factors[index])
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    if not ordered[0].is_compressed:
+        for index in range(len(ordered)):
+            fill(index)
+        return voxels
+    with ThreadPoolExecutor(_THREADS) as pool:  # decoders need no interpreter
         list(pool.map(fill, range(len(ordered))))
     return voxels
 

@@ -63,6 +63,11 @@ class Slice:
         """Of the instance that it is a part of."""
         return pixels.number_of_frames(self.dataset if self.instance is None else self.instance)
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the pixels are encapsulated (PS3.5 A.4)."""
+        return pixels.is_compressed(self.dataset if self.instance is None else self.instance)
+
     def stored(self) -> npt.NDArray[Any]:
         """(rows, columns) as encoded. Raises UndecodablePixels."""
         if self.instance is None:

@@ -7,7 +7,10 @@ import csv
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset
+from scipy.spatial.transform import Rotation
 
 from dicom_io.dataset import read, read_with_hash
 from dicom_io.errors import (
@@ -510,3 +513,40 @@ def test_suv_maxima_of_twenty_patients_are_those_of_the_published_list(test_data
         volume = sarcoma_pets[patient].volume
         np.testing.assert_allclose(volume.voxels.max(axis=(1, 2)), maxima, atol=6e-5)
         assert volume.units == "g/ml{SUVbw}"
+
+
+# What holds for every series
+
+
+def _random_series(maker, random: np.random.Generator) -> tuple[np.ndarray, list[Dataset]]:
+    """Voxels, and the images of a series of any size, direction, spacing and sign of z, rescaled anew in each slice."""
+    maker.turn = Rotation.random(random_state=random).as_matrix()
+    maker.origin_mm = random.uniform(-300, 300, 3)
+    maker.step_mm, maker.down_mm, maker.across_mm = random.uniform(0.3, 8, 3)
+    maker.shape = tuple(int(n) for n in random.integers(2, 9, 3))
+    images = maker.series("MR", seed=int(random.integers(1000)))
+    slopes = random.uniform(0.01, 20, len(images)).round(6)
+    for image, slope in zip(images, slopes, strict=True):
+        image.RescaleSlope, image.RescaleIntercept = float(slope), 0
+        image.InstanceNumber = int(random.integers(1, 1000))
+    stored = np.stack([image.pixel_array for image in images])
+    return stored * slopes[:, None, None], images
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_the_geometry_the_order_of_files_changes_nothing_and_every_voxel_keeps_its_place(make, seed):
+    random = np.random.default_rng(seed)
+    maker = type(make)()
+    voxels, images = _random_series(maker, random)
+    order = random.permutation(len(images))
+
+    volume = stack(maker.slices([images[n] for n in order]))
+
+    np.testing.assert_allclose(volume.voxels, voxels, rtol=1e-6)
+    for number, image in enumerate(images):
+        corner = np.array(image.ImagePositionPatient, float)
+        down = np.array(image.ImageOrientationPatient[3:], float) * float(image.PixelSpacing[0])
+        across = np.array(image.ImageOrientationPatient[:3], float) * float(image.PixelSpacing[1])
+        np.testing.assert_allclose(volume.position_mm((number, 1, 1)), corner + down + across, atol=1e-4)
+        assert volume.sources[number].sop_instance_uid == image.SOPInstanceUID
