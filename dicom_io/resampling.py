@@ -46,6 +46,17 @@ def onto(volume: Volume, grid: Volume, interpolation: Interpolation = "linear", 
     return _at(volume, grid, _between(grid, volume), interpolation, outside)
 
 
+def coverage(volume: Volume, grid: Volume) -> float:
+    """Share of the grid's voxels whose centres lie within the volume's outermost centres, or half a voxel beyond.
+
+    0 where the frames of reference differ.
+    """
+    if volume.frame_of_reference_uid != grid.frame_of_reference_uid:
+        return 0.0
+    ones = volume.with_voxels(np.ones(volume.spatial_shape, np.float32))
+    return float(onto(ones, grid, "nearest").voxels.mean())
+
+
 def to_spacing(volume: Volume, spacing_mm: Sequence[float], interpolation: Interpolation = "linear") -> Volume:
     """Another step along (slice, row, column), the first voxel's centre and the directions kept.
 

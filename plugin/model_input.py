@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydicom import Dataset
 
+from dicom_io import resampling
 from dicom_io.cohort import Channel
 from dicom_io.errors import Rejected
 from dicom_io.series import Readout, SeriesProjection, SeriesVolume
 from dicom_io.volume import Projection, Source, Volume, stack_channels
+
+# Share of the grid that a channel must cover to be resampled onto it; beyond it the network would see zeros.
+LEAST_COVERAGE = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +24,14 @@ class Case:
 
     image: all channels on one grid. datasets: of the last channel, in slice order; results refer to these and lie on
     them. further: datasets of the other channels. sources: of every channel, so that a change in any of them gives
-    results with new UIDs.
+    results with new UIDs. resampled: names of the channels that were brought onto the grid of the last one.
     """
 
     image: Volume | Projection
     datasets: tuple[Dataset, ...]
     further: tuple[Dataset, ...]
     sources: tuple[Source, ...]
+    resampled: tuple[str, ...] = ()
 
 
 def cases(readout: Readout, channels: Sequence[Channel]) -> list[Case]:
@@ -42,17 +47,41 @@ def cases(readout: Readout, channels: Sequence[Channel]) -> list[Case]:
 
 
 def _volumes(readout: Readout, channels: Sequence[Channel]) -> Iterator[Case]:
-    """Every combination of one series per channel that shares a grid; no series stands in for two channels."""
+    """Every combination of one series per channel that shares a grid; no series stands in for two channels.
+
+    Where a study has none, those are taken whose series lie in one frame of reference and cover the last one's grid;
+    the others are resampled onto it.
+    """
     candidates = [[entry for entry in readout.volumes if _suits(entry, channel)] for channel in channels]
-    for chosen in itertools.product(*candidates):
-        reference = chosen[-1]
-        if len(set(chosen)) == len(chosen) and all(entry.volume.same_grid_as(reference.volume) for entry in chosen):
-            yield Case(
-                image=stack_channels([entry.volume for entry in chosen]),
-                datasets=reference.datasets,
-                further=tuple(dataset for entry in chosen[:-1] for dataset in entry.datasets),
-                sources=tuple(source for entry in chosen for source in entry.volume.sources),
-            )
+    chosen = [one for one in itertools.product(*candidates) if len(set(one)) == len(one)]
+    on_one_grid = [one for one in chosen if all(entry.volume.same_grid_as(one[-1].volume) for entry in one)]
+    for entries in on_one_grid or [one for one in chosen if _covers(one)]:
+        yield _case(entries, channels)
+
+
+def _covers(entries: Sequence[SeriesVolume]) -> bool:
+    grid = entries[-1].volume
+    return all(
+        entry.volume.frame_of_reference_uid == grid.frame_of_reference_uid
+        and resampling.coverage(entry.volume, grid) >= LEAST_COVERAGE
+        for entry in entries[:-1]
+    )
+
+
+def _case(entries: Sequence[SeriesVolume], channels: Sequence[Channel]) -> Case:
+    reference = entries[-1]
+    moved = [not entry.volume.same_grid_as(reference.volume) for entry in entries]
+    volumes = [
+        resampling.onto(entry.volume, reference.volume) if is_moved else entry.volume
+        for entry, is_moved in zip(entries, moved, strict=True)
+    ]
+    return Case(
+        image=replace(stack_channels(volumes), sources=reference.volume.sources),
+        datasets=reference.datasets,
+        further=tuple(dataset for entry in entries[:-1] for dataset in entry.datasets),
+        sources=tuple(source for entry in entries for source in entry.volume.sources),
+        resampled=tuple(channel.name for channel, is_moved in zip(channels, moved, strict=True) if is_moved),
+    )
 
 
 def _projections(readout: Readout, channels: Sequence[Channel]) -> Iterator[Case]:
@@ -76,7 +105,7 @@ def _suits(entry: SeriesVolume | SeriesProjection, channel: Channel) -> bool:
 
 def _wanted(channels: Sequence[Channel]) -> str:
     names = [" ".join(filter(None, (channel.modality, channel.contrast))) for channel in channels]
-    return f"{' and '.join(names)} on one grid" if len(names) > 1 else names[0]
+    return f"{' and '.join(names)} on one grid or in one frame of reference" if len(names) > 1 else names[0]
 
 
 def _held(readout: Readout) -> str:

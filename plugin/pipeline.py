@@ -207,13 +207,13 @@ def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool, w
         "sources": case.datasets,
         "source_refs": case.sources,
         "further_sources": case.further,
-        "parameters": {"threshold": found.threshold},
+        "parameters": _parameters(case, found.threshold),
         "made_at": made_at,
         "out_of_domain": outside,
         "audit_id": model.description.audit_id,
     }
     millilitres = float((found.mask.voxels > 0).sum() * np.prod(found.mask.spacing_mm) / 1000)
-    finding = f"{millilitres:.1f} ml of {name}"
+    finding = f"{millilitres:.1f} ml of {name}{_resampled(case)}"
     objects: list[Object] = []
     for encoding, arguments in encodings.SEGMENTATIONS.items():
         if encoding in wanted:
@@ -246,7 +246,9 @@ def _classified(
 ) -> list[Object]:
     found = model.predict(case.image)
     frames, zoom = _captioned(case.image, found)
-    finding = f"{found.labels[-1]} {found.probabilities[:, -1].max():.2f} (threshold {found.threshold:.2f})"
+    finding = (
+        f"{found.labels[-1]} {found.probabilities[:, -1].max():.2f} (threshold {found.threshold:.2f}){_resampled(case)}"
+    )
     objects: list[Object] = []
     for form in _captures(wanted):
         captures = secondary_capture.of_prediction(
@@ -257,7 +259,7 @@ def _classified(
             further_sources=case.further,
             description=f"{found.labels[-1]} probability by {model.identity.address}",
             purpose="classification",
-            parameters={"threshold": found.threshold},
+            parameters=_parameters(case, found.threshold),
             made_at=made_at,
             out_of_domain=outside,
             audit_id=model.description.audit_id,
@@ -266,6 +268,14 @@ def _classified(
         )
         objects += [(dataset, record, finding, form) for dataset, record in captures]
     return objects
+
+
+def _parameters(case: Case, threshold: float) -> dict[str, Any]:
+    return {"threshold": threshold} | ({"resampled": list(case.resampled)} if case.resampled else {})
+
+
+def _resampled(case: Case) -> str:
+    return f"; {' and '.join(case.resampled)} resampled onto the last channel's grid" if case.resampled else ""
 
 
 def segments_of(names: Sequence[str]) -> list[Segment]:

@@ -196,3 +196,12 @@ def test_the_same_comes_out_as_of_itk_in_patient_coordinates():
     found = resampling.onto(volume, grid, outside=-5.0).voxels
 
     np.testing.assert_allclose(found, SimpleITK.GetArrayFromImage(reference), atol=1e-4)
+
+
+def test_coverage_is_the_share_of_the_grid_that_the_volume_reaches():
+    volume = oblique()
+    half = replace(volume.crop((0, 0, 0), (9, 7, 11)), sources=())
+
+    assert resampling.coverage(half, volume) == 0.5
+    assert resampling.coverage(volume, half) == 1
+    assert resampling.coverage(volume, replace(half, frame_of_reference_uid="2.25.2")) == 0

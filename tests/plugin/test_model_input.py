@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +49,37 @@ def test_results_refer_to_the_last_channel_and_the_others_are_further_sources(tm
     assert len({source.dataset_hash for source in case.sources}) == 2 * toy.SHAPE[0]
 
 
-def test_series_on_different_grids_do_not_pair(tmp_path):
-    half_a_step = toy.SPACING_MM[0] / 2
-    with pytest.raises(Rejected, match=r"^the model needs MR T1 and MR FLAIR on one grid, and the study holds MR "):
-        found(tmp_path, toy.mr("T1", 3), toy.mr("FLAIR", 3, shift_mm=half_a_step), channels=(T1, FLAIR))
+def test_a_channel_on_another_grid_of_the_same_frame_of_reference_is_resampled(tmp_path):
+    half_a_step = toy.SPACING_MM[1] / 2
+    readout = series.volumes(toy.write(tmp_path, toy.mr("T1", 3, shift_mm=0.0), toy.mr("FLAIR", 3)))
+    volumes = {entry.contrast: entry.volume for entry in readout.volumes}
+    down = volumes["T1"].affine[:3, 1] / toy.SPACING_MM[1]
+    affine = volumes["T1"].affine.copy()
+    affine[:3, 3] += down * half_a_step
+    entries = [
+        replace(entry, volume=replace(entry.volume, affine=affine)) if entry.contrast == "T1" else entry
+        for entry in readout.volumes
+    ]
+
+    (case,) = cases(replace(readout, volumes=tuple(entries)), (T1, FLAIR))
+
+    assert case.resampled == ("T1",)
+    np.testing.assert_array_equal(case.image.voxels[1], volumes["FLAIR"].voxels)
+    before = volumes["T1"].voxels
+    np.testing.assert_allclose(case.image.voxels[0, :, 1:], (before[:, 1:] + before[:, :-1]) / 2, rtol=1e-4, atol=1e-6)
+    assert len(case.sources) == 2 * toy.SHAPE[0] and len(case.image.sources) == toy.SHAPE[0]
+
+
+def test_series_of_other_frames_of_reference_or_that_leave_much_out_do_not_pair(tmp_path):
+    readout = series.volumes(toy.write(tmp_path, toy.mr("T1", 3), toy.mr("FLAIR", 3, shift_mm=toy.SPACING_MM[0])))
+    with pytest.raises(Rejected, match="MR T1 and MR FLAIR on one grid or in one frame of reference, and the study"):
+        cases(readout, (T1, FLAIR))
+    elsewhere = [
+        replace(entry, volume=replace(entry.volume, frame_of_reference_uid=f"2.25.{number}"))
+        for number, entry in enumerate(readout.volumes)
+    ]
+    with pytest.raises(Rejected, match="in one frame of reference"):
+        cases(replace(readout, volumes=tuple(elsewhere)), (T1, FLAIR))
 
 
 def test_of_two_flairs_only_the_one_on_the_grid_of_the_t1_is_taken(tmp_path):
@@ -70,7 +98,7 @@ def test_two_flairs_on_the_grid_of_the_t1_are_two_inputs(tmp_path):
 
 def test_one_series_does_not_stand_in_for_two_channels(tmp_path):
     either = (Channel("early", "PT", "g/ml{SUVbw}"), Channel("late", "PT", "g/ml{SUVbw}"))
-    with pytest.raises(Rejected, match=r"the model needs PT and PT on one grid, and the study holds PT$"):
+    with pytest.raises(Rejected, match=r"PT and PT on one grid or in one frame of reference, and the study holds PT$"):
         found(tmp_path, toy.pet(3), channels=either)
 
 
@@ -78,7 +106,9 @@ def test_a_missing_channel_is_a_sentence_that_says_what_is_needed_and_what_is_he
     with pytest.raises(Rejected) as caught:
         found(tmp_path, toy.mr("T1", 3), toy.pet(3), channels=(T1, FLAIR))
     said = str(caught.value)
-    assert said.startswith("the model needs MR T1 and MR FLAIR on one grid, and the study holds ")
+    assert said.startswith(
+        "the model needs MR T1 and MR FLAIR on one grid or in one frame of reference, and the study "
+    )
     assert sorted(said.rpartition("holds ")[2].split(", ")) == ["MR T1", "PT"]
 
 
@@ -124,5 +154,8 @@ def test_a_model_of_one_view_takes_that_view_alone(tmp_path):
 
 
 def test_projections_do_not_become_channels_of_one_input(tmp_path):
-    with pytest.raises(Rejected, match="the model needs MG and MG on one grid, and the study holds MG CC, MG CC"):
+    with pytest.raises(
+        Rejected,
+        match="MG and MG on one grid or in one frame of reference, and the study holds MG CC, MG CC",
+    ):
         found(tmp_path, [toy.mammogram(3, side, "CC", ill=False) for side in "LR"], channels=(VIEW, VIEW))
