@@ -2,7 +2,8 @@
 
     cohort/
       datalist.json            {"name", "task", "split_unit", "labels", "channels",
-                                "training": [item, ...], "validation": [...], "test": [...]}
+                                "training": [item, ...], "validation": [...], "test": [...],
+                                "split_rule": {"key", "shares": [[split, share], ...]} where `split_of` made it}
       images/*.nii.gz          one file per channel and item (a projection is a NIfTI of one slice)
       masks/*.nii.gz           on the grid of the item's image
       tombstones.json          items whose sources were deleted (`bury`); where there are any
@@ -49,9 +50,15 @@ class Item:
     """One training example: a volume (all channels on one grid) or a projection.
 
     images: one path per channel, in the cohort's channel order. label: index into `Cohort.labels`, or None.
+    patient: a pseudonym, or the name of the item's group of near-duplicates where patients are not known.
     slice_labels: one label per slice where slices are what is classified, else empty.
     geometry: {"kind": "volume" | "projection", "shape": [...], "spacing_mm": [...]}.
-    provenance: source UIDs hashed with the cohort's key, transforms, versions.
+    provenance: source UIDs hashed with the cohort's key, transforms, versions; and, where they are known, what a
+    network could tell classes by without looking at the disease (`dicom_io.shortcuts` measures it):
+        "file"     {"format", "width", "height", "mode"} of the file before import, such as {"format": "JPEG", "width":
+                   512, "height": 512, "mode": "L"}
+        "scanner"  {"manufacturer", "model"}: Manufacturer (0008,0070) and Manufacturer's Model Name (0008,1090), plain,
+                   or one word that stands for both
     """
 
     images: tuple[str, ...]
@@ -69,6 +76,8 @@ class Cohort:
     """A training set with its split. labels: class names, in the order of the label numbers (0 = background).
 
     buried: items of the data list whose sources were deleted; they are in no split any more.
+    split_key, split_shares: what `split_of` was given; with them the same patient falls into the same split again,
+    and so does one who comes later. Empty where the split was made otherwise.
     """
 
     folder: Path
@@ -80,15 +89,21 @@ class Cohort:
     split_unit: SplitUnit = "patient"
     description: str = ""
     buried: int = 0
+    split_key: str = ""
+    split_shares: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         owners: dict[str, str] = {}
         for split in SPLITS:
             for patient in {item.patient for item in self.splits.get(split, ())}:
-                if owners.setdefault(patient, split) != split and self.split_unit == "patient":
+                # Where patients are not known, `patient` names the group of near-duplicates.
+                if owners.setdefault(patient, split) != split and self.split_unit in (
+                    "patient",
+                    "near-duplicate group",
+                ):
                     raise Rejected(
-                        f"cohort {self.name!r}: one patient lies in {owners[patient]} and in {split}; "
-                        "split by patient, or state another split_unit"
+                        f"cohort {self.name!r}: one {self.split_unit} lies in {owners[patient]} and in {split}; "
+                        f"split by {self.split_unit}, or state another split_unit"
                     )
 
     @property
@@ -149,6 +164,9 @@ def save(cohort: Cohort) -> None:
         "labels": list(cohort.labels),
         "channels": [asdict(channel) for channel in cohort.channels],
     }
+    if cohort.split_key:
+        # Pairs and no object: `split_of` goes through the shares in order, and keys are sorted below.
+        document["split_rule"] = {"key": cohort.split_key, "shares": [*map(list, cohort.split_shares.items())]}
     for split in SPLITS:
         document[split] = [asdict(item) | {"split": split} for item in cohort.splits.get(split, ())]
     (cohort.folder / "datalist.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
@@ -180,6 +198,8 @@ def load(folder: Path) -> Cohort:
             split_unit=document["split_unit"],
             description=document.get("description", ""),
             buried=sum(len(listed[split]) - len(splits[split]) for split in SPLITS),
+            split_key=document.get("split_rule", {}).get("key", ""),
+            split_shares=dict(document.get("split_rule", {}).get("shares", [])),
         )
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise Rejected(f"{listing} does not follow the data-list form: {error}; see docs/scientist.md") from error

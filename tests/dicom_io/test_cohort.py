@@ -118,6 +118,13 @@ def test_one_patient_in_two_splits_is_refused(tmp_path):
     assert replace(_cohort(tmp_path), splits={"training": (item,), "test": (item,)}, split_unit="none").test == (item,)
 
 
+def test_one_group_of_near_duplicates_in_two_splits_is_refused(tmp_path):
+    item = Item(images=("images/a.nii.gz",), patient="D1")
+
+    with pytest.raises(Rejected, match="one near-duplicate group lies in validation and in test"):
+        replace(_cohort(tmp_path), splits={"validation": (item,), "test": (item,)}, split_unit="near-duplicate group")
+
+
 @pytest.mark.parametrize("change", [{"task": None}, {"training": [{"picture": "a"}]}])
 def test_a_data_list_that_does_not_follow_the_form_is_refused(tmp_path, change):
     import json
@@ -158,6 +165,18 @@ def test_a_patients_split_does_not_depend_on_who_else_is_there():
     for split, share in shares.items():
         assert splits.count(split) / 3000 == pytest.approx(share, abs=0.03)
     assert splits[1500:] == [split_of(patient, "key", shares) for patient in patients[1500:]]
+
+
+def test_the_rule_of_a_split_is_read_as_it_was_written_in_its_order(tmp_path):
+    shares = {"training": 0.6, "test": 0.3, "validation": 0.1}  # neither sorted nor in the order of SPLITS
+    save(replace(_cohort(tmp_path), split_key="key", split_shares=shares))
+
+    back = load(tmp_path)
+
+    assert (back.split_key, list(back.split_shares.items())) == ("key", list(shares.items()))
+    save(_cohort(tmp_path))
+    assert "split_rule" not in (tmp_path / "datalist.json").read_text()
+    assert load(tmp_path).split_key == ""
 
 
 def test_even_splits_hold_as_many_patients_as_asked():
