@@ -7,9 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_io.cohort import Cohort
-from samples.importers import pet_sarcoma, phantom_folders
-
-Progress = Callable[[int, int, str], None]
+from samples.importers import (
+    brain_tumour,
+    cbis_ddsm,
+    ddsm,
+    idc_patches,
+    mini_mias,
+    nifti_folders,
+    pet_regions,
+    pet_sarcoma,
+    phantom_folders,
+    wmh_challenge,
+)
+from samples.importers.by_patient import Progress
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,56 @@ IMPORTERS = {
             "breast-pet-lesions",
             "our breast PET: PATIENT/dicom/*.dcm, PATIENT/truth/mask.nii.gz; one label per slice, lesion or not",
             phantom_folders.breast_pet_lesions,
+        ),
+        Importer(
+            "idc-patches",
+            "breast histology: PATIENT/{0,1}/PATIENT_idx5_xX_yY_classC.png; one stack of patches per patient",
+            idc_patches.patches,
+        ),
+        Importer(
+            "brain-tumour-folders",
+            "{Training,Testing}/CLASS/*.jpg without patients; split anew by groups of near-duplicates",
+            brain_tumour.folders,
+        ),
+        Importer("mini-mias", "mdbNNN.pgm beside Info.txt or labels.csv; normal, benign or malignant", mini_mias.films),
+        Importer(
+            "ddsm",
+            "CASE/*.ics with *.VIEW.OVERLAY and pictures *.VIEW.png or .tif (the LJPEG originals cannot be decoded)",
+            ddsm.views,
+        ),
+        Importer(
+            "cbis-ddsm",
+            "{mass,calc}_case_description_{train,test}_set.csv beside TCIA's DICOM folders; benign or malignant",
+            cbis_ddsm.views,
+        ),
+        Importer("cbis-ddsm-masks", "the same, for segmenters: whole mammograms with the ROI masks", cbis_ddsm.masks),
+        Importer(
+            "wmh-challenge",
+            "SITE/SUBJECT/pre/{T1,FLAIR}.nii.gz and SITE/SUBJECT/wmh.nii.gz, label 2 as background",
+            wmh_challenge.lesions,
+        ),
+        Importer(
+            "pet-rtstruct",
+            "PATIENT/ with one PT series and an RTSTRUCT (regions named GTV, tumour, lesion or mass) or a NIfTI mask",
+            pet_regions.regions,
+        ),
+        Importer(
+            "nifti-folder",
+            "images/*.nii.gz and, for segmenters, masks/ or labels/ of the same names; the patient is the first part "
+            "of the name, cut at underscores, in which names differ",
+            nifti_folders.folder,
+        ),
+        Importer(
+            "nnunet",
+            "nnU-Net raw data: imagesTr/NAME_0000.nii.gz, labelsTr/NAME.nii.gz, dataset.json; patients by name, as in "
+            "nifti-folder",
+            nifti_folders.nnunet,
+        ),
+        Importer(
+            "monai-datalist",
+            "a JSON file with training, validation and test of {image: path or list, label: path or number, patient}; "
+            "patients by name where an entry has none, paths relative to the file",
+            nifti_folders.datalist,
         ),
     )
 }
