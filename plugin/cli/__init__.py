@@ -20,6 +20,7 @@ MODULES = (
     "plugin.cli.archive",
     "plugin.cli.delete",
     "plugin.cli.pull",
+    "plugin.cli.convert",
     "plugin.cli.results",
     "plugin.cli.cohort",
     "plugin.cli.learning",
