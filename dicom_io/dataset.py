@@ -273,11 +273,13 @@ def value(dataset: Dataset, keyword: str) -> Any:
     if vr not in _REPEATED or not element.value or len(element.value) > _LONGEST_REPEATED:
         return _checked(dataset, keyword, lambda: dataset[tag].value)
     key = (tag, element.VR, element.is_little_endian, element.value)
-    if key not in _parsed:
+    found = _parsed.get(key)  # threads may clear it at any moment
+    if found is None:
+        found = _checked(dataset, keyword, lambda: dataset[tag].value)
         if len(_parsed) >= _MOST_REPEATED:
             _parsed.clear()
-        _parsed[key] = _checked(dataset, keyword, lambda: dataset[tag].value)
-    return _parsed[key]
+        _parsed[key] = found
+    return found
 
 
 # Pixels, and what describes frames one by one.
@@ -294,7 +296,7 @@ def header_of(dataset: Dataset) -> Dataset:
     """
     left_out = {_tag(keyword) for keyword in _NOT_OF_A_HEADER}
     tags = [tag for tag in dataset.keys() if tag not in left_out]  # noqa: SIM118 (a data set iterates over elements)
-    header = pydicom.Dataset({tag: dataset.get_item(tag) for tag in tags})
+    header = pydicom.Dataset({tag: dataset.get_item(tag, keep_deferred=True) for tag in tags})
     header.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
     if "file_meta" in dataset.__dict__:
         header.file_meta = dataset.file_meta
@@ -328,6 +330,7 @@ def _checked(dataset: Dataset, keyword: str, parse: Callable[[], Any]) -> Any:
 
 
 def _unreadable(dataset: Dataset, keyword: str, why: str) -> Rejected:
+    why = why.partition("To replace this error")[0]  # pydicom's advice to programmers
     return Rejected(
         f"instance {dataset.get('SOPInstanceUID')}: {keyword} cannot be read ({why.strip().rstrip('.')}); correct it"
     )

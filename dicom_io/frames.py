@@ -8,7 +8,8 @@ single-frame images, it stands under both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dicom_io import mosaic, pixels
@@ -31,16 +32,27 @@ _CLASSIC = {
 }
 # Groups that name other objects and say nothing of the frame itself.
 _REFERENCES = frozenset(("ReferencedImageSequence", "DerivationImageSequence", "SourceImageSequence"))
+# What a header must say of the instance itself, whatever stands in a group.
+_OF_THE_INSTANCE = frozenset(
+    (
+        *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName"),
+        *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
+        *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData", "SyntheticData"),
+    )
+)
+# Groups that are used as the sequences that they are.
+_WHOLE = frozenset(("RealWorldValueMappingSequence",))
 # Sequences inside groups whose items' attributes are the frame's, too.
 _NESTED = frozenset(("DiffusionGradientDirectionSequence",))
 
 
-def taken_apart(slices: Iterable[Slice]) -> list[Slice]:
+def taken_apart(slices: Sequence[Slice]) -> list[Slice]:
     """Slices of single-frame objects as they are, the frames and tiles of others in place of these.
 
     Raises:
         Rejected: several frames of which nothing says where they lie, or a mosaic that does not say how it is laid out.
     """
+    _require_whole_concatenations(slices)
     made: list[Slice] = []
     for item in slices:
         if item.instance is not None:
@@ -52,12 +64,28 @@ def taken_apart(slices: Iterable[Slice]) -> list[Slice]:
         elif item.number_of_frames > 1:
             raise Rejected(
                 f"series {item.text('SeriesInstanceUID')}: {item.dataset.SOPClassUID.name} holds "
-                f"{item.number_of_frames} frames and no functional groups, so their places are unknown; export it as "
-                "enhanced or as single-frame images"
+                f"{item.number_of_frames} frames and no functional groups for each, so their places are unknown; "
+                "export it as enhanced or as single-frame images"
             )
         else:
             made.append(item)
     return made
+
+
+def _require_whole_concatenations(slices: Sequence[Slice]) -> None:
+    """A multi-frame object may be cut into several instances (PS3.3 C.7.6.16.2.2.4); all must be there."""
+    parts: dict[str, set[str]] = defaultdict(set)
+    totals: dict[str, int] = {}
+    for item in slices:
+        if uid := item.text("ConcatenationUID"):
+            parts[uid].add(item.text("SOPInstanceUID"))
+            totals[uid] = int(item.get("InConcatenationTotalNumber") or 0)
+    for uid, there in parts.items():
+        if len(there) < totals[uid]:
+            raise Rejected(
+                f"series {slices[0].text('SeriesInstanceUID')}: {len(there)} of {totals[uid]} instances of "
+                f"concatenation {uid} are there; send the others"
+            )
 
 
 def is_tomosynthesis(item: Slice) -> bool:
@@ -88,7 +116,9 @@ def _frame(item: Slice, common: Dataset, group: Dataset, number: int) -> Slice:
 def _lift(group: Dataset, header: Dataset) -> None:
     """Attributes of each functional group's item become the header's own."""
     for macro in group:
-        if macro.VR == "SQ" and macro.keyword not in _REFERENCES:
+        if macro.keyword in _WHOLE:
+            header[macro.tag] = macro
+        elif macro.VR == "SQ" and macro.keyword not in _REFERENCES:
             for attributes in macro.value[:1]:
                 _take(attributes, header)
 
@@ -98,6 +128,8 @@ def _take(attributes: Dataset, header: Dataset) -> None:
         if element.keyword in _NESTED:
             for item in element.value[:1]:
                 _take(item, header)
+            continue
+        if element.keyword in _OF_THE_INSTANCE:
             continue
         header[element.tag] = element
         if element.keyword in _CLASSIC:

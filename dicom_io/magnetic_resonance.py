@@ -58,7 +58,7 @@ def evidence(ds: Dataset) -> Evidence:
     Times are physics but are often stripped; words are habits but survive. Where both speak they must agree, with one
     exception: a FLAIR whose Inversion Time (0018,0082) is missing looks like a T2 by its other times.
     """
-    kinds = [str(kind) for kind in ds.get("ImageType") or ()]
+    kinds = image_kinds(ds)
     if kinds[:1] == ["DERIVED"] and _MAPS.intersection(kinds):
         return Evidence("", f"Image Type (0008,0008) {'/'.join(kinds)}: a map computed from images")
     by_times, by_words = _from_times(ds), _from_words(ds)
@@ -117,6 +117,12 @@ _COMPONENTS = {
 }
 
 
+def image_kinds(ds: Dataset) -> list[str]:
+    """The values of Image Type (0008,0008); one alone comes as a text, not as a list."""
+    found = value(ds, "ImageType") or ()
+    return [found] if isinstance(found, str) else [str(kind) for kind in found]
+
+
 def component(ds: Dataset) -> str | None:
     """MAGNITUDE, PHASE, REAL, IMAGINARY or MIXED, or None where nothing says.
 
@@ -129,8 +135,7 @@ def component(ds: Dataset) -> str | None:
     of_ge = private.numbers(ds, 0x0043, "GEMS_PARM_01", 0x2F, "SS")
     if of_ge and 0 <= of_ge[0] < len(_GE_COMPONENTS):
         return _GE_COMPONENTS[int(of_ge[0])]
-    kinds = [str(kind) for kind in value(ds, "ImageType") or ()]
-    return next((_COMPONENTS[kind] for kind in kinds[2:] if kind in _COMPONENTS), None)
+    return next((_COMPONENTS[kind] for kind in image_kinds(ds)[2:] if kind in _COMPONENTS), None)
 
 
 def head_mask(voxels: Float32) -> npt.NDArray[np.bool_]:

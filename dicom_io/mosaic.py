@@ -9,6 +9,7 @@ is in private elements: Number Of Images In Mosaic (0019,xx0A), and the normal o
 from __future__ import annotations
 
 import math
+import struct
 import warnings
 from typing import Any
 
@@ -37,7 +38,7 @@ def tiles(item: Slice) -> list[Slice]:
     csa = _csa_header(item.dataset)
     number = _number(item, csa)
     across_tiles = math.ceil(math.sqrt(number))
-    rows, columns = int(item.get("Rows")), int(item.get("Columns"))
+    rows, columns = int(item.get("Rows") or 0), int(item.get("Columns") or 0)
     if number < 1 or rows % across_tiles or columns % across_tiles:
         raise Rejected(
             f"{_named(item)}: {number} tiles do not fit a picture of {rows} x {columns}; export it as single slices"
@@ -101,7 +102,7 @@ def _csa_header(ds: Dataset) -> Any:
         from nibabel.nicom import csareader
     try:
         return csareader.read(value) if isinstance(value, bytes) else None
-    except (csareader.CSAReadError, ValueError, KeyError):
+    except (csareader.CSAReadError, ValueError, KeyError, AssertionError, IndexError, struct.error):
         return None
 
 

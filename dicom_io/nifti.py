@@ -36,6 +36,7 @@ def write(volume: Volume, path: Path) -> None:
         "affine_lps": volume.affine.tolist(),
         "channel_axis": volume.voxels.ndim == 4,
         "sources": [asdict(source) for source in volume.sources],
+        **({"made_from": [asdict(source) for source in volume.made_from]} if volume.made_from else {}),
         "synthetic": volume.is_synthetic,
     }
     _write(volume.voxels, volume.affine, sidecar, path)
@@ -54,6 +55,7 @@ def read(path: Path) -> Volume:
         frame_of_reference_uid=sidecar["frame_of_reference_uid"],
         units=sidecar["units"],
         sources=tuple(Source(**source) for source in sidecar["sources"]),
+        made_from=tuple(Source(**source) for source in sidecar.get("made_from", ())),
     )
 
 
@@ -113,7 +115,8 @@ def kind(path: Path) -> str:
 def source_uids(path: Path) -> frozenset[str]:
     """SOP Instance UIDs of what a volume or projection was made from, as the sidecar has them."""
     sidecar = _sidecar(path)
-    sources = sidecar["sources"] if sidecar["kind"] == "volume" else [sidecar["source"]]
+    volume = sidecar["kind"] == "volume"
+    sources = [*sidecar["sources"], *sidecar.get("made_from", ())] if volume else [sidecar["source"]]
     return frozenset(source["sop_instance_uid"] for source in sources if source)
 
 
@@ -177,8 +180,18 @@ def _write(voxels: Float32, affine: Float64, sidecar: dict[str, Any], path: Path
     image.header["descrip"] = b"Synthetic=YES" if sidecar["synthetic"] else b"Synthetic=NO"
     path.parent.mkdir(parents=True, exist_ok=True)
     # No file name and no time in the gzip header: a cohort's hash is of its content.
-    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
-    _sidecar_path(path).write_text(json.dumps(sidecar, indent=1, sort_keys=True) + "\n")
+    _replace(path, gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+    _replace(_sidecar_path(path), (json.dumps(sidecar, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """The file is whole or not there."""
+    scratch = path.with_name(f".{path.name}.part")
+    try:
+        scratch.write_bytes(content)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _read(path: Path, expected: str) -> tuple[Float32, Float64, dict[str, Any]]:

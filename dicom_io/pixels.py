@@ -108,7 +108,8 @@ def _native(dataset: Dataset, frame: int | None) -> npt.NDArray[Any] | None:
     Bits that are not stored may hold anything, and are shifted out and back in (PS3.5 8.1.1).
     """
     rows, columns, samples, allocated, bits, signed, photometric = (value(dataset, keyword) for keyword in _LAYOUT)
-    plain = samples == 1 and allocated in (8, 16, 32) and bits and 0 < bits <= allocated and signed in (0, 1)
+    whole = all(isinstance(number, int) for number in (rows, columns, allocated, bits))
+    plain = whole and samples == 1 and allocated in (8, 16, 32) and 0 < bits <= allocated and signed in (0, 1)
     element = dataset.get_item("PixelData")
     raw = None if element is None else element.value
     if not (plain and rows and columns and photometric and isinstance(raw, bytes)):
@@ -129,11 +130,15 @@ def check_length(dataset: Dataset) -> None:
     Raises:
         UndecodablePixels: no pixel data, a size attribute is missing, or the lengths differ.
     """
-    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    if not any(dataset.get(keyword) for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise UndecodablePixels(f"{_named(dataset)} has no Pixel Data (7FE0,0010); it is no image")
     for keyword in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation"):
         if not value(dataset, keyword):
             raise UndecodablePixels(f"{_named(dataset)} has no {keyword}, so its pixels cannot be laid out; add it")
+        if keyword != "PhotometricInterpretation" and not isinstance(value(dataset, keyword), int):
+            raise UndecodablePixels(
+                f"{_named(dataset)}: {keyword} is {value(dataset, keyword)}, and one whole number is needed; correct it"
+            )
     if "PixelData" not in dataset or _syntax(dataset).is_encapsulated:
         return
     pixels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel) * number_of_frames(dataset)
@@ -197,8 +202,21 @@ def _is_exact(slope: float, intercept: float) -> bool:
 
 def rescale(dataset: Dataset) -> tuple[float, float]:
     """Rescale Slope and Intercept of this data set; 1 and 0 where they are absent. PET has its own per slice."""
-    slope, intercept = value(dataset, "RescaleSlope"), value(dataset, "RescaleIntercept")
-    return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
+    slope, intercept = _one_number(dataset, "RescaleSlope", 1.0), _one_number(dataset, "RescaleIntercept", 0.0)
+    if slope == 0:
+        raise UndecodablePixels(
+            f"{_named(dataset)}: RescaleSlope (0028,1053) is 0, so all pixels would be alike; correct it"
+        )
+    return slope, intercept
+
+
+def _one_number(dataset: Dataset, keyword: str, absent: float) -> float:
+    found = value(dataset, keyword)
+    if found is None or found == "":
+        return absent
+    if isinstance(found, (MultiValue, str)) or not np.isfinite(float(found)):
+        raise UndecodablePixels(f"{_named(dataset)}: {keyword} is {found}, and one number is needed; correct it")
+    return float(found)
 
 
 def window(values: npt.ArrayLike, centre: float, width: float, function: VoiFunction = "LINEAR") -> Float32:

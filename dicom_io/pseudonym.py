@@ -59,6 +59,7 @@ def hidden_volume(key: bytes, volume: Volume) -> Volume:
     return replace(
         volume,
         sources=tuple(_hidden(key, source) for source in volume.sources),
+        made_from=tuple(_hidden(key, source) for source in volume.made_from),
         frame_of_reference_uid=pseudonym(key, volume.frame_of_reference_uid),
     )
 

@@ -33,25 +33,30 @@ def onto(volume: Volume, grid: Volume, interpolation: Interpolation = "linear", 
     """The volume's values at the voxels of `grid`, in the same frame of reference; `outside` where it has none.
 
     A centre that lies outside the volume's outermost centres by up to half a voxel takes its border's value.
-    Sources are dropped: a slice of the result has no one slice that it came from. Units stay.
+    A slice of the result has no one slice that it came from: sources become `made_from`. Units stay.
 
     Raises:
-        Rejected: the frames of reference differ, so that places cannot be compared.
+        Rejected: the frames of reference differ or are not stated, so that places cannot be compared.
     """
-    if volume.frame_of_reference_uid != grid.frame_of_reference_uid:
+    require_one_frame_of_reference(volume, grid)
+    return _at(volume, grid, _between(grid, volume), interpolation, outside)
+
+
+def require_one_frame_of_reference(volume: Volume, grid: Volume) -> None:
+    """Raises Rejected where places cannot be compared: the frames of reference differ, or are not stated."""
+    if not volume.frame_of_reference_uid or volume.frame_of_reference_uid != grid.frame_of_reference_uid:
         raise Rejected(
             f"the volume lies in frame of reference {volume.frame_of_reference_uid or 'none'}, the grid in "
-            f"{grid.frame_of_reference_uid or 'none'}; register them first (`resampling.registered`)"
+            f"{grid.frame_of_reference_uid or 'none'}; register them first"
         )
-    return _at(volume, grid, _between(grid, volume), interpolation, outside)
 
 
 def coverage(volume: Volume, grid: Volume) -> float:
     """Share of the grid's voxels whose centres lie within the volume's outermost centres, or half a voxel beyond.
 
-    0 where the frames of reference differ.
+    0 where the frames of reference differ or are not stated.
     """
-    if volume.frame_of_reference_uid != grid.frame_of_reference_uid:
+    if not volume.frame_of_reference_uid or volume.frame_of_reference_uid != grid.frame_of_reference_uid:
         return 0.0
     ones = volume.with_voxels(np.ones(volume.spatial_shape, np.float32))
     return float(onto(ones, grid, "nearest").voxels.mean())
@@ -68,7 +73,7 @@ def to_spacing(volume: Volume, spacing_mm: Sequence[float], interpolation: Inter
     shape = np.floor((np.array(volume.spatial_shape) - 1) * old / new + 1e-6).astype(int) + 1
     affine = volume.affine.copy()
     affine[:3, :3] *= new / old
-    return onto(volume, _grid(volume, affine, shape), interpolation)
+    return _on_own(volume, affine, shape, interpolation)
 
 
 def is_sheared(volume: Volume) -> bool:
@@ -94,7 +99,7 @@ def upright(volume: Volume, interpolation: Interpolation = "linear", outside: fl
     index = np.linalg.solve(straight, places)[:3]
     first, last = np.floor(index.min(axis=1) + 1e-6), np.ceil(index.max(axis=1) - 1e-6)
     straight[:3, 3] = (straight @ np.append(first, 1))[:3]
-    return onto(volume, _grid(volume, straight, (last - first).astype(int) + 1), interpolation, outside)
+    return _on_own(volume, straight, (last - first).astype(int) + 1, interpolation, outside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +115,21 @@ class Registration:
     similarity_before: float
 
 
-def registered(moving: Volume, fixed: Volume, interpolation: Interpolation = "linear") -> Registration:
+def moved(
+    volume: Volume,
+    grid: Volume,
+    transform: Float64,
+    interpolation: Interpolation = "linear",
+    outside: float = 0.0,
+) -> Volume:
+    """The volume on the grid, with places moved on the way by a registration's `transform`; in the grid's frame of
+    reference. For what lies on the volume that was registered, such as its masks."""
+    return _at(volume, grid, _between(grid, volume, transform), interpolation, outside)
+
+
+def registered(
+    moving: Volume, fixed: Volume, interpolation: Interpolation = "linear", outside: float = 0.0
+) -> Registration:
     """Turn and shift `moving` onto `fixed` and resample it there; the result lies in the fixed frame of reference.
 
     The same input gives the same result. That it is right is for a person to see; `similarity` says only that it is
@@ -136,8 +155,7 @@ def registered(moving: Volume, fixed: Volume, interpolation: Interpolation = "li
             f"{after:.3f} against {before:.3f}); check that they show the same part of the body"
         )
     transform = _matrix(found)
-    lookup = _between(fixed, moving, transform)
-    return Registration(_at(moving, fixed, lookup, interpolation, 0.0), transform, after, before)
+    return Registration(moved(moving, fixed, transform, interpolation, outside), transform, after, before)
 
 
 def _between(grid: Volume, volume: Volume, transform: Float64 | None = None) -> Float64:
@@ -200,9 +218,13 @@ def _image(volume: Volume) -> Any:
     return image
 
 
-def _grid(volume: Volume, affine: Float64, shape: Sequence[int]) -> Volume:
+def _on_own(
+    volume: Volume, affine: Float64, shape: Sequence[int], interpolation: Interpolation, outside: float = 0.0
+) -> Volume:
+    """The volume on another grid of its own coordinates."""
     empty = np.broadcast_to(np.float32(0), tuple(int(n) for n in shape))
-    return replace(volume, voxels=empty, affine=affine, sources=())
+    grid = replace(volume, voxels=empty, affine=affine, sources=(), made_from=())
+    return _at(volume, grid, _between(grid, volume), interpolation, outside)
 
 
 def _at(volume: Volume, grid: Volume, lookup: Float64, interpolation: Interpolation, outside: float) -> Volume:
@@ -214,6 +236,7 @@ def _at(volume: Volume, grid: Volume, lookup: Float64, interpolation: Interpolat
         affine=grid.affine.copy(),
         frame_of_reference_uid=grid.frame_of_reference_uid,
         units=volume.units,
+        made_from=(*volume.sources, *volume.made_from),
     )
 
 

@@ -51,19 +51,30 @@ def apply(ds: Dataset, scaling: Scaling, stored: npt.NDArray[Any], out: Float32,
         UnknownUnits: the image does not state this scaling, or states it as a table of more than a line.
     """
     if scaling == "rescale" and ds.get("ModalityLUTSequence"):
-        out[...] = apply_modality_lut(stored, ds) * factor
+        out[...] = _looked_up(ds, stored) * factor
         return
     line = linear(ds, scaling)
     pixels.linear(stored, line.slope * factor, line.intercept * factor, out)
+
+
+def _looked_up(ds: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(apply_modality_lut(stored, ds))
+    except (AttributeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
+        raise UnknownUnits(
+            f"instance {ds.get('SOPInstanceUID')}: its Modality LUT Sequence (0028,3000) cannot be used ({error}); "
+            "correct it, or send the image with Rescale Slope and Intercept"
+        ) from error
 
 
 def linear(ds: Dataset, scaling: Scaling) -> Linear:
     """The line of a scaling. Raises UnknownUnits as `apply` does."""
     found = {"rescale": _rescale, "real-world": _real_world, "philips": _philips}[scaling](ds)
     if found is None:
+        there = " and ".join(_WORDS[one] for one in stated(ds))
         raise UnknownUnits(
-            f"instance {ds.get('SOPInstanceUID')} does not state {_WORDS[scaling]}; it states "
-            f"{' and '.join(_WORDS[one] for one in stated(ds)) or 'no scaling'}, ask for that"
+            f"instance {ds.get('SOPInstanceUID')} does not state {_WORDS[scaling]}; "
+            + (f"it states {there}, ask for that" if there else "it states no scaling, ask for rescale, which is none")
         )
     return found
 

@@ -8,11 +8,12 @@ too (each b-value in each direction). Times differ from slice to slice as well, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dicom_io import diffusion, magnetic_resonance
 from dicom_io.errors import DuplicatePositions
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 SAME_POSITION_MM = 0.01
 
-# Most telling first: (keyword, what a part is called).
-SEPARATORS = (
+# What tells images apart by how they were made, most telling first: (keyword, what a part is called).
+_PHYSICS = (
     ("TemporalPositionIdentifier", "time"),  # (0020,0100)
     ("TriggerTime", "trigger time"),  # (0018,1060)
     ("FrameReferenceTime", "frame"),  # (0054,1300), dynamic PET
@@ -36,11 +37,15 @@ SEPARATORS = (
     ("InversionTime", "inversion"),  # (0018,0082)
     ("ComplexImageComponent", "component"),  # (0008,9208) or the maker's own: magnitude, phase, real, imaginary
     ("ImageType", "image type"),  # (0008,0008)
+)
+# When they were made, which every scanner stamps on every image: asked only where nothing of the above tells.
+_CLOCKS = (
     ("AcquisitionNumber", "acquisition"),  # (0020,0012)
     ("AcquisitionDateTime", "time"),  # (0008,002A)
     ("AcquisitionTime", "time"),  # (0008,0032)
     ("ContentTime", "time"),  # (0008,0033)
 )
+SEPARATORS = (*_PHYSICS, *_CLOCKS)
 # Attributes that together make at most this many parts' names; more would be found by chance.
 _MOST_TOGETHER = 3
 _OF_MAKERS: dict[str, Callable[[Dataset], Any]] = {
@@ -73,15 +78,20 @@ def parts(series_uid: str, slices: Sequence[Slice]) -> list[Part]:
     most = max(len(at) for at in positions)
     if most == 1:
         return [Part("", (), tuple(slices))]
-    for keyword, noun in SEPARATORS:
-        if found := _by_value(slices, positions, most, keyword):
-            return _named(noun, found)
-        if found := _by_rank(positions, most, keyword):
-            return _named(noun, found)
-    for count in range(2, _MOST_TOGETHER + 1):
-        for several in itertools.combinations(SEPARATORS, count):
-            if found := _by_value(slices, positions, most, *(keyword for keyword, _ in several)):
-                return _named(" and ".join(noun for _, noun in several), found)
+    table = {
+        keyword: found for keyword, _ in SEPARATORS if len(set(found := [_value(item, keyword) for item in slices])) > 1
+    }
+    places = {id(item): number for number, at in enumerate(positions) for item in at}
+    at = np.array([places[id(item)] for item in slices])
+    for separators, alone in ((_PHYSICS, True), (_PHYSICS, False), (_CLOCKS, True), (SEPARATORS, False)):
+        differing = [one for one in separators if one[0] in table]
+        for count in (1,) if alone else range(2, _MOST_TOGETHER + 1):
+            for several in itertools.combinations(differing, count):
+                keywords = [keyword for keyword, _ in several]
+                if found := _by_value(slices, at, most, keywords, table):
+                    return _named(" and ".join(noun for _, noun in several), found)
+                if alone and (found := _by_rank(positions, most, keywords[0])):
+                    return _named(several[0][1], found)
     passes = _by_rank(positions, most, "InstanceNumber")
     if passes and _follow_each_other(passes):
         # GE states how many time points there are (0020,0105), but not which one an image belongs to.
@@ -92,7 +102,11 @@ def parts(series_uid: str, slices: Sequence[Slice]) -> list[Part]:
 
 def _crowded(series_uid: str, positions: Sequence[Sequence[Slice]]) -> DuplicatePositions:
     crowded = next(at for at in positions if len(at) > 1)
-    place, uids = crowded[0].position.tolist(), [item.text("SOPInstanceUID") for item in crowded[:2]]
+    place = crowded[0].position.tolist()
+    uids = [
+        item.text("SOPInstanceUID") + (f" frame {item.frame}" if item.instance is not None else "")
+        for item in crowded[:2]
+    ]
     return DuplicatePositions(
         f"series {series_uid}: {len(crowded)} slices lie at {place} mm and no attribute tells them apart (instances "
         f"{' and '.join(uids)}); send each slice once"
@@ -134,33 +148,40 @@ def _value(item: Slice, keyword: str) -> Any:
     value = _OF_MAKERS[keyword](item.dataset) if keyword in _OF_MAKERS else item.get(keyword)
     if value is None or value == "":
         return None
-    if keyword in ("ImageType", "DiffusionGradientOrientation"):
-        return tuple(value) if keyword != "ImageType" else tuple(map(str, value))
+    if keyword == "ImageType":
+        return tuple(magnetic_resonance.image_kinds(item.dataset))
+    if keyword == "DiffusionGradientOrientation":
+        return tuple(value)
     if keyword == "InversionTime" and not isinstance(value, (int, float, str)):
         return tuple(map(float, value))
     return float(value) if isinstance(value, (int, float)) else str(value)
 
 
-def _by_value(slices: Sequence[Slice], positions: Sequence[Sequence[Slice]], most: int, *keywords: str) -> _Found:
+def _by_value(
+    slices: Sequence[Slice],
+    at: npt.NDArray[np.int_],
+    most: int,
+    keywords: Sequence[str],
+    table: Mapping[str, list[Any]],
+) -> _Found:
     """Parts that share all values; only where there are as many as slices at one place, each there once at most.
 
-    Of several attributes one may be absent from a part (no direction at b = 0), never all.
+    at: number of the place of each slice. table: the values of each slice, by keyword. Of several attributes one may be
+    absent from a part (no direction at b = 0), never all.
     """
-    values = {id(item): tuple(_value(item, keyword) for keyword in keywords) for item in slices}
-    wanted = set(values.values())
+    values = list(zip(*(table[keyword] for keyword in keywords), strict=True))
+    wanted = set(values)
     if len(wanted) != most or any(all(one is None for one in value) for value in wanted):
         return []
-    if any(len({values[id(item)] for item in at}) < len(at) for at in positions):
+    if len(set(zip(at.tolist(), values, strict=True))) < len(slices):
         return []
-    ordered = sorted(
-        wanted, key=lambda value: [(one is not None, one) if one is not None else (False,) for one in value]
-    )
+    ordered = sorted(wanted, key=lambda value: [(one is not None, one) if one is not None else () for one in value])
     return [
         (
-            tuple((keyword, _shown(one)) for keyword, one in zip(keywords, wanted_value, strict=True)),
-            [item for item in slices if values[id(item)] == wanted_value],
+            tuple((keyword, _shown(one)) for keyword, one in zip(keywords, chosen, strict=True)),
+            [item for item, value in zip(slices, values, strict=True) if value == chosen],
         )
-        for wanted_value in ordered
+        for chosen in ordered
     ]
 
 

@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ _NEEDED = (
     *("Modality", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "SeriesDescription", "SyntheticData"),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-    *("ImageType", "InstanceNumber", "NumberOfTemporalPositions"),
+    *("ImageType", "InstanceNumber", "NumberOfTemporalPositions", "StackID"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "ProtocolName", "ScanningSequence"),
     *("RepetitionTime", "ImagerPixelSpacing", "PatientOrientation", "ImageLaterality", "Laterality", "ViewPosition"),
@@ -144,14 +145,24 @@ def read_files(paths: Iterable[Path]) -> list[Slice]:
 
 
 def files_below(paths: Iterable[Path]) -> list[Path]:
-    """The files themselves and those in folders, sorted; hidden ones left out."""
+    """The files themselves and those in folders, linked ones too, sorted; hidden ones left out."""
     found: set[Path] = set()
     for path in map(Path, paths):
-        below = path.rglob("*") if path.is_dir() else [path]
-        found.update(file for file in below if file.is_file() and (not file.name.startswith(".") or file == path))
         if not path.exists():
             raise Rejected(f"{path} does not exist; give files or folders that do")
+        found.update(_below(path) if path.is_dir() else [path])
     return sorted(found)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    seen = set()  # folders that were walked: links may lead in circles
+    for root, folders, names in os.walk(folder, followlinks=True):
+        here = Path(root)
+        if here.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(here.resolve())
+        yield from (file for name in names if not name.startswith(".") and (file := here / name).is_file())
 
 
 def volumes(paths: Iterable[Path], *, suv: SuvKind = "BW", scaled_by: Scaling = "rescale") -> Readout:
@@ -166,24 +177,42 @@ def volumes(paths: Iterable[Path], *, suv: SuvKind = "BW", scaled_by: Scaling = 
     projected: list[SeriesProjection] = []
     for series_uid in sorted(by_series):
         members = by_series.pop(series_uid)  # what has been stacked is let go
-        try:
-            if members[0].get("Modality") == "MG" and not frames.is_tomosynthesis(members[0]):
-                pieces: Sequence[Slice | SeriesGroup] = members
-            else:
-                members = taken_apart(members)
-                pieces = _grouped(members)
-        except Rejected as error:
-            refused.append((series_uid, str(error)))
-            continue
+        views = [item for item in members if item.get("Modality") == "MG" and not frames.is_tomosynthesis(item)]
+        others = [item for item in members if item not in views]
+        pieces: list[Slice | SeriesGroup] = [*views]
+        with _contained(series_uid, refused):
+            others = taken_apart(others)
+            pieces += _grouped(others)
         for piece in pieces:
-            try:
+            with _contained(series_uid, refused):
                 if isinstance(piece, SeriesGroup):
-                    stacked.append(_series_volume(piece, members, suv, scaled_by))
+                    stacked.append(_series_volume(piece, others, suv, scaled_by))
                 else:
                     projected.append(_series_projection(piece))
-            except Rejected as error:
-                refused.append((series_uid, str(error)))
     return Readout(tuple(stacked), tuple(projected), tuple(refused), tuple(left_aside))
+
+
+@contextmanager
+def _contained(series_uid: str, refused: list[tuple[str, str]]) -> Iterator[None]:
+    """What goes wrong inside refuses this series, or this part of it, and stops nothing else.
+
+    Headers of others hold values of every kind where one is allowed; what is not foreseen above is a sentence, too.
+    """
+    try:
+        yield
+    except Rejected as error:
+        refused.append((series_uid, str(error)))
+    except Exception as error:
+        refused.append((series_uid, f"series {series_uid} {unforeseen(error)}"))
+
+
+def unforeseen(error: Exception) -> str:
+    """The end of a sentence on an object of which something is wrong that nobody thought of."""
+    what = (str(error).splitlines() or [""])[0].partition("To replace this error")[0].strip()
+    return (
+        f"has attributes or pixels that cannot be worked with ({type(error).__name__}: {what}); check it with "
+        "dciodvfy, and write it again with a conformant tool"
+    )
 
 
 def taken_apart(slices: Sequence[Slice]) -> list[Slice]:
@@ -257,7 +286,7 @@ def _stacked(slices: Sequence[Slice], series: Sequence[Slice], suv: SuvKind, sca
     return Volume(
         affine=affine,
         frame_of_reference_uid=ordered[0].text("FrameOfReferenceUID"),
-        units=_units(ordered[0], suv, scaled_by),
+        units=_common_units(ordered, suv, scaled_by),
         voxels=_voxels(ordered, series, suv, scaled_by),
         sources=tuple(item.source for item in ordered),
     )
@@ -377,10 +406,16 @@ def _refuse_unstackable(item: Slice) -> None:
         item.get(_NEEDED_TAGS[tag])
     if not item.get("SeriesInstanceUID"):
         raise MissingAttribute(f"instance {item.text('SOPInstanceUID')} has no SeriesInstanceUID (0020,000E); add it")
-    if item.get("SamplesPerPixel") not in (None, 1):
+    if item.text("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2", ""):
         raise Rejected(
             f"series {item.text('SeriesInstanceUID')}: Photometric Interpretation "
             f"{item.get('PhotometricInterpretation')} is a colour picture; send the grey original"
+        )
+    bits, high_bit = item.get("BitsStored"), item.get("HighBit")
+    if bits is not None and high_bit is not None and high_bit != bits - 1:
+        raise Rejected(
+            f"series {item.text('SeriesInstanceUID')}: High Bit (0028,0102) is {high_bit} for {bits} stored bits, so "
+            "pixels do not begin at bit 0, which is not read; write it again with a conformant tool"
         )
 
 
@@ -437,7 +472,7 @@ def _planes(slices: Sequence[Slice]) -> list[list[Slice]]:
 
 
 def _matrix(item: Slice) -> tuple[Hashable, ...]:
-    uids = item.text("SeriesInstanceUID"), item.text("FrameOfReferenceUID")
+    uids = item.text("SeriesInstanceUID"), item.text("FrameOfReferenceUID"), item.text("StackID")
     return (*uids, item.get("Rows"), item.get("Columns"))
 
 
@@ -473,7 +508,8 @@ def _check_steps(series_uid: str, positions: Float64, normal: Float64) -> None:
     """positions: (slices, 3) in order along the normal."""
     along = positions @ normal
     steps = np.diff(along)
-    usual = float(np.median(steps))
+    # The median of two steps is none of them.
+    usual = float(np.median(steps) if len(steps) > 2 else steps.min())
     closest, widest = int(np.argmin(steps)), int(np.argmax(steps))
     if steps[closest] < SAME_POSITION_MM:
         raise DuplicatePositions(
@@ -505,7 +541,7 @@ def _check_steps(series_uid: str, positions: Float64, normal: Float64) -> None:
 
 def _voxels(ordered: Sequence[Slice], series: Sequence[Slice], suv: SuvKind, scaled_by: Scaling) -> Float32:
     """(slices, rows, columns); compressed ones are decoded side by side."""
-    rows, columns = int(ordered[0].get("Rows")), int(ordered[0].get("Columns"))
+    rows, columns = ordered[0].stored().shape  # before memory is taken for what a header says
     factors = np.ones(len(ordered))
     if ordered[0].get("Modality") == "PT" and scaled_by == "rescale":
         factors = pet.suv_factors(
@@ -517,8 +553,8 @@ def _voxels(ordered: Sequence[Slice], series: Sequence[Slice], suv: SuvKind, sca
         stored = ordered[index].stored()
         if stored.shape != (rows, columns):
             raise UndecodablePixels(
-                f"instance {ordered[index].text('SOPInstanceUID')}: its pixels are {stored.shape}, the header says "
-                f"{rows} x {columns}; send it again"
+                f"instance {ordered[index].text('SOPInstanceUID')}: its pixels are {stored.shape}, others of its "
+                f"series {rows} x {columns}; send it again"
             )
         scaling.apply(ordered[index].dataset, scaled_by, stored, voxels[index], factors[index])
 
@@ -529,6 +565,16 @@ def _voxels(ordered: Sequence[Slice], series: Sequence[Slice], suv: SuvKind, sca
     with ThreadPoolExecutor(_THREADS) as pool:  # decoders need no interpreter
         list(pool.map(fill, range(len(ordered))))
     return voxels
+
+
+def _common_units(ordered: Sequence[Slice], suv: SuvKind, scaled_by: Scaling) -> str:
+    units = {_units(item, suv, scaled_by) for item in (ordered if scaled_by != "rescale" else ordered[:1])}
+    if len(units) > 1:
+        raise UnknownUnits(
+            f"series {ordered[0].text('SeriesInstanceUID')}: its slices are in {' and '.join(sorted(units))}; ask for "
+            "another scaling, or send them as separate series"
+        )
+    return units.pop()
 
 
 def _units(item: Slice, suv: SuvKind, scaled_by: Scaling) -> str:

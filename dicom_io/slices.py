@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 
+# Cosine between rows and columns (0.06 degrees); makers' rounding gives 1e-5.
+_RIGHT_ANGLE = 1e-3
+
+
 @dataclass(frozen=True, eq=False)
 class Slice:
     """dataset: a header as single-frame images have it; it holds the pixels, too, unless `instance` does.
@@ -78,12 +82,18 @@ class Slice:
 
     def _vector(self, keyword: str, tag: str, length: int) -> Float64:
         value = self.get(keyword)
-        if value is None or isinstance(value, (str, float, int)) or len(value) != length:
+        if value is None or isinstance(value, (str, float, int)) or len(value) != length or "" in list(value):
             raise MissingAttribute(
                 f"series {self.text('SeriesInstanceUID')}: instance {self.text('SOPInstanceUID')} has no usable "
                 f"{keyword} {tag}, so its place in the patient is unknown; send an image that has it"
             )
-        return np.array([float(number) for number in value], np.float64)
+        found = np.array([float(number) for number in value], np.float64)
+        if not np.isfinite(found).all():
+            raise Rejected(
+                f"series {self.text('SeriesInstanceUID')}: {keyword} {tag} of instance {self.text('SOPInstanceUID')} "
+                f"is {found.tolist()}, which is no place; correct it"
+            )
+        return found
 
     @cached_property
     def position(self) -> Float64:
@@ -92,8 +102,17 @@ class Slice:
 
     @cached_property
     def spacing(self) -> Float64:
-        """Pixel Spacing (0028,0030): (between rows, between columns) in mm. Raises MissingAttribute."""
-        return self._vector("PixelSpacing", "(0028,0030)", 2)
+        """Pixel Spacing (0028,0030): (between rows, between columns) in mm.
+
+        Raises MissingAttribute where it is absent, and Rejected where it is not above 0.
+        """
+        found = self._vector("PixelSpacing", "(0028,0030)", 2)
+        if not (found > 0).all():
+            raise Rejected(
+                f"series {self.text('SeriesInstanceUID')}: PixelSpacing (0028,0030) of instance "
+                f"{self.text('SOPInstanceUID')} is {found.tolist()} mm, which is no spacing; correct it"
+            )
+        return found
 
     @cached_property
     def orientation(self) -> tuple[Float64, Float64]:
@@ -106,12 +125,15 @@ class Slice:
         cosines = self._vector("ImageOrientationPatient", "(0020,0037)", 6)
         across, down = cosines[:3], cosines[3:]
         lengths = np.linalg.norm(cosines.reshape(2, 3), axis=1)
-        if not (np.abs(lengths - 1).max() <= 1e-2 and abs(across @ down) < 1e-2):
+        if not (np.abs(lengths - 1).max() <= 1e-2 and abs(across @ down) < _RIGHT_ANGLE):
             raise Rejected(
                 f"series {self.text('SeriesInstanceUID')}: Image Orientation (Patient) {cosines.tolist()} is not two "
                 "unit vectors at a right angle; correct it"
             )
-        return across / lengths[0], down / lengths[1]
+        across = across / lengths[0]
+        # What rounding took from the right angle; other readers want it exact.
+        down = down - across * (across @ down)
+        return across, down / np.linalg.norm(down)
 
     @cached_property
     def normal(self) -> Float64:

@@ -21,19 +21,37 @@ _MOST_OFF_PLANE = 0.25
 
 def roi_names(rtstruct: Dataset) -> tuple[str, ...]:
     """ROI Name (3006,0026) of each region, in the object's order."""
-    return tuple(str(item.ROIName) for item in rtstruct.get("StructureSetROISequence") or ())
+    return tuple(name for _, name in regions(rtstruct))
 
 
-def mask(rtstruct: Dataset, roi_name: str, grid: Volume) -> Volume:
+def regions(rtstruct: Dataset) -> tuple[tuple[int, str], ...]:
+    """ROI Number (3006,0022) and ROI Name (3006,0026) of each region, in the object's order.
+
+    Raises:
+        Rejected: a region has no number, or two have the same.
+    """
+    found = []
+    for item in rtstruct.get("StructureSetROISequence") or ():
+        if item.get("ROINumber") is None:
+            raise Rejected(f"{_named(rtstruct)} has a region without ROINumber (3006,0022); export it again")
+        found.append((int(item.ROINumber), str(item.get("ROIName") or "")))
+    if len({number for number, _ in found}) < len(found):
+        raise Rejected(f"{_named(rtstruct)} has two regions of one ROINumber (3006,0022); export it again")
+    return tuple(found)
+
+
+def mask(rtstruct: Dataset, roi: str | int, grid: Volume) -> Volume:
     """1 where a voxel's centre lies inside the region, else 0, on the grid of the image that it was drawn on.
 
     Polygons of one slice are combined even-odd, so that holes, whether drawn as a second polygon or through a keyhole,
-    stay open. A polygon belongs to the slice whose plane it lies in.
+    stay open. A polygon belongs to the slice whose plane it lies in. roi: its name, or its ROI Number (3006,0022).
 
     Raises:
-        Rejected: no such region or no closed contour, another frame of reference, or a contour that lies in no slice.
+        Rejected: no such region, several of this name, no closed contour, another frame of reference, or a contour that
+            lies in no slice.
     """
-    contours = list(_contours(rtstruct, roi_name, grid))
+    number, roi_name = _region(rtstruct, roi)
+    contours = list(_contours(rtstruct, number, roi_name, grid))
     if not contours:
         raise Rejected(f"region {roi_name!r} of {_named(rtstruct)} has no closed contour; name another region")
     _, rows, columns = grid.spatial_shape
@@ -62,10 +80,21 @@ def polygon(vertices: Float64, rows: int, columns: int) -> npt.NDArray[np.bool_]
     return np.asarray(np.cumsum(crossed, axis=1)[:, :columns] % 2 == 1)
 
 
-def _contours(rtstruct: Dataset, roi_name: str, grid: Volume) -> Iterable[Float64]:
+def _region(rtstruct: Dataset, roi: str | int) -> tuple[int, str]:
+    found = [one for one in regions(rtstruct) if roi in one]
+    if len(found) > 1:
+        numbers = " and ".join(str(number) for number, _ in found)
+        raise Rejected(f"{_named(rtstruct)} has {len(found)} regions {roi!r}; ask by ROINumber (3006,0022) {numbers}")
+    if not found:
+        known = ", ".join(name for _, name in regions(rtstruct)) or "none"
+        raise Rejected(f"{_named(rtstruct)} has no region {roi!r}; it has {known}")
+    return found[0]
+
+
+def _contours(rtstruct: Dataset, number: int, roi_name: str, grid: Volume) -> Iterable[Float64]:
     """(points, 3) in patient LPS mm for each closed contour of the region."""
-    for region in rtstruct.get("StructureSetROISequence") or ():
-        if region.ROIName != roi_name:
+    for region in rtstruct.StructureSetROISequence:
+        if region.ROINumber != number:
             continue
         frame = str(region.get("ReferencedFrameOfReferenceUID") or "")
         if frame and grid.frame_of_reference_uid and frame != grid.frame_of_reference_uid:
@@ -74,12 +103,10 @@ def _contours(rtstruct: Dataset, roi_name: str, grid: Volume) -> Iterable[Float6
                 f"{grid.frame_of_reference_uid}; register them first"
             )
         for item in rtstruct.get("ROIContourSequence") or ():
-            if item.ReferencedROINumber == region.ROINumber:
+            if item.get("ReferencedROINumber") == number:
                 for contour in item.get("ContourSequence") or ():
-                    if contour.ContourGeometricType in _CLOSED:
+                    if contour.get("ContourGeometricType") in _CLOSED:
                         yield _points(contour, roi_name)
-        return
-    raise Rejected(f"{_named(rtstruct)} has no region {roi_name!r}; it has {', '.join(roi_names(rtstruct)) or 'none'}")
 
 
 def _points(contour: Dataset, roi_name: str) -> Float64:
@@ -88,7 +115,10 @@ def _points(contour: Dataset, roi_name: str) -> Float64:
     value = raw.value if raw is not None else ()
     try:
         numbers = value.decode("ascii").split("\\") if isinstance(value, bytes) else list(value)
-        return np.array(numbers, np.float64).reshape(-1, 3)
+        points = np.array(numbers, np.float64).reshape(-1, 3)
+        if not len(points) or not np.isfinite(points).all():
+            raise ValueError(f"{len(points)} points, not all of them places")
+        return points
     except (ValueError, TypeError) as error:
         raise Rejected(f"region {roi_name!r}: a contour's points cannot be read ({error}); export it again") from error
 

@@ -44,6 +44,7 @@ class Volume:
     frame_of_reference_uid: (0020,0052); two volumes with different ones are not comparable.
     units: UCUM, with the SUV type: "[hnsf'U]" for CT, "g/ml{SUVbw}" for PET, "1" for MR and masks.
     sources: one per slice, in voxel order; empty for arrays that came from no DICOM object.
+    made_from: what else the values came from, and no slice alone: of a resampled volume all it was made of.
     """
 
     voxels: Float32
@@ -51,6 +52,7 @@ class Volume:
     frame_of_reference_uid: str
     units: str
     sources: tuple[Source, ...] = ()
+    made_from: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
         if self.voxels.ndim not in (3, 4) or self.affine.shape != (4, 4):
@@ -75,7 +77,7 @@ class Volume:
     @property
     def is_synthetic(self) -> bool:
         """Any slice came from synthetic data; the flag is inherited (PS3.3 C.12.1, Synthetic Data)."""
-        return any(source.synthetic for source in self.sources)
+        return any(source.synthetic for source in (*self.sources, *self.made_from))
 
     def position_mm(self, index: Sequence[float]) -> Float64:
         """Patient LPS position of a (slice, row, column) index."""
@@ -143,7 +145,8 @@ def _size(volume: Volume) -> str:
 
 
 def stack_channels(volumes: Sequence[Volume]) -> Volume:
-    """Volumes on one grid as the channels of one, in the given order; sources are those of the first.
+    """Volumes on one grid as the channels of one, in the given order; sources are those of the first, the others'
+    are what it was made from, too.
 
     Raises:
         Rejected: the grids or frames of reference differ (resample first, on purpose).
@@ -156,7 +159,8 @@ def stack_channels(volumes: Sequence[Volume]) -> Volume:
                 f"{first.frame_of_reference_uid} and {other.frame_of_reference_uid} do not share one grid; "
                 "resample one onto the other first"
             )
-    return replace(first, voxels=np.stack([volume.voxels for volume in volumes]))
+    others = tuple(source for volume in volumes[1:] for source in (*volume.sources, *volume.made_from))
+    return replace(first, voxels=np.stack([volume.voxels for volume in volumes]), made_from=(*first.made_from, *others))
 
 
 @dataclass(frozen=True, eq=False)

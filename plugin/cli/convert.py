@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from dicom_io.errors import Rejected
 if TYPE_CHECKING:
     from dicom_io.conversion import Report, Row
 
-# Lines on files that are no DICOM; the report has them all.
+# Lines on what is no image; the report has them all.
 _MOST_FILES = 5
 _COLUMNS = ("status", "series", "modality", "description", "part", "file", "what")
 
@@ -39,6 +39,9 @@ def convert(
     register_rigidly: Annotated[
         bool, typer.Option("--register", help="With --onto: register scans that share no coordinates.")
     ] = False,
+    upright: Annotated[
+        bool, typer.Option("--upright", help="Resample volumes of a tilted gantry to right angles.")
+    ] = False,
     processes: Annotated[
         int | None, typer.Option("--processes", min=1, help="Series at a time; else all cores.")
     ] = None,
@@ -57,6 +60,10 @@ def convert(
         raise typer.BadParameter("--register needs --onto SERIES_UID, the series that others are registered to")
     if report is not None and report.suffix not in _WRITERS:
         raise typer.BadParameter(f"--report {report.name}: write .csv, .md or .json")
+    if report is not None and report.resolve() in (out.resolve() / name for name in ("report.json", "datalist.json")):
+        raise typer.BadParameter(f"--report {report}: that file is written anyway, in its own form; give another name")
+    if report is not None and not report.resolve().parent.is_dir() and report.resolve().parent != out.resolve():
+        raise typer.BadParameter(f"--report {report}: its folder is not there; make it first")
 
     from dicom_io import conversion
     from plugin.cli.progress import ProgressBar
@@ -67,6 +74,7 @@ def convert(
         slices=slices,
         onto=onto,
         register=register_rigidly,
+        upright=upright,
     )
     with ProgressBar() as bar:
         made = conversion.convert(
@@ -77,7 +85,7 @@ def convert(
             progress=lambda done, total: bar({"stage": "series", "done": done, "total": total}),
         )
     if report is not None:
-        report.write_text(_WRITERS[report.suffix](made).rstrip("\n") + "\n")
+        report.write_text(_WRITERS[report.suffix](made).rstrip("\n") + "\n", encoding="utf-8")
     typer.echo(_as_json(made) if as_json else _summary(made, out))
     if not made.count("converted") + made.count("split"):
         raise Rejected(f"nothing was converted of {len(made.rows)} objects and series; {out / 'report.json'} says why")
@@ -88,10 +96,11 @@ def _cores() -> int:
 
 
 def _summary(made: Report, out: Path) -> str:
-    files = [row for row in made.rows if row.file]
-    lines = [_line(row) for row in made.rows if not row.file] + [_line(row) for row in files[:_MOST_FILES]]
-    if len(files) > _MOST_FILES:
-        lines.append(f"... and {len(files) - _MOST_FILES} more files that are left aside")
+    aside = [row for row in made.rows if row.status == "left aside"]
+    lines = [_line(row) for row in made.rows if row.status != "left aside"]
+    lines += [_line(row) for row in aside[:_MOST_FILES]]
+    if len(aside) > _MOST_FILES:
+        lines.append(f"... and {len(aside) - _MOST_FILES} more that are left aside")
     counts = ", ".join(
         f"{made.count(status)} {status}" for status in ("converted", "split", "mask", "refused", "left aside")
     )
@@ -119,9 +128,21 @@ def _what(row: Row) -> str:
         f"in {details['units']}" if details.get("units") else "",
         f"({details['contrast']}: {details['evidence']})" if details.get("contrast") else "",
         f"told apart by {split}" if split else "",
+        "sheared by a tilted gantry, which many readers refuse (--upright)" if details.get("sheared") else "",
+        "made upright" if details.get("made_upright") else "",
+        f"resampled onto {details['resampled_onto']}" if "resampled_onto" in details else "",
+        _registered(details) if "registered_onto" in details else "",
         f"{details['voxels']} voxels of {row.description}" if "voxels" in details else "",
     ]
     return " ".join(filter(None, words))
+
+
+def _registered(details: Mapping[str, Any]) -> str:
+    before, after = details["mutual_information"]
+    return (
+        f"registered onto {details['registered_onto']} (mutual information {before:.3f} -> {after:.3f}): look at it "
+        "before it is used"
+    )
 
 
 def _table(made: Report) -> list[tuple[str, ...]]:
