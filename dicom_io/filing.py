@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from pydicom import Dataset
 
+from dicom_io import labels, references
 from dicom_io.errors import Rejected
 from dicom_io.labels import ISSUER
-from dicom_io.provenance import FictitiousStudy
+from dicom_io.provenance import FictitiousStudy, Kind, LabelRecord, ModelIdentity, canonical_json, result_uid
+from dicom_io.volume import Source
 
 # Patient, General Study and Patient Study modules (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2), and what says that the patient was
 # de-identified: a result must not claim less than its sources.
@@ -49,6 +52,53 @@ _OPTIONAL = (
 _LONGEST = {"StudyID": 16, "StudyDescription": 64}
 
 
+def record_of_result(
+    kind: Kind,
+    *,
+    model: ModelIdentity,
+    sop_class_uid: str,
+    naming: Mapping[str, Any],
+    sources: Sequence[Dataset],
+    refs: Sequence[Source],
+    frame_numbers: Sequence[int],
+    parameters: Mapping[str, Any],
+    frame_of_reference_uid: str = "",
+    out_of_domain: bool = False,
+    audit_id: str = "",
+) -> LabelRecord:
+    """The record of the first instance of a result on images: UIDs that follow from `refs` and `naming`, the study and
+    patient of the first source, and what it inherits of all.
+
+    sources: all that it was made from, as data sets; frame_numbers: which frame each is (`references.frame_numbers`).
+
+    Raises:
+        ValueError: a source is not named by `refs`.
+    """
+    references.require_named([str(source.SOPInstanceUID) for source in sources], refs)
+    return LabelRecord(
+        kind=kind,
+        model=model,
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=result_uid("instance 1", model, refs, naming, sop_class_uid),
+        series_instance_uid=result_uid("series", model, refs, naming, sop_class_uid),
+        study_instance_uid=str(sources[0].StudyInstanceUID),
+        patient_id=str(sources[0].get("PatientID") or ""),
+        frame_of_reference_uid=frame_of_reference_uid,
+        source_uids=references.instance_uids(sources),
+        synthetic_input=any(ref.synthetic for ref in refs) or any(map(labels.is_synthetic, sources)),
+        out_of_domain=out_of_domain,
+        audit_id=audit_id,
+        parameters=canonical_json(parameters),
+        source_equipment=tuple(labels.equipment_key(item) for item in labels.equipment_of(sources)),
+        source_frames=references.frames_by_instance(sources, frame_numbers),
+    )
+
+
+def lossy(sources: Sequence[Dataset]) -> str:
+    """Lossy Image Compression (0028,2110) of a result: "01" if any source ever was, and it stays so (C.7.6.1.1.5)."""
+    return "01" if any(str(source.get("LossyImageCompression") or "") == "01" for source in sources) else "00"
+
+
 def under_sources(dataset: Dataset, sources: Sequence[Dataset]) -> None:
     """File a result under the patient and study of its sources; text is written as UTF-8, whatever the sources use.
 
@@ -64,6 +114,9 @@ def under_sources(dataset: Dataset, sources: Sequence[Dataset]) -> None:
         )
     dataset.SpecificCharacterSet = "ISO_IR 192"
     for keyword in _REQUIRED:
+        # Elements that a library took over from a source are the source's own, and are not changed in place.
+        if keyword in dataset:
+            delattr(dataset, keyword)
         setattr(dataset, keyword, None)
     for keyword in (*_REQUIRED, *_OPTIONAL):
         if keyword in first:

@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 from dicom_io.volume import Source
 
-Kind = Literal["generated", "generated-from-real", "segmentation", "capture"]
+Kind = Literal[
+    "generated", "generated-from-real", "segmentation", "capture", "parametric-map", "report", "presentation-state"
+]
 State = Literal["unproven", "proven", "teaching"]
 
 MANUFACTURER = "Mirall"
@@ -127,7 +129,8 @@ def canonical_json(parameters: Mapping[str, Any]) -> str:
 class LabelRecord:
     """What a job says of one object it made; the gate derives the labels that the object must carry from this alone.
 
-    source_uids: SOP Instance UIDs it was made from; empty for unconditional generation.
+    source_uids: SOP Instance UIDs it was made from, each once; empty for unconditional generation.
+    source_frames: for each of them the frames that were used, () for the whole instance; () alone where all are whole.
     synthetic_input: any source was synthetic, so the object is, too.
     frame_of_reference_uid: "" where the object has none.
     mark_rows: height in rows of the border strip with the visible mark, 0 where there is none.
@@ -136,6 +139,7 @@ class LabelRecord:
     parameters: what changes the pixels (threshold, label, ...), as canonical JSON; "" where there is nothing to say.
     source_equipment: what the sources say of the equipment that made them (`dicom_io.labels.equipment_key`, one per
         Contributing Equipment item that must be kept).
+    look_alike: a generated object in a modality's own SOP class; without it, such an object does not pass.
     """
 
     kind: Kind
@@ -154,6 +158,12 @@ class LabelRecord:
     seed: int | None = None
     parameters: str = ""
     source_equipment: tuple[str, ...] = ()
+    source_frames: tuple[tuple[int, ...], ...] = ()
+    look_alike: bool = False
+
+    def frames_of(self, source_uid: str) -> tuple[int, ...]:
+        """The frames of a source instance that were used; () for the whole of it."""
+        return dict(zip(self.source_uids, self.source_frames, strict=True))[source_uid] if self.source_frames else ()
 
     @property
     def is_synthetic(self) -> bool:
@@ -169,4 +179,6 @@ class LabelRecord:
         fields["model"] = ModelIdentity(**fields["model"])
         fields["source_uids"] = tuple(fields["source_uids"])
         fields["source_equipment"] = tuple(fields.get("source_equipment", ()))
+        # Records from before this field named whole instances only.
+        fields["source_frames"] = tuple(tuple(frames) for frames in fields.get("source_frames", ()))
         return cls(**fields)

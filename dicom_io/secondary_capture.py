@@ -24,29 +24,40 @@ from pydicom import Dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import format_number_as_ds
 
-from dicom_io import filing, labels
+from dicom_io import capture_planes, filing, labels, references
 from dicom_io.errors import Rejected
 from dicom_io.labels import MULTI_FRAME_GRAYSCALE_WORD, MULTI_FRAME_TRUE_COLOUR, SECONDARY_CAPTURE
 from dicom_io.picture import Ink, text_strip
 from dicom_io.provenance import (
     FictitiousStudy,
+    Kind,
     LabelRecord,
     ModelIdentity,
     canonical_json,
     result_uid,
     series_number,
 )
-from dicom_io.volume import Float32, Source
+from dicom_io.volume import Float32, Source, Volume
 
-__all__ = ["FictitiousStudy", "dequantise", "generated", "of_prediction", "quantise", "read_back"]
+__all__ = [
+    "FictitiousStudy",
+    "dequantise",
+    "generated",
+    "generated_from_real",
+    "generated_volume",
+    "of_prediction",
+    "quantise",
+    "read_back",
+    "read_volume",
+]
 
 Form = Literal["multi-frame", "single-frame"]
 FRAMES_PER_INSTANCE = 64
 _FULL = 65535
+_PIECE = 1 << 16
 # Changes whenever the same input would be written as other pixels: part of the results' UIDs.
 _ENCODINGS = {"multi-frame": "capture 1", "single-frame": "capture 1 single frames"}
 _PAGE_NUMBER_VECTOR = Tag(0x0018, 0x2001)
-_PER_FRAME_GROUPS = Tag(0x5200, 0x9230)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,18 +75,30 @@ def quantise(frames: npt.ArrayLike, value_range: tuple[float, float] | None = No
     Raises:
         Rejected: a value is not finite, or outside `value_range`.
     """
-    values = np.asarray(frames, np.float64)
-    if not np.isfinite(values).all():
-        raise Rejected(f"{np.count_nonzero(~np.isfinite(values))} pixels are not finite and cannot be stored")
+    values = np.asarray(frames)
     smallest, largest = float(values.min()), float(values.max())
-    low, high = value_range or (smallest, largest)
+    if not np.isfinite([smallest, largest]).all():
+        raise Rejected(f"{np.count_nonzero(~np.isfinite(values))} pixels are not finite and cannot be stored")
+    low, high = map(float, value_range or (smallest, largest))
     if smallest < low or largest > high:
         raise Rejected(f"pixels from {smallest:g} to {largest:g} do not fit the range {low:g} to {high:g}; widen it")
     # Decimal Strings have 16 characters: the numbers that are written, not those that were meant, do the scaling.
     slope = float(format_number_as_ds((high - low) / _FULL)) if high > low else 1.0
     intercept = float(format_number_as_ds(low))
-    stored = np.clip(np.rint((values - intercept) / slope), 0, _FULL).astype(np.uint16)
-    return Quantised(stored, slope, intercept)
+    return Quantised(_steps(values, slope, intercept), slope, intercept)
+
+
+def _steps(values: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDArray[np.uint16]:
+    """Values in whole steps; a piece at a time stays in the cache, and needs no second copy in double precision."""
+    flat = np.ravel(values)
+    stored = np.empty(flat.shape, np.uint16)
+    for start in range(0, flat.size, _PIECE):
+        piece = flat[start : start + _PIECE].astype(np.float64)
+        piece -= intercept
+        piece /= slope
+        np.clip(np.rint(piece, out=piece), 0, _FULL, out=piece)
+        stored[start : start + _PIECE] = piece
+    return stored.reshape(values.shape)
 
 
 def dequantise(quantised: Quantised) -> Float32:
@@ -125,33 +148,110 @@ def generated(
         "range": [quantised.slope, quantised.intercept],
         "encoding": _ENCODINGS[form],
     }
-    sop_class = MULTI_FRAME_GRAYSCALE_WORD if form == "multi-frame" else SECONDARY_CAPTURE
-    series_uid = result_uid("series", model, (), naming, sop_class)
-    record = LabelRecord(
-        kind="generated",
-        model=model,
-        sop_class_uid=sop_class,
-        sop_instance_uid="",
-        series_instance_uid=series_uid,
-        study_instance_uid=study.study_instance_uid,
-        patient_id=study.patient_id,
-        frame_of_reference_uid=labels.frame_of_reference_of(series_uid),
-        out_of_domain=out_of_domain,
-        audit_id=audit_id,
-        seed=seed,
-        parameters=canonical_json({"label": label, "samples": len(frames)} if label else {"samples": len(frames)}),
-    )
+    marked = _Generated(quantised, model, seed, label, study, made_at, audit_id, out_of_domain, form, naming)
     made = []
-    for number, (part, mark_rows) in enumerate(_marked_parts(quantised.stored, record, (0, _FULL)), start=1):
-        instance = result_uid(f"instance {number}", model, (), naming, sop_class)
-        dataset = _capture(part, record, instance, number, made_at)
-        filing.under_fictitious(dataset, study)
-        _set_gray(dataset, quantised, (quantised.intercept, quantised.intercept + _FULL * quantised.slope))
+    for dataset, record in marked.captures():
         if spacing_mm is not None:
             dataset.PixelSpacing = [format_number_as_ds(float(step)) for step in spacing_mm]
-        of_instance = replace(record, sop_instance_uid=instance, mark_rows=mark_rows)
-        labels.apply(dataset, of_instance, (), made_at, f"{label} by {model.address}".strip(), units)
-        made.append((dataset, of_instance))
+        labels.apply(dataset, record, (), made_at, f"{label} by {model.address}".strip(), units)
+        made.append((dataset, record))
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class _Generated:
+    """Quantised frames of nobody, on their way into captures of one series."""
+
+    quantised: Quantised
+    model: ModelIdentity
+    seed: int
+    label: str
+    study: FictitiousStudy
+    made_at: datetime
+    audit_id: str
+    out_of_domain: bool
+    form: Form
+    naming: Mapping[str, Any]
+
+    def captures(self) -> list[tuple[Dataset, LabelRecord]]:
+        """Captures that lack nothing but what the caller adds, and the labels."""
+        sop_class = MULTI_FRAME_GRAYSCALE_WORD if self.form == "multi-frame" else SECONDARY_CAPTURE
+        record = self._record(sop_class)
+        made = []
+        for number, (part, mark_rows) in enumerate(_marked_parts(self.quantised.stored, record, (0, _FULL)), start=1):
+            instance = result_uid(f"instance {number}", self.model, (), self.naming, sop_class)
+            dataset = _capture(part, record, instance, number, self.made_at)
+            filing.under_fictitious(dataset, self.study)
+            low = self.quantised.intercept
+            _set_gray(dataset, self.quantised, (low, low + _FULL * self.quantised.slope))
+            made.append((dataset, replace(record, sop_instance_uid=instance, mark_rows=mark_rows)))
+        return made
+
+    def _record(self, sop_class: str) -> LabelRecord:
+        series_uid = result_uid("series", self.model, (), self.naming, sop_class)
+        samples = {"samples": len(self.quantised.stored)}
+        return LabelRecord(
+            kind="generated",
+            model=self.model,
+            sop_class_uid=sop_class,
+            sop_instance_uid="",
+            series_instance_uid=series_uid,
+            study_instance_uid=self.study.study_instance_uid,
+            patient_id=self.study.patient_id,
+            frame_of_reference_uid=labels.frame_of_reference_of(series_uid),
+            out_of_domain=self.out_of_domain,
+            audit_id=self.audit_id,
+            seed=self.seed,
+            parameters=canonical_json({"label": self.label, **samples} if self.label else samples),
+        )
+
+
+def generated_volume(
+    volume: Volume,
+    *,
+    model: ModelIdentity,
+    seed: int,
+    label: str,
+    study: FictitiousStudy | None = None,
+    made_at: datetime,
+    audit_id: str = "",
+    value_range: tuple[float, float] | None = None,
+    out_of_domain: bool = False,
+    form: Form = "multi-frame",
+) -> list[tuple[Dataset, LabelRecord]]:
+    """A generated volume as one series of a fictitious patient, each frame with its place (`read_volume`).
+
+    volume: (slices, rows, columns), its affine, and its units; it shares its coordinates with nothing, so that its
+    frame of reference becomes a new one. Pictures that are no volume may be laid one behind the other, so that a mask
+    of them (`segmentation.of_generated`) lies on them in every viewer. Everything else as for `generated`.
+
+    Raises:
+        Rejected: a pixel is not finite or outside `value_range`.
+        ValueError: the volume has channels; write one series for each.
+    """
+    if volume.voxels.ndim != 3:
+        raise ValueError(f"a generated volume has the axes (slice, row, column), not the shape {volume.voxels.shape}")
+    study = study or FictitiousStudy.named(model, seed, label, made_at)
+    if value_range is None and volume.units == "1" and np.all((volume.voxels >= 0) & (volume.voxels <= 1)):
+        value_range = (0.0, 1.0)
+    quantised = quantise(volume.voxels, value_range)
+    naming = {
+        "seed": seed,
+        "label": label,
+        "shape": list(volume.voxels.shape),
+        "units": volume.units,
+        "affine": volume.affine.round(9).tolist(),
+        "range": [quantised.slope, quantised.intercept],
+        "encoding": f"{_ENCODINGS[form]}, volume",
+    }
+    marked = _Generated(quantised, model, seed, label, study, made_at, audit_id, out_of_domain, form, naming)
+    made, start = [], 0
+    for dataset, record in marked.captures():
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        capture_planes.set_places(dataset, volume, start, frames)
+        labels.apply(dataset, record, (), made_at, f"{label} by {model.address}".strip(), volume.units)
+        made.append((dataset, record))
+        start += frames
     return made
 
 
@@ -178,6 +278,8 @@ def of_prediction(
     frames: (n, rows, columns, 3) uint8, true colour; or (n, rows, columns) float32, stored as 16 bits with `window`
     (low, high) to look through. sources: the images that are shown, of one study. source_refs: all that it was made
     from, as `Source` (the data-set hashes go into the UIDs, the synthetic flag is inherited).
+    A frame of a multi-frame image is a header data set of its own that says where the frame lies; `references` says how
+    it is named.
     purpose: tells results of one model and input apart ("tumour overlay"). parameters: what changes pixels.
     units: UCUM, of float32 frames.
     zoom: None, or how many pixels of frame i show one pixel of source i along a side, from the top left corner; then
@@ -189,12 +291,100 @@ def of_prediction(
         Rejected: several studies or patients; non-finite pixels; with `zoom`: sources without plane, or not parallel.
         ValueError: the shapes, or sources and source_refs, do not fit.
     """
+    return _on_sources(
+        "capture",
+        None,
+        frames,
+        model=model,
+        sources=sources,
+        source_refs=source_refs,
+        description=description,
+        purpose=purpose,
+        parameters=parameters,
+        made_at=made_at,
+        out_of_domain=out_of_domain,
+        audit_id=audit_id,
+        window=window,
+        units=units,
+        zoom=zoom,
+        further_sources=further_sources,
+        form=form,
+    )
+
+
+def generated_from_real(
+    frames: Float32,
+    *,
+    model: ModelIdentity,
+    sources: Sequence[Dataset],
+    source_refs: Sequence[Source],
+    seed: int,
+    description: str,
+    purpose: str,
+    parameters: Mapping[str, Any],
+    made_at: datetime,
+    units: str,
+    value_range: tuple[float, float],
+    out_of_domain: bool = False,
+    audit_id: str = "",
+    zoom: int | None = 1,
+    further_sources: Sequence[Dataset] = (),
+    form: Form = "multi-frame",
+) -> list[tuple[Dataset, LabelRecord]]:
+    """Pictures that a model generated from real ones (translation, in-painting), as one new series of their study.
+
+    They are synthetic, and stay with the patient that they show. frames: (n, rows, columns) float32, in `units`.
+    value_range: what the window spans, black to white; values beyond are kept. seed: of what was drawn.
+    zoom: 1 where frame i is the anatomy of source i in its geometry, pixel for pixel (more: see `of_prediction`); None
+    where it is not, so that the frames claim no place in the patient. Everything else as for `of_prediction`.
+
+    Raises: as `of_prediction`.
+    """
+    return _on_sources(
+        "generated-from-real",
+        seed,
+        frames,
+        model=model,
+        sources=sources,
+        source_refs=source_refs,
+        description=description,
+        purpose=purpose,
+        parameters=parameters,
+        made_at=made_at,
+        out_of_domain=out_of_domain,
+        audit_id=audit_id,
+        window=value_range,
+        units=units,
+        zoom=zoom,
+        further_sources=further_sources,
+        form=form,
+    )
+
+
+def _on_sources(
+    kind: Kind,
+    seed: int | None,
+    frames: npt.NDArray[np.uint8] | Float32,
+    *,
+    model: ModelIdentity,
+    sources: Sequence[Dataset],
+    source_refs: Sequence[Source],
+    description: str,
+    purpose: str,
+    parameters: Mapping[str, Any],
+    made_at: datetime,
+    out_of_domain: bool,
+    audit_id: str,
+    window: tuple[float, float],
+    units: str,
+    zoom: int | None,
+    further_sources: Sequence[Dataset],
+    form: Form,
+) -> list[tuple[Dataset, LabelRecord]]:
     colour = frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == np.uint8
     if not colour and not (frames.ndim == 3 and np.issubdtype(frames.dtype, np.floating)):
         raise ValueError(f"frames are (n, rows, columns, 3) uint8 or (n, rows, columns) float, not {frames.shape}")
     all_sources = [*sources, *further_sources]
-    source_uids = tuple(str(source.SOPInstanceUID) for source in all_sources)
-    labels.require_named(source_uids, source_refs)
     if zoom is not None:
         _require_pixels_of(frames, sources, zoom)
     sop_class = MULTI_FRAME_TRUE_COLOUR if colour else MULTI_FRAME_GRAYSCALE_WORD
@@ -209,23 +399,22 @@ def of_prediction(
         "zoom": zoom,
         "window": None if colour else [window[0], window[1]],
         "encoding": _ENCODINGS[form],
+        **({} if seed is None else {"kind": kind, "seed": seed}),
     }
-    record = LabelRecord(
-        kind="capture",
+    record = filing.record_of_result(
+        kind,
         model=model,
         sop_class_uid=sop_class,
-        sop_instance_uid="",
-        series_instance_uid=result_uid("series", model, source_refs, naming, sop_class),
-        study_instance_uid=str(sources[0].StudyInstanceUID),
-        patient_id=str(sources[0].get("PatientID") or ""),
-        frame_of_reference_uid="" if zoom is None else _common_frame_of_reference(sources),
-        source_uids=source_uids,
-        synthetic_input=any(map(labels.is_synthetic, all_sources)) or any(ref.synthetic for ref in source_refs),
+        naming=naming,
+        sources=all_sources,
+        refs=source_refs,
+        frame_numbers=references.frame_numbers(sources, further_sources, source_refs),
+        parameters=parameters,
+        frame_of_reference_uid="" if zoom is None else capture_planes.common_frame_of_reference(sources),
         out_of_domain=out_of_domain,
         audit_id=audit_id,
-        parameters=canonical_json(parameters),
-        source_equipment=tuple(labels.equipment_key(item) for item in labels.equipment_of(all_sources)),
     )
+    record = replace(record, seed=seed)
     if quantised is None:
         parts = _marked_parts(frames, record, (0, 255))
     else:
@@ -236,14 +425,12 @@ def of_prediction(
         dataset = _capture(part, record, instance, number, made_at)
         filing.under_sources(dataset, all_sources)
         dataset.Laterality = sources[0].get("Laterality")
-        dataset.LossyImageCompression = (
-            "01" if any(str(source.get("LossyImageCompression") or "") == "01" for source in all_sources) else "00"
-        )
+        dataset.LossyImageCompression = filing.lossy(all_sources)
         if quantised is not None:
             _set_gray(dataset, quantised, window)
         if zoom is not None:
             start = (number - 1) * _frames_per_instance(sop_class)
-            _set_planes(dataset, sources[start : start + len(part)], zoom)
+            capture_planes.set_planes(dataset, sources[start : start + len(part)], zoom)
         of_instance = replace(record, sop_instance_uid=instance, mark_rows=mark_rows)
         labels.apply(dataset, of_instance, all_sources, made_at, description, "" if colour else units)
         made.append((dataset, of_instance))
@@ -267,6 +454,32 @@ def read_back(dataset: Dataset) -> npt.NDArray[np.uint8] | Float32:
     if not gray:
         return pixels
     return dequantise(Quantised(pixels, float(dataset.RescaleSlope), float(dataset.RescaleIntercept)))
+
+
+def read_volume(captures: Sequence[Dataset], hashes: Sequence[str]) -> Volume:
+    """The volume of captures with planes, without the border strip, in the order in which it was written.
+
+    captures: all instances of one series, by Instance Number. hashes: of their data sets
+    (`dicom_io.dataset.read_with_hash`). Values are what `dequantise` gives.
+
+    Raises:
+        Rejected: no captures of ours, or of several series; their planes are no even stack.
+        MissingAttribute: a capture does not say where its frames lie.
+    """
+    ordered = sorted(zip(captures, hashes, strict=True), key=lambda pair: int(pair[0].InstanceNumber))
+    if len({str(capture.SeriesInstanceUID) for capture, _ in ordered}) != 1:
+        raise Rejected("the captures are not of one series, so they are no volume; give those of one")
+    voxels = np.concatenate([read_back(capture) for capture, _ in ordered]).astype(np.float32)
+    of_frames = [header for capture, _ in ordered for header in capture_planes.headers(capture)]
+    sources = [
+        Source(str(capture.SOPClassUID), str(capture.SOPInstanceUID), digest, number, labels.is_synthetic(capture))
+        for capture, digest in ordered
+        for number in range(1, int(capture.get("NumberOfFrames") or 1) + 1)
+    ]
+    units = labels.units_of(ordered[0][0]) or "1"
+    return Volume(
+        voxels, capture_planes.affine_of(of_frames), str(of_frames[0].FrameOfReferenceUID), units, tuple(sources)
+    )
 
 
 def _covering(frames: Float32, window: tuple[float, float]) -> tuple[float, float]:
@@ -334,6 +547,7 @@ def _capture(
         dataset.PlanarConfiguration = 0
     if record.sop_class_uid != SECONDARY_CAPTURE:
         dataset.NumberOfFrames = len(pixels)
+    if len(pixels) > 1:  # Type 1C: not for a single frame (PS3.3 C.7.6.6, C.8.6.4).
         dataset.FrameIncrementPointer = _PAGE_NUMBER_VECTOR
         dataset.PageNumberVector = list(range(1, len(pixels) + 1))
     raw = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
@@ -353,69 +567,11 @@ def _set_gray(dataset: Dataset, quantised: Quantised, window: tuple[float, float
     dataset.WindowWidth = format_number_as_ds(window[1] - window[0] + 1)
 
 
-def _common_frame_of_reference(sources: Sequence[Dataset]) -> str:
-    uids = {str(source.get("FrameOfReferenceUID") or "") for source in sources}
-    if len(uids) != 1 or not all(uids):
-        raise Rejected(
-            f"the sources have {len(uids)} frames of reference ({' '.join(sorted(uids)) or 'none'}); "
-            "frames with planes need one, leave the planes out"
-        )
-    return uids.pop()
-
-
 def _require_pixels_of(frames: npt.NDArray[Any], sources: Sequence[Dataset], zoom: int) -> None:
     for source in sources:
         rows, columns = int(source.Rows) * zoom, int(source.Columns) * zoom
-        if int(source.get("NumberOfFrames") or 1) > 1:
-            raise Rejected(f"source {source.SOPInstanceUID} has several frames; leave the planes out")
         if len(frames) != len(sources) or frames.shape[2] != columns or frames.shape[1] < rows:
             raise ValueError(
                 f"frames of {frames.shape[:3]} do not show {len(sources)} sources of {source.Rows} x {source.Columns} "
                 f"pixels at zoom {zoom}"
             )
-
-
-def _set_planes(dataset: Dataset, sources: Sequence[Dataset], zoom: int) -> None:
-    """Where frames that show their sources lie: Pixel Measures, Plane Orientation and Plane Position (PS3.3 C.7.6.16.2)
-    of a multi-frame capture, Image Plane (C.7.6.2) of a single one."""
-    for source in sources:
-        if not all(
-            source.get(keyword) for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-        ):
-            raise Rejected(f"source {source.SOPInstanceUID} does not say where it lies; leave the planes out")
-    orientation = np.array(sources[0].ImageOrientationPatient, np.float64)
-    spacing = np.array(sources[0].PixelSpacing, np.float64)
-    shared = Dataset()
-    measures, plane = Dataset(), Dataset()
-    measures.PixelSpacing = [format_number_as_ds(float(step) / zoom) for step in spacing]
-    single = dataset.SOPClassUID == SECONDARY_CAPTURE
-    if sources[0].get("SliceThickness"):
-        measures.SliceThickness = sources[0].SliceThickness
-    elif single:
-        measures.SliceThickness = None  # Type 2 of the Image Plane module
-    plane.ImageOrientationPatient = list(sources[0].ImageOrientationPatient)
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [plane]
-    frames = []
-    for source in sources:
-        if (
-            np.abs(np.array(source.ImageOrientationPatient, np.float64) - orientation).max() > 1e-3
-            or np.abs(np.array(source.PixelSpacing, np.float64) - spacing).max() > 1e-3
-        ):
-            raise Rejected(f"source {source.SOPInstanceUID} is not parallel to the others; leave the planes out")
-        # Positions are those of pixel centres: the first small pixel's centre lies off the first big one's.
-        shift = 0.5 / zoom - 0.5
-        right, down = orientation[:3] * spacing[1], orientation[3:] * spacing[0]
-        position, frame = Dataset(), Dataset()
-        corner = np.array(source.ImagePositionPatient, np.float64) + shift * (right + down)
-        position.ImagePositionPatient = [format_number_as_ds(float(value)) for value in corner]
-        frame.PlanePositionSequence = [position]
-        frames.append(frame)
-    if single:
-        dataset.update(measures)
-        dataset.update(plane)
-        dataset.update(frames[0].PlanePositionSequence[0])
-        return
-    dataset.SharedFunctionalGroupsSequence = [shared]
-    dataset.PerFrameFunctionalGroupsSequence = frames
-    dataset.FrameIncrementPointer = _PER_FRAME_GROUPS
-    del dataset.PageNumberVector

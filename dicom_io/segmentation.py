@@ -1,9 +1,12 @@
-"""Label maps <-> DICOM Segmentation (PS3.3 A.51) on the geometry of the images that they were made from.
+"""Label maps and probabilities <-> DICOM Segmentation (PS3.3 A.51) on the geometry of the images they were made from.
 
 BINARY where nothing else is asked for, because every viewer opens it in the right colours; LABELMAP (a SOP class of its
 own) holds one frame for each slice, whatever the number of segments, for peers that want it. Its Segment Sequence has
 an item for the background, number 0, as the label map's pixels do; OHIF up to 3.13 counts that one with the others and
-shows the colours shifted by one. The probability behind a mask is another object's matter.
+shows the colours shifted by one. FRACTIONAL holds probabilities in steps of 1/255, for peers that read it (OHIF up to
+3.13 does not); exact ones are a parametric map's (`dicom_io.parametric_map`).
+
+Read from any maker's object: as a label map, or each segment by itself where they overlap.
 
 Written through highdicom, with UIDs that are functions of the input: the same call gives the same bytes.
 """
@@ -11,7 +14,7 @@ Written through highdicom, with UIDs that are functions of the input: the same c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -19,55 +22,38 @@ import highdicom as hd
 import numpy as np
 import numpy.typing as npt
 from highdicom.color import CIELabColor
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_io import filing, labels
-from dicom_io.errors import GapInSeries, MissingAttribute, Rejected
+from dicom_io import capture_planes, filing, labels, placement, references, source_planes
+from dicom_io.dataset import read_with_hash
+from dicom_io.errors import MissingAttribute, Rejected
 from dicom_io.labels import LABEL_MAP_STORAGE, SEGMENTATION_STORAGE
-from dicom_io.provenance import (
-    MANUFACTURER,
-    LabelRecord,
-    ModelIdentity,
-    canonical_json,
-    name_based_uid,
-    result_uid,
-    series_number,
-)
-from dicom_io.volume import Float64, Source, Volume
+from dicom_io.provenance import MANUFACTURER, LabelRecord, ModelIdentity, series_number
+from dicom_io.volume import Source, Volume
 
 ABNORMALITY: Code = codes.SCT.MorphologicallyAbnormalStructure
 NEOPLASM: Code = codes.SCT.Neoplasm
 LESION: Code = codes.SCT.Lesion
 MASS: Code = codes.SCT.Mass
 
-Form = Literal["binary", "labelmap"]
+Form = Literal["binary", "labelmap", "fractional"]
+# Stored value of a probability of 1 (Maximum Fractional Value (0062,000E)).
+FULL_SCALE = 255
 
+_DIMENSION_INDEX_VALUES, _FRAME_CONTENT = Tag("DimensionIndexValues"), Tag("FrameContentSequence")
 # Changes whenever the same input would be written in another form: part of the results' UIDs.
 _ENCODINGS = {
     ("binary", False): "binary 1",
     ("binary", True): "binary 1 with empty frames",
     ("labelmap", False): "labelmap 1",
     ("labelmap", True): "labelmap 1 with empty frames",
+    ("fractional", False): "fractional 1",
+    ("fractional", True): "fractional 1 with empty frames",
 }
-# What the stand-ins below hold: what highdicom reads from a source that says where the pixels lie.
-_GEOMETRY = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "SeriesInstanceUID",
-    "StudyInstanceUID",
-    "Modality",
-    "FrameOfReferenceUID",
-    "Rows",
-    "Columns",
-    "PixelSpacing",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-)
 
 
 @dataclass(frozen=True)
@@ -103,61 +89,63 @@ def segmentation(
 ) -> tuple[Dataset, LabelRecord]:
     """A mask as SEG on the planes of its source images, in their study, and the record that the gate needs.
 
-    mask: (slices, rows, columns) of whole numbers, 0 background.
-    sources: the datasets of its slices, in slice order. segments: what each number means.
+    mask: (slices, rows, columns) of whole numbers, 0 background; for "fractional" the probabilities themselves, from 0
+    to 1, (segments, slices, rows, columns), or (slices, rows, columns) of one segment.
+    sources: the datasets of its slices, in slice order; a slice that is one frame of a multi-frame image has a header
+    data set of its own, and its frame number stands in `mask.sources` or `source_refs` (`dicom_io.references`).
+    segments: what each number means.
     parameters: what changes pixels (threshold, ...), JSON-serialisable. made_at: wall clock time of the plan step.
     source_refs: all images that it was made from, other channels too, as `Source`; `mask.sources` where none are given.
     Their data-set hashes go into the UIDs, their synthetic flag is inherited. further_sources: datasets of the other
     channels; referenced, but no frame's plane.
 
     form: "binary" is Segmentation Storage, one bit for each voxel and segment; "labelmap" is Label Map Segmentation
-    Storage, whose pixels are the segments' numbers. empty_frames: write those without a labelled pixel, too.
+    Storage, whose pixels are the segments' numbers; "fractional" is Segmentation Storage with one byte for each voxel
+    and segment, the probability in steps of 1/255. empty_frames: write those without a labelled pixel, too.
 
     One segment, or a label map, has a frame for each slice from the first to the last that is labelled, so that readers
-    that take frames for a regular stack (GDCM, ITK) find the right geometry; of several in binary form, frames without
+    that take frames for a regular stack (GDCM, ITK) find the right geometry; of several in another form, frames without
     a labelled pixel are left out. A mask without any is written with every frame, because an object without frames is
     no SEG, and "nothing found" is a result.
 
     Raises:
-        Rejected: the mask holds values that are no segment's, or does not lie on the planes of the sources.
+        Rejected: the mask holds values that are no segment's or no probability, or does not lie on the planes of the
+            sources.
         MissingAttribute: a source does not say where it lies.
     """
-    values = _label_map(mask, segments)
-    _require_planes(mask, sources)
+    values = _fractions(mask, segments) if form == "fractional" else label_map(mask.voxels, segments)
+    source_planes.require(mask, sources)
     refs = tuple(source_refs) or mask.sources
     all_sources = [*sources, *further_sources]
-    source_uids = tuple(str(source.SOPInstanceUID) for source in all_sources)
-    labels.require_named(source_uids, refs)
     naming = {
         "parameters": dict(parameters),
         "segments": [[segment.number, segment.label] for segment in segments],
         "out_of_domain": out_of_domain,
         "encoding": _ENCODINGS[form, empty_frames],
     }
-    sop_class = SEGMENTATION_STORAGE if form == "binary" else LABEL_MAP_STORAGE
-    record = LabelRecord(
-        kind="segmentation",
+    sop_class = LABEL_MAP_STORAGE if form == "labelmap" else SEGMENTATION_STORAGE
+    frame_numbers = references.frame_numbers(sources, further_sources, refs, mask.sources)
+    record = filing.record_of_result(
+        "segmentation",
         model=model,
         sop_class_uid=sop_class,
-        sop_instance_uid=result_uid("instance 1", model, refs, naming, sop_class),
-        series_instance_uid=result_uid("series", model, refs, naming, sop_class),
-        study_instance_uid=str(sources[0].StudyInstanceUID),
-        patient_id=str(sources[0].get("PatientID") or ""),
+        naming=naming,
+        sources=all_sources,
+        refs=refs,
+        frame_numbers=frame_numbers,
+        parameters=parameters,
         frame_of_reference_uid=mask.frame_of_reference_uid,
-        source_uids=source_uids,
-        synthetic_input=any(ref.synthetic for ref in refs) or any(map(labels.is_synthetic, all_sources)),
         out_of_domain=out_of_domain,
         audit_id=audit_id,
-        parameters=canonical_json(parameters),
-        source_equipment=tuple(labels.equipment_key(item) for item in labels.equipment_of(all_sources)),
     )
-    scattered = form == "binary" and len(segments) > 1
+    scattered = form != "labelmap" and len(segments) > 1
     written = _frames_to_write(values, all_slices=empty_frames or scattered)
-    dataset = hd.seg.Segmentation(
-        source_images=[_stand_in(source) for source in sources[written]],
-        pixel_array=values[written],
+    written_by = Writer(
+        source_images=source_planes.stand_ins(sources)[written],
+        # highdicom multiplies fractions by the full scale and rounds: these come out as they went in.
+        pixel_array=values[written] / np.float32(FULL_SCALE) if form == "fractional" else values[written],
         segmentation_type=hd.seg.SegmentationTypeValues[form.upper()],
-        segment_descriptions=[_described(segment, record) for segment in segments],
+        segment_descriptions=[described(segment, record) for segment in segments],
         series_instance_uid=record.series_instance_uid,
         series_number=series_number(record.series_instance_uid),
         sop_instance_uid=record.sop_instance_uid,
@@ -173,87 +161,146 @@ def segmentation(
         content_creator_name=f"{MANUFACTURER}^{model.name}"[:64],
         specific_character_set="ISO_IR 192",
     )
+    dataset = Dataset(written_by)
     dataset.file_meta = labels.file_meta(sop_class, record.sop_instance_uid)
     filing.under_sources(dataset, all_sources)
     filing.stamp(dataset, made_at)
-    _name_dimensions(dataset)
-    lossy = any(str(source.get("LossyImageCompression") or "") == "01" for source in all_sources)
-    dataset.LossyImageCompression = "01" if lossy else "00"
+    source_planes.name_dimensions(dataset)
+    source_planes.name_sources(dataset, sources, frame_numbers)
+    dataset.LossyImageCompression = filing.lossy(all_sources)
     labels.apply(dataset, record, all_sources, made_at, description)
     return dataset, record
 
 
-def _label_map(mask: Volume, segments: Sequence[Segment]) -> npt.NDArray[np.uint8]:
+def of_generated(
+    mask: Volume,
+    *,
+    captures: Sequence[tuple[Dataset, LabelRecord]],
+    segments: Sequence[Segment],
+    model: ModelIdentity,
+    parameters: Mapping[str, Any],
+    description: str,
+    made_at: datetime,
+    out_of_domain: bool = False,
+    audit_id: str = "",
+    form: Form = "binary",
+    empty_frames: bool = False,
+) -> tuple[Dataset, LabelRecord]:
+    """The mask of a generated volume as SEG beside it, in its fictitious study, so that viewers lay one on the other.
+
+    mask: on the grid of the volume that `secondary_capture.generated_volume` wrote; its frame of reference becomes that
+    of the captures. captures: all of that series, as they were returned. Frames of the SEG are as high as those of the
+    captures, with nothing on the border strip. Everything else as for `segmentation`.
+
+    Raises: as `segmentation`.
+    """
+    datasets = [header for capture, _ in captures for header in capture_planes.headers(capture)]
+    strip = np.zeros((*mask.voxels.shape[:-2], captures[0][1].mark_rows, mask.voxels.shape[-1]), np.float32)
+    shown = replace(
+        mask,
+        voxels=np.concatenate([mask.voxels, strip], axis=-2),
+        frame_of_reference_uid=captures[0][1].frame_of_reference_uid,
+        sources=tuple(ref for each in captures for ref in _references_to(*each)),
+    )
+    return segmentation(
+        shown,
+        sources=datasets,
+        segments=segments,
+        model=model,
+        parameters=parameters,
+        description=description,
+        made_at=made_at,
+        out_of_domain=out_of_domain,
+        audit_id=audit_id,
+        form=form,
+        empty_frames=empty_frames,
+    )
+
+
+def _references_to(capture: Dataset, record: LabelRecord) -> list[Source]:
+    _, digest = read_with_hash(labels.encode(capture, record))
+    count = int(capture.get("NumberOfFrames") or 1)
+    return [
+        Source(record.sop_class_uid, record.sop_instance_uid, digest, number, record.is_synthetic)
+        for number in range(1, count + 1)
+    ]
+
+
+def _require_numbered(segments: Sequence[Segment]) -> None:
     if [segment.number for segment in segments] != list(range(1, len(segments) + 1)) or not segments:
         raise ValueError(f"segments are numbered {[segment.number for segment in segments]}, not 1, 2, ... in order")
-    if mask.voxels.ndim != 3:
-        raise ValueError(f"a mask has the axes (slice, row, column), not the shape {mask.voxels.shape}")
-    known = {0, *(segment.number for segment in segments)}
-    unknown = sorted(set(np.unique(mask.voxels).tolist()) - known)
-    if unknown:
-        raise Rejected(f"the mask holds {unknown[:5]}, which no segment describes; segments are {sorted(known)[1:]}")
-    return mask.voxels.astype(np.uint8)
 
 
-def _frames_to_write(values: npt.NDArray[np.uint8], *, all_slices: bool) -> slice:
-    labelled = np.flatnonzero(values.any(axis=(1, 2)))
+def _fractions(mask: Volume, segments: Sequence[Segment]) -> npt.NDArray[np.uint8]:
+    """Probabilities in steps of 1/255, (slices, rows, columns, segments)."""
+    _require_numbered(segments)
+    channels = mask.voxels if mask.voxels.ndim == 4 else mask.voxels[np.newaxis]
+    if len(channels) != len(segments):
+        raise ValueError(f"{len(channels)} channels of probability for {len(segments)} segments")
+    low, high = float(channels.min()), float(channels.max())
+    if not (low >= 0 and high <= 1):
+        raise Rejected(f"the mask holds values from {low:g} to {high:g}, which are no probabilities from 0 to 1")
+    return np.ascontiguousarray(np.rint(np.moveaxis(channels, 0, -1) * np.float32(FULL_SCALE)).astype(np.uint8))
+
+
+def label_map(labels_of: npt.NDArray[Any], segments: Sequence[Segment]) -> npt.NDArray[Any]:
+    """Whole numbers in as few bytes as the segments need.
+
+    Raises:
+        Rejected: a value is that of no segment, nor 0.
+        ValueError: the array has not three axes (slice, row, column), or segments are not numbered from 1 on.
+    """
+    _require_numbered(segments)
+    if labels_of.ndim != 3:
+        raise ValueError(f"a mask has the axes (slice, row, column), not the shape {labels_of.shape}")
+    values = np.empty(labels_of.shape, np.uint8 if len(segments) < 256 else np.uint16)
+    all_known = True
+    with np.errstate(invalid="ignore"):
+        for plane, given in zip(values, labels_of, strict=True):  # One slice at a time stays in the cache.
+            plane[:] = given
+            all_known = all_known and int(plane.max()) <= len(segments) and np.array_equal(plane, given)
+    if not all_known:
+        known = list(range(len(segments) + 1))
+        unknown = sorted(set(np.unique(labels_of).tolist()) - set(known))
+        raise Rejected(f"the mask holds {unknown[:5]}, which no segment describes; segments are {known[1:]}")
+    return values
+
+
+def _frames_to_write(values: npt.NDArray[Any], *, all_slices: bool) -> slice:
+    labelled = np.flatnonzero(values.reshape(len(values), -1).any(axis=1))
     if all_slices or not labelled.size:
         return slice(0, len(values))
     return slice(int(labelled[0]), int(labelled[-1]) + 1)
 
 
-def _require_planes(mask: Volume, sources: Sequence[Dataset]) -> None:
-    """Slice i of the mask is the plane of source i: same image, same place."""
-    if len(sources) != mask.spatial_shape[0]:
-        raise ValueError(f"{len(sources)} source datasets for {mask.spatial_shape[0]} slices")
-    for index, source in enumerate(sources):
-        for keyword in ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-            if not source.get(keyword):
-                raise MissingAttribute(f"source {source.SOPInstanceUID} has no {keyword}, so a mask has no place on it")
-        if str(source.FrameOfReferenceUID) != mask.frame_of_reference_uid:
-            raise Rejected(
-                f"source {source.SOPInstanceUID} lies in frame of reference {source.FrameOfReferenceUID}, the mask in "
-                f"{mask.frame_of_reference_uid}; register them first"
-            )
-        if (int(source.Rows), int(source.Columns)) != mask.spatial_shape[1:]:
-            raise Rejected(
-                f"source {source.SOPInstanceUID} has {source.Rows} x {source.Columns} pixels, the mask "
-                f"{mask.spatial_shape[1:]}; bring the mask back to the grid of its source"
-            )
-        # A regular grid is laid through slices whose steps may be uneven by a few percent; a quarter of a step off is
-        # still the same slice.
-        rows, columns = int(source.Rows), int(source.Columns)
-        for corner in ((0, 0), (rows - 1, columns - 1), (rows - 1, 0)):
-            off_mm = np.linalg.norm(_pixel_position(source, *corner) - mask.position_mm((index, *corner)))
-            if off_mm > 0.25 * min(mask.spacing_mm):
-                raise Rejected(
-                    f"slice {index} of the mask lies {off_mm:.2f} mm beside its source {source.SOPInstanceUID}; "
-                    "bring the mask back to the grid of its source"
-                )
+class Writer(hd.seg.Segmentation):
+    """highdicom's SEG without what costs half of its time and is not used: the tables that its own reading methods look
+    frames up in; the references to the stand-ins, which `labels.apply` writes for the real sources; and, for each
+    segment anew, what all frames on one plane have in common.
+
+    These are inner methods of highdicom; where it calls them otherwise, the object is the same and made more slowly.
+    """
+
+    def _build_luts(self) -> None:
+        pass
+
+    def _add_source_image_references(self, **_: object) -> None:
+        pass
+
+    def _get_pffg_item(self, dimension_index_values: list[int], plane_position: Any, **rest: Any) -> Dataset:
+        of_planes = self.__dict__.setdefault("_of_planes", {})
+        if id(plane_position) not in of_planes:
+            item = super()._get_pffg_item(dimension_index_values, plane_position, **rest)
+            of_planes[id(plane_position)] = [element for element in item if element.tag != _FRAME_CONTENT]
+            return item
+        content = Dataset()
+        content.add_new(_DIMENSION_INDEX_VALUES, "UL", dimension_index_values)
+        elements = [DataElement(_FRAME_CONTENT, "SQ", [content]), *of_planes[id(plane_position)]]
+        return Dataset({element.tag: element for element in elements})
 
 
-def _pixel_position(source: Dataset, row: int, column: int) -> Float64:
-    """Patient LPS position of a pixel (PS3.3 equation C.7.6.2.1-1)."""
-    right, down = np.array(source.ImageOrientationPatient, np.float64).reshape(2, 3)
-    step_down, step_right = (float(step) for step in source.PixelSpacing)
-    corner = np.array(source.ImagePositionPatient, np.float64)
-    return corner + row * step_down * down + column * step_right * right
-
-
-def _stand_in(source: Dataset) -> Dataset:
-    """What highdicom needs of a source; patient and study are filed later, so that a faulty header cannot stop it."""
-    dataset = Dataset()
-    for keyword in _GEOMETRY:
-        if source.get(keyword) not in (None, ""):
-            setattr(dataset, keyword, source[keyword].value)
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
-        setattr(dataset, keyword, None)
-    dataset.StudyDate, dataset.StudyTime = None, None
-    dataset.PositionReferenceIndicator = source.get("PositionReferenceIndicator")
-    return dataset
-
-
-def _described(segment: Segment, record: LabelRecord) -> hd.seg.SegmentDescription:
+def described(segment: Segment, record: LabelRecord) -> hd.seg.SegmentDescription:
+    """A segment as highdicom takes it, found by the model of the record."""
     algorithm = hd.AlgorithmIdentificationSequence(
         name=record.model.name,
         family=codes.DCM.ArtificialIntelligence,
@@ -271,151 +318,157 @@ def _described(segment: Segment, record: LabelRecord) -> hd.seg.SegmentDescripti
     )
 
 
-def _name_dimensions(dataset: Dataset) -> None:
-    # highdicom draws a random UID here; a repeat must give the same bytes.
-    uid = name_based_uid("dimension organization", str(dataset.SOPInstanceUID))
-    for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
-        item.DimensionOrganizationUID = uid
-
-
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    """Where one frame lies and which segment it shows; None for a label map, whose pixels are the segments."""
-
-    position: Float64
-    pixels: npt.NDArray[Any]
-    segment: int | None
-
-
-def read(dataset: Dataset, grid: Volume | None = None) -> Volume:
-    """The label map of a BINARY or LABELMAP SEG; frames are placed by their position in the patient, never by order.
+def read(dataset: Dataset, grid: Volume | None = None, *, threshold: float | None = None) -> Volume:
+    """The label map of a SEG; frames are placed by their position in the patient, never by order.
 
     grid: the volume on whose grid the labels are wanted, usually the source's; labels are taken from the nearest voxel.
     Without it the grid is the SEG's own planes: from the first frame to the last along the normal, 0 where a frame
-    was left out as empty. Where segments overlap, the higher number stays.
+    was left out as empty. Where segments overlap, the higher number stays (`read_segments` keeps them apart).
+    threshold: of a FRACTIONAL SEG; a voxel belongs to a segment from this fraction (0 to 1) on.
 
     Returns a (slices, rows, columns) volume of units "1".
 
     Raises:
-        Rejected: FRACTIONAL, frames that are not parallel, or another frame of reference than the grid's.
+        Rejected: FRACTIONAL without a threshold, no SEG, frames that are not parallel, or another frame of reference
+            than the grid's.
         MissingAttribute: the geometry is not in the object.
         GapInSeries: frames do not lie on one regular stack, so that the SEG has no grid of its own.
     """
-    uid = dataset.get("SOPInstanceUID")
-    if dataset.get("SegmentationType") not in ("BINARY", "LABELMAP"):
+    kind = _kind(dataset)
+    if kind == "FRACTIONAL" and threshold is None:
         raise Rejected(
-            f"SEG {uid} is {dataset.get('SegmentationType')}, only BINARY and LABELMAP are read as label maps"
+            f"{_named(dataset)} is FRACTIONAL and holds no labels; give a threshold, or read it with read_fractional"
         )
-    reference = str(dataset.get("FrameOfReferenceUID") or "")
-    if grid is not None and grid.frame_of_reference_uid != reference:
-        raise Rejected(
-            f"SEG {uid} lies in frame of reference {reference or 'none'}, the grid in {grid.frame_of_reference_uid}; "
-            "they are not comparable"
-        )
-    frames, in_plane = _frames(dataset)
-    if grid is not None and (placed := _placed(frames, in_plane, grid)) is not None:
-        return grid.with_voxels(placed, units="1")
-    own = _own_grid(dataset, frames, in_plane, reference)
-    return own if grid is None else _nearest(own, grid)
+    pixels = _pixels(dataset)
+    at = placement.places(dataset, _named(dataset))
+    if kind == "LABELMAP":
+        return placement.lay(at, range(len(pixels)), lambda index: pixels[index], grid)
+    # Stored fractions are whole numbers: a threshold between two of them means the upper one.
+    least = 1 if threshold is None or kind == "BINARY" else max(threshold * _full_scale(dataset) - 1e-6, 1)
+    numbers = _segment_of_each_frame(dataset)
+    return placement.lay(
+        at,
+        range(len(pixels)),
+        lambda index: np.multiply(pixels[index] >= least, np.float32(numbers[index]), dtype=np.float32),
+        grid,
+    )
 
 
-def _group(dataset: Dataset, frame: Dataset, macro: str) -> Dataset:
-    """A functional group's item, per frame or shared (PS3.3 C.7.6.16)."""
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    items = frame.get(macro) or shared.get(macro)
-    if not items:
-        raise MissingAttribute(f"SEG {dataset.get('SOPInstanceUID')} has no {macro}, so its frames have no place")
-    found: Dataset = items[0]
-    return found
+def read_segments(dataset: Dataset, grid: Volume | None = None) -> dict[int, Volume]:
+    """Each segment of a SEG, of whatever maker and type, as a volume of its own, by its number; they may overlap.
+
+    Values are 0 and 1 of BINARY and LABELMAP, and fractions from 0 to 1 of FRACTIONAL. All lie on one grid (see
+    `read`). A segment without frames is empty; the background of a label map, number 0, is no segment here.
+
+    Raises: as `read`.
+    """
+    kind, pixels = _kind(dataset), _pixels(dataset)
+    at, described_segments = placement.places(dataset, _named(dataset)), segments_of(dataset)
+    if kind == "LABELMAP":
+        return {
+            segment.number: placement.lay(at, range(len(pixels)), _is(segment.number, pixels), grid)
+            for segment in described_segments
+        }
+    full = np.float32(1 if kind == "BINARY" else _full_scale(dataset))
+    frames: dict[int, list[int]] = {segment.number: [] for segment in described_segments}
+    for index, number in enumerate(_segment_of_each_frame(dataset)):
+        if number not in frames:
+            raise Rejected(f"frame {index + 1} of {_named(dataset)} shows segment {number}, which is not described")
+        frames[number].append(index)
+    return {
+        number: placement.lay(at, indices, lambda index: pixels[index].astype(np.float32) / full, grid)
+        for number, indices in frames.items()
+    }
 
 
-def _frames(dataset: Dataset) -> tuple[list[_Frame], Float64]:
-    """The frames, and the (3, 2) steps of a row and a column index in mm."""
+def _is(number: int, pixels: npt.NDArray[Any]) -> placement.Shown:
+    return lambda index: pixels[index] == number
+
+
+def read_fractional(dataset: Dataset, grid: Volume | None = None) -> Volume:
+    """The segments as channels, in the order of their numbers: (segments, slices, rows, columns), from 0 to 1.
+
+    Raises: as `read`.
+    """
+    volumes = [volume for _, volume in sorted(read_segments(dataset, grid).items())]
+    return replace(volumes[0], voxels=np.stack([volume.voxels for volume in volumes]))
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a SEG says of one of its segments.
+
+    category, property_type: (value, scheme, meaning). algorithm_type: AUTOMATIC, SEMIAUTOMATIC or MANUAL.
+    colour: RGB, 0 to 255, or None where none is recommended.
+    """
+
+    number: int
+    label: str
+    category: tuple[str, str, str]
+    property_type: tuple[str, str, str]
+    algorithm_type: str
+    colour: tuple[int, int, int] | None
+
+
+def segments_of(dataset: Dataset) -> tuple[Described, ...]:
+    """The segments of a SEG of any maker, by number; without the background of a label map, number 0.
+
+    Raises:
+        Rejected: the object describes none.
+    """
+    described = [_description(item) for item in dataset.get("SegmentSequence") or []]
+    described = [segment for segment in described if segment.number > 0]
+    if not described:
+        raise Rejected(f"{_named(dataset)} describes no segment in its Segment Sequence (0062,0002)")
+    return tuple(sorted(described, key=lambda segment: segment.number))
+
+
+def _description(item: Dataset) -> Described:
+    colour = item.get("RecommendedDisplayCIELabValue")
+    return Described(
+        number=int(item.SegmentNumber),
+        label=str(item.get("SegmentLabel") or ""),
+        category=_code(item, "SegmentedPropertyCategoryCodeSequence"),
+        property_type=_code(item, "SegmentedPropertyTypeCodeSequence"),
+        algorithm_type=str(item.get("SegmentAlgorithmType") or ""),
+        colour=CIELabColor.from_dicom_value(list(colour)).to_rgb() if colour else None,
+    )
+
+
+def _code(item: Dataset, keyword: str) -> tuple[str, str, str]:
+    code = (item.get(keyword) or [Dataset()])[0]
+    value = code.get("CodeValue") or code.get("LongCodeValue") or code.get("URNCodeValue") or ""
+    return str(value), str(code.get("CodingSchemeDesignator") or ""), str(code.get("CodeMeaning") or "")
+
+
+def _named(dataset: Dataset) -> str:
+    return f"SEG {dataset.get('SOPInstanceUID')}"
+
+
+def _kind(dataset: Dataset) -> str:
+    kind = str(dataset.get("SegmentationType") or "")
+    if kind not in ("BINARY", "LABELMAP", "FRACTIONAL"):
+        raise Rejected(f"{_named(dataset)} has Segmentation Type (0062,0001) {kind or 'absent'}, so it is no SEG")
+    return kind
+
+
+def _full_scale(dataset: Dataset) -> int:
+    """Maximum Fractional Value (0062,000E): the stored value of a voxel that belongs to the segment wholly."""
+    full = int(dataset.get("MaximumFractionalValue") or 0)
+    if full < 1:
+        raise MissingAttribute(f"{_named(dataset)} is FRACTIONAL without a Maximum Fractional Value (0062,000E)")
+    return full
+
+
+def _pixels(dataset: Dataset) -> npt.NDArray[Any]:
+    """(frames, rows, columns), as stored."""
     pixels = np.asarray(dataset.pixel_array)
-    pixels = pixels[np.newaxis] if pixels.ndim == 2 else pixels
-    steps, frames = [], []
-    for plane, item in zip(pixels, dataset.PerFrameFunctionalGroupsSequence, strict=True):
-        orientation = _group(dataset, item, "PlaneOrientationSequence").ImageOrientationPatient
-        right, down = np.array(orientation, np.float64).reshape(2, 3)
-        step_down, step_right = (float(step) for step in _group(dataset, item, "PixelMeasuresSequence").PixelSpacing)
-        steps.append(np.column_stack([down * step_down, right * step_right]))
-        position = np.array(_group(dataset, item, "PlanePositionSequence").ImagePositionPatient, np.float64)
-        segment = None
-        if dataset.SegmentationType == "BINARY":
-            segment = int(_group(dataset, item, "SegmentIdentificationSequence").ReferencedSegmentNumber)
-        frames.append(_Frame(position, plane, segment))
-    if np.abs(np.array(steps) - steps[0]).max() > 1e-3 * np.abs(steps[0]).max():
-        raise Rejected(f"the frames of SEG {dataset.get('SOPInstanceUID')} are not parallel, so they are no volume")
-    return frames, steps[0]
+    return pixels[np.newaxis] if pixels.ndim == 2 else pixels
 
 
-def _merge(plane: npt.NDArray[np.float32], frame: _Frame) -> None:
-    found = frame.pixels if frame.segment is None else np.where(frame.pixels != 0, frame.segment, 0)
-    np.maximum(plane, found.astype(np.float32), out=plane)
-
-
-def _placed(frames: Sequence[_Frame], in_plane: Float64, grid: Volume) -> npt.NDArray[np.float32] | None:
-    """The labels where the frames are planes of the grid, moved by whole pixels at most; None where they are not."""
-    slices, rows, columns = grid.spatial_shape
-    voxels = np.zeros(grid.spatial_shape, np.float32)
-    if np.abs(in_plane - grid.affine[:3, 1:3]).max() > 1e-3 * min(grid.spacing_mm[1:]):
-        return None
-    for frame in frames:
-        index = grid.index_at(frame.position.tolist())
-        slice_index, row, column = (int(value) for value in np.rint(index))
-        # A grid through uneven slices is off by up to a quarter step along the normal, by nothing in the plane.
-        if (np.abs(index - np.rint(index)) > (0.25, 0.02, 0.02)).any():
-            return None
-        if not 0 <= slice_index < slices:
-            continue
-        height, width = frame.pixels.shape
-        top, left, bottom, right = max(row, 0), max(column, 0), min(row + height, rows), min(column + width, columns)
-        if top < bottom and left < right:
-            window = frame.pixels[top - row : bottom - row, left - column : right - column]
-            _merge(voxels[slice_index, top:bottom, left:right], _Frame(frame.position, window, frame.segment))
-    return voxels
-
-
-def _own_grid(dataset: Dataset, frames: Sequence[_Frame], in_plane: Float64, reference: str) -> Volume:
-    normal = np.cross(in_plane[:, 1], in_plane[:, 0])
-    normal /= np.linalg.norm(normal)
-    heights = np.array([frame.position @ normal for frame in frames])
-    first = frames[int(np.argmin(heights))].position
-    different = np.unique(np.round(heights, 3))
-    step = _slice_step(dataset, different)
-    numbers = (heights - heights.min()) / step
-    if np.abs(numbers - np.rint(numbers)).max() > 0.25:
-        raise GapInSeries(
-            f"the frames of SEG {dataset.get('SOPInstanceUID')} are no regular stack with steps of {step:.2f} mm; "
-            "read it on the grid of its source"
-        )
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1:3], affine[:3, 3] = normal * step, in_plane, first
-    voxels = np.zeros((int(np.rint(numbers.max())) + 1, *frames[0].pixels.shape), np.float32)
-    for frame, number in zip(frames, numbers, strict=True):
-        _merge(voxels[int(np.rint(number))], frame)
-    return Volume(voxels, affine, reference, "1")
-
-
-def _slice_step(dataset: Dataset, heights: Float64) -> float:
-    """Distance of neighbouring planes: what the object says, else the smallest between frames, else the thickness."""
-    measures = _group(dataset, dataset.PerFrameFunctionalGroupsSequence[0], "PixelMeasuresSequence")
-    smallest = float(np.diff(heights).min()) if len(heights) > 1 else 0.0
-    for step in (measures.get("SpacingBetweenSlices"), smallest, measures.get("SliceThickness")):
-        if step:
-            return abs(float(step))
-    return 1.0
-
-
-def _nearest(own: Volume, grid: Volume) -> Volume:
-    """Labels on another grid: each voxel takes the nearest of the SEG's, 0 outside of it."""
-    to_own = np.linalg.solve(own.affine, grid.affine)
-    voxels = np.zeros(grid.spatial_shape, np.float32)
-    rows, columns = np.meshgrid(*(np.arange(n) for n in grid.spatial_shape[1:]), indexing="ij")
-    limits = np.array(own.spatial_shape)[:, np.newaxis, np.newaxis]
-    for number in range(grid.spatial_shape[0]):
-        index = np.tensordot(to_own[:3, :3], np.stack([np.full_like(rows, number), rows, columns]), axes=1)
-        nearest = np.rint(index + to_own[:3, 3, np.newaxis, np.newaxis]).astype(int)
-        inside = ((nearest >= 0) & (nearest < limits)).all(axis=0)
-        voxels[number][inside] = own.voxels[tuple(nearest[:, inside])]
-    return grid.with_voxels(voxels, units="1")
+def _segment_of_each_frame(dataset: Dataset) -> list[int]:
+    named = _named(dataset)
+    return [
+        int(placement.group(dataset, frame, "SegmentIdentificationSequence", named).ReferencedSegmentNumber)
+        for frame in dataset.get("PerFrameFunctionalGroupsSequence") or []
+    ]

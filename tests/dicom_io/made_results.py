@@ -7,13 +7,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydicom import Dataset
 from scipy.spatial.transform import Rotation
 
-from dicom_io import filing, labels, secondary_capture, segmentation
-from dicom_io.provenance import FictitiousStudy, LabelRecord, ModelIdentity, result_uid
+from dicom_io import (
+    labels,
+    look_alike,
+    measurements,
+    parametric_map,
+    presentation_state,
+    report,
+    secondary_capture,
+    segmentation,
+)
+from dicom_io.provenance import FictitiousStudy, LabelRecord, ModelIdentity
 from dicom_io.segmentation import Segment
 from dicom_io.volume import Source, Volume
 
@@ -63,6 +73,51 @@ def sources(*, synthetic: bool = False, series: str = "2.25.9902", **attributes:
     return made
 
 
+FRAMES = 2 * SHAPE[0] + 1
+ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
+
+
+def frame_of_slice(number: int) -> int:
+    """Slice 0 is frame 12 of 13, slice 1 frame 10, ...: neither in order nor without gaps."""
+    return FRAMES - 1 - 2 * number
+
+
+def enhanced(series: str = "2.25.9906") -> Dataset:
+    """An enhanced MR whose even frames are the slices of `sources()`, upside down; odd ones lie 100 mm away."""
+    classic = sources(series=series)
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.NumberOfFrames = ENHANCED_MR, f"{series}.1", FRAMES
+    measures, orientation = Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = classic[0].PixelSpacing, classic[0].SliceThickness
+    orientation.ImageOrientationPatient = classic[0].ImageOrientationPatient
+    shared = Dataset()
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    ds.SharedFunctionalGroupsSequence = [shared]
+    places = {frame_of_slice(number): source.ImagePositionPatient for number, source in enumerate(classic)}
+    ds.PerFrameFunctionalGroupsSequence = []
+    for number in range(1, FRAMES + 1):
+        position, frame = Dataset(), Dataset()
+        position.ImagePositionPatient = places.get(number, [100, 100, number])
+        frame.PlanePositionSequence = [position]
+        ds.PerFrameFunctionalGroupsSequence.append(frame)
+    return ds
+
+
+def frames(series: str = "2.25.9906") -> list[Dataset]:
+    """Header data sets of the slices of `enhanced()`, one for each, as the reader gives them."""
+    made = sources(series=series)
+    for ds in made:
+        ds.SOPClassUID, ds.SOPInstanceUID, ds.NumberOfFrames = ENHANCED_MR, f"{series}.1", FRAMES
+    return made
+
+
+def frame_references(datasets: Sequence[Dataset]) -> tuple[Source, ...]:
+    return tuple(
+        Source(str(ds.SOPClassUID), str(ds.SOPInstanceUID), "e" * 64, frame_of_slice(number))
+        for number, ds in enumerate(datasets)
+    )
+
+
 def references(datasets: Sequence[Dataset]) -> tuple[Source, ...]:
     return tuple(
         Source(str(ds.SOPClassUID), str(ds.SOPInstanceUID), f"{number:064x}", 1, labels.is_synthetic(ds))
@@ -91,6 +146,49 @@ def seg(*, synthetic: bool = False, out_of_domain: bool = False) -> tuple[Datase
         parameters={"threshold": 0.41},
         description="lesions",
         made_at=MADE_AT,
+        out_of_domain=out_of_domain,
+        audit_id="audit-7",
+    )
+
+
+def probability(*, synthetic: bool = False) -> tuple[Dataset, LabelRecord]:
+    datasets = sources(synthetic=synthetic)
+    return parametric_map.parametric_map(
+        mask(datasets, np.random.default_rng(8).random(SHAPE)),
+        quantity="probability",
+        sources=datasets,
+        model=MODEL,
+        parameters={"threshold": 0.41},
+        description="lesion probability",
+        made_at=MADE_AT,
+        audit_id="audit-7",
+    )
+
+
+def uptake(datasets: Sequence[Dataset]) -> Volume:
+    """SUVbw on the grid of `sources()`, from 0 to 9."""
+    values = np.random.default_rng(9).uniform(0, 9, SHAPE).astype(np.float32)
+    return replace(mask(datasets, values), units="g/ml{SUVbw}")
+
+
+def reported(*, synthetic: bool = False, out_of_domain: bool = False) -> tuple[Dataset, LabelRecord]:
+    """Two classes, and both segments of `seg()`."""
+    datasets, (segmented, _) = sources(synthetic=synthetic), seg(synthetic=synthetic)
+    return report.report(
+        sources=datasets,
+        source_refs=references(datasets),
+        model=MODEL,
+        parameters={"threshold": 0.41},
+        description="tumour",
+        made_at=MADE_AT,
+        classes=[
+            report.ClassProbability("tumour", 0.83, 0.41, True, segmentation.NEOPLASM),
+            report.ClassProbability("a class with a long name", 1 / 3, images=(2,)),
+        ],
+        regions=[
+            report.Region(number, measurements.measure(uptake(datasets), mask(datasets), number)) for number in (1, 2)
+        ],
+        segmentation=segmented,
         out_of_domain=out_of_domain,
         audit_id="audit-7",
     )
@@ -131,26 +229,44 @@ def capture(*, synthetic: bool = False, out_of_domain: bool = False) -> tuple[Da
 
 
 def from_real() -> tuple[Dataset, LabelRecord]:
-    """An image generated from a real one: no model of ours does that yet, the row of the table stands all the same."""
+    """A picture of each slice, in its place, generated from the real ones."""
     datasets = sources()
-    dataset, record = capture()
-    record = replace(
-        record,
-        kind="generated-from-real",
-        sop_instance_uid=result_uid("translation", MODEL, references(datasets), {}, record.sop_class_uid),
+    [made] = secondary_capture.generated_from_real(
+        np.random.default_rng(3).random(SHAPE, np.float32),
+        model=MODEL,
+        sources=datasets,
+        source_refs=references(datasets),
         seed=5,
+        description="T2 from T1",
+        purpose="translation",
+        parameters={"threshold": 0.41},
+        made_at=MADE_AT,
+        units="1",
+        value_range=(0.0, 1.0),
+        audit_id="audit-7",
     )
-    dataset.SOPInstanceUID = record.sop_instance_uid
-    dataset.file_meta = labels.file_meta(record.sop_class_uid, record.sop_instance_uid)
-    filing.under_sources(dataset, datasets)
-    labels.apply(dataset, record, datasets, MADE_AT, "T2 from T1")
-    return dataset, record
+    return made
+
+
+def alike(modality: Literal["MR", "PT"] = "MR") -> tuple[Dataset, LabelRecord]:
+    """The second slice of a generated volume, as an image of its modality."""
+    voxels = np.random.default_rng(4).uniform(0, 9, SHAPE).astype(np.float32)
+    volume = Volume(voxels, affine(), "", {"MR": "1", "PT": "g/ml{SUVbw}"}[modality])
+    return look_alike.generated(
+        volume, modality=modality, model=MODEL, seed=42, label="T1", made_at=MADE_AT, audit_id="audit-7"
+    )[1]
+
+
+def state() -> tuple[Dataset, LabelRecord]:
+    """The mark over a generated slice."""
+    return presentation_state.presentation_state([alike()], made_at=MADE_AT)
 
 
 def errors_of_dciodvfy(program: str, path: Path) -> list[str]:
     """What the validator calls an error; but for Synthetic Data (0008,001C), which is younger than its dictionary."""
     said = subprocess.run([program, "-new", str(path)], capture_output=True, text=True, check=False).stderr
-    assert "Image" in said or "Segmentation" in said, said  # It names the object that it recognised.
+    # It names the object that it recognised, and says so where it does not know it.
+    assert any(kind in said for kind in ("Image", "Segmentation", "ParametricMap", "SR", "Presentation")), said
     return [
         line
         for line in said.splitlines()

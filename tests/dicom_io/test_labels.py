@@ -20,9 +20,15 @@ from dicom_io.provenance import LabelRecord, ModelIdentity
 
 KINDS: dict[str, Callable[[], tuple[Dataset, LabelRecord]]] = {
     "generated": lambda: made.generated()[0],
+    "look-alike": made.alike,
     "generated-from-real": made.from_real,
     "segmentation": made.seg,
     "segmentation of synthetic": lambda: made.seg(synthetic=True),
+    "parametric map": made.probability,
+    "parametric map of synthetic": lambda: made.probability(synthetic=True),
+    "report": made.reported,
+    "report of synthetic": lambda: made.reported(synthetic=True),
+    "presentation state": made.state,
     "capture": made.capture,
     "capture of synthetic": lambda: made.capture(synthetic=True),
 }
@@ -41,9 +47,15 @@ def object_of(kind: str) -> tuple[Dataset, LabelRecord]:
 # Synthetic Data, Conversion Type, Image Type, purpose of our equipment item: the table e11, by hand.
 TABLE = {
     "generated": ("YES", "SYN", ["DERIVED", "SECONDARY"], "109100"),
+    "look-alike": ("YES", None, ["DERIVED", "SECONDARY", "OTHER"], "109100"),
     "generated-from-real": ("YES", "SYN", ["DERIVED", "SECONDARY"], "109100"),
     "segmentation": (None, None, ["DERIVED", "PRIMARY"], "109102"),
     "segmentation of synthetic": ("YES", None, ["DERIVED", "PRIMARY"], "109102"),
+    "parametric map": (None, None, ["DERIVED", "PRIMARY", "VOLUME", "QUANTITY"], "109102"),
+    "parametric map of synthetic": ("YES", None, ["DERIVED", "PRIMARY", "VOLUME", "QUANTITY"], "109102"),
+    "report": (None, None, None, "109102"),
+    "report of synthetic": ("YES", None, None, "109102"),
+    "presentation state": ("YES", None, None, "109102"),
     "capture": (None, "WSD", ["DERIVED", "SECONDARY"], "109102"),
     "capture of synthetic": ("YES", "WSD", ["DERIVED", "SECONDARY"], "109102"),
 }
@@ -56,16 +68,20 @@ def test_each_kind_carries_its_row_of_the_table(kind: str) -> None:
     own = ds.ContributingEquipmentSequence[-1]
     assert ds.get("SyntheticData") == synthetic
     assert ds.get("ConversionType") == conversion
-    assert list(ds.ImageType) == image_type
+    assert (list(ds.ImageType) if image_type else "ImageType" not in ds) == (image_type or True)
     assert ds.ContentQualification == "RESEARCH"
     assert [(c.CodeValue, c.CodingSchemeDesignator) for c in own.PurposeOfReferenceCodeSequence] == [(purpose, "DCM")]
     assert (own.Manufacturer, own.ManufacturerModelName, own.SoftwareVersions) == ("Mirall", "lesion-finder", "2.1.0")
     assert own.DeviceUID == MODEL.device_uid
     assert own.ContributionDateTime == "20240506070809.123000"
-    assert "UNPROVEN" in ds.SeriesDescription and "unproven" in ds.DerivationDescription
+    words = own.ContributionDescription if kind.split()[0] in ("report", "presentation") else ds.DerivationDescription
+    assert "UNPROVEN" in ds.SeriesDescription and "unproven" in words
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "generated"])
+NOT_ON_IMAGES = ("generated", "look-alike", "report", "presentation")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.split()[0] not in NOT_ON_IMAGES])
 def test_results_on_images_stay_with_their_patient_name_their_sources_and_keep_the_scanner(kind: str) -> None:
     ds, _ = object_of(kind)
     assert (ds.PatientID, ds.StudyInstanceUID, ds.FrameOfReferenceUID) == ("P-17", "2.25.9901", "2.25.9903")
@@ -214,43 +230,71 @@ def cut_pixels(ds: Dataset) -> None:
     ds.PixelData = ds.PixelData[:-2]
 
 
+def drop_evidence(ds: Dataset) -> None:
+    del ds.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[1]
+
+
+def in_last_group(code: str, text: str | None) -> Harm:
+    def harm(ds: Dataset) -> None:
+        [measurements] = [item for item in ds.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "126010"]
+        content = measurements.ContentSequence[-1].ContentSequence
+        [place] = [number for number, item in enumerate(content) if item.ConceptNameCodeSequence[0].CodeValue == code]
+        if text is None:
+            del content[place]
+        else:
+            content[place].TextValue = text
+
+    return harm
+
+
+def cut_floats(ds: Dataset) -> None:
+    ds.FloatPixelData = ds.FloatPixelData[:-4]
+
+
 EVERY: list[tuple[str, Harm]] = [
     *[
         (keyword, absent(keyword))
         for keyword in (
-            "ImageType",
             "ContentQualification",
             "Manufacturer",
             "ManufacturerModelName",
             "SoftwareVersions",
             "DeviceSerialNumber",
             "ContributingEquipmentSequence",
-            "DerivationDescription",
             "SeriesDescription",
-            "FrameOfReferenceUID",
             "PatientID",
             "StudyInstanceUID",
             "SeriesInstanceUID",
             "SOPInstanceUID",
             "SOPClassUID",
-            "PixelData",
         )
     ],
-    ("ImageType", other("ImageType", ["ORIGINAL", "PRIMARY"])),
     ("ContentQualification", other("ContentQualification", "PRODUCT")),
     ("PatientID", other("PatientID", "P-18")),
-    ("FrameOfReferenceUID", other("FrameOfReferenceUID", "2.25.1")),
     ("SeriesDescription", other("SeriesDescription", "lesions")),
-    ("DerivationDescription", other("DerivationDescription", "smoothed")),
     ("ContributingEquipmentSequence", drop_own_equipment),
     ("ContributingEquipmentSequence", processing_only),
     ("ContributingEquipmentSequence", in_own_equipment("DeviceUID", "2.25.1")),
     ("Manufacturer", in_own_equipment("Manufacturer", "Somebody")),
     ("ManufacturerModelName", in_own_equipment("ManufacturerModelName", "other")),
     ("SoftwareVersions", in_own_equipment("SoftwareVersions", "2.2.0")),
-    ("PixelData", cut_pixels),
     *[(f"4D4D,xx{number:02X}", private_absent(number)) for number in range(1, 10)],
     ("4D4D,0010", lambda ds: ds.remove_private_tags()),
+]
+IMAGE: list[tuple[str, Harm]] = [
+    ("ImageType", absent("ImageType")),
+    ("ImageType", other("ImageType", ["ORIGINAL", "PRIMARY"])),
+    ("DerivationDescription", absent("DerivationDescription")),
+    ("DerivationDescription", other("DerivationDescription", "smoothed")),
+    ("FrameOfReferenceUID", absent("FrameOfReferenceUID")),
+    ("FrameOfReferenceUID", other("FrameOfReferenceUID", "2.25.1")),
+]
+PIXELS: list[tuple[str, Harm]] = [*IMAGE, ("PixelData", absent("PixelData")), ("PixelData", cut_pixels)]
+FLOATS: list[tuple[str, Harm]] = [
+    *IMAGE,
+    ("FloatPixelData", absent("FloatPixelData")),
+    ("FloatPixelData", cut_floats),
+    ("BurnedInAnnotation", absent("BurnedInAnnotation")),
 ]
 SYNTHETIC: list[tuple[str, Harm]] = [
     ("SyntheticData", absent("SyntheticData")),
@@ -263,6 +307,10 @@ WITH_SOURCES: list[tuple[str, Harm]] = [
     ("PurposeOfReferenceCodeSequence", purpose_of_source),
     ("ReferencedSeriesSequence", absent("ReferencedSeriesSequence")),
     ("ContributingEquipmentSequence", drop_scanner),
+]
+UNMARKED: list[tuple[str, Harm]] = [
+    ("ConversionType", other("ConversionType", "SYN")),
+    ("BurnedInAnnotation", absent("BurnedInAnnotation")),
 ]
 MARKED: list[tuple[str, Harm]] = [
     ("ConversionType", absent("ConversionType")),
@@ -286,6 +334,8 @@ SEGMENTED: list[tuple[str, Harm]] = [
     ("AlgorithmName", in_algorithm(absent("AlgorithmName"))),
     ("AlgorithmVersion", in_algorithm(other("AlgorithmVersion", "2.2.0"))),
     ("AlgorithmParameters", in_algorithm(absent("AlgorithmParameters"))),
+]
+ON_PLANES: list[tuple[str, Harm]] = [
     (
         "DerivationImageSequence",
         lambda ds: delattr(ds.PerFrameFunctionalGroupsSequence[-1], "DerivationImageSequence"),
@@ -294,13 +344,47 @@ SEGMENTED: list[tuple[str, Harm]] = [
     ("SourceImageSequence", in_derivation(absent("SourceImageSequence"))),
     ("ConversionType", other("ConversionType", "WSD")),
 ]
+REPORTED: list[tuple[str, Harm]] = [
+    ("ContributionDescription", in_own_equipment("ContributionDescription", "smoothed")),
+    ("CurrentRequestedProcedureEvidenceSequence", absent("CurrentRequestedProcedureEvidenceSequence")),
+    ("CurrentRequestedProcedureEvidenceSequence", drop_evidence),
+    ("ContributingEquipmentSequence", drop_scanner),
+    ("ContentSequence", lambda ds: delattr(ds, "ContentSequence")),
+    ("visible mark", lambda ds: ds.ContentSequence.pop()),
+    ("Algorithm Name", in_last_group("111001", None)),
+    ("Algorithm Version", in_last_group("111003", "2.2.0")),
+    ("Algorithm Parameters", in_last_group("111002", '{"threshold":0.5}')),
+]
+
+
+def other_words(ds: Dataset) -> None:
+    ds.GraphicAnnotationSequence[0].TextObjectSequence[0].UnformattedTextValue = "nice"
+
+
+def another_image(ds: Dataset) -> None:
+    ds.GraphicAnnotationSequence[0].ReferencedImageSequence[0].ReferencedSOPInstanceUID = "2.25.1"
+
+
+STATED: list[tuple[str, Harm]] = [
+    ("ContributionDescription", in_own_equipment("ContributionDescription", "smoothed")),
+    ("ReferencedSeriesSequence", absent("ReferencedSeriesSequence")),
+    ("visible mark", other_words),
+    ("visible mark", another_image),
+    ("GraphicAnnotationSequence", absent("GraphicAnnotationSequence")),
+]
 HARMS = {
-    "generated": [*EVERY, *SYNTHETIC, *MARKED, *FICTITIOUS],
-    "generated-from-real": [*EVERY, *SYNTHETIC, *MARKED, *WITH_SOURCES],
-    "segmentation": [*EVERY, *REAL, *WITH_SOURCES, *SEGMENTED],
-    "segmentation of synthetic": [*EVERY, *SYNTHETIC, *WITH_SOURCES, *SEGMENTED],
-    "capture": [*EVERY, *REAL, *MARKED, *WITH_SOURCES],
-    "capture of synthetic": [*EVERY, *SYNTHETIC, *MARKED, *WITH_SOURCES],
+    "generated": [*EVERY, *PIXELS, *SYNTHETIC, *MARKED, *FICTITIOUS],
+    "look-alike": [*EVERY, *PIXELS, *SYNTHETIC, *UNMARKED, *FICTITIOUS],
+    "generated-from-real": [*EVERY, *PIXELS, *SYNTHETIC, *MARKED, *WITH_SOURCES],
+    "segmentation": [*EVERY, *PIXELS, *REAL, *WITH_SOURCES, *ON_PLANES, *SEGMENTED],
+    "segmentation of synthetic": [*EVERY, *PIXELS, *SYNTHETIC, *WITH_SOURCES, *ON_PLANES, *SEGMENTED],
+    "parametric map": [*EVERY, *FLOATS, *REAL, *WITH_SOURCES, *ON_PLANES],
+    "parametric map of synthetic": [*EVERY, *FLOATS, *SYNTHETIC, *WITH_SOURCES, *ON_PLANES],
+    "report": [*EVERY, *REAL, *REPORTED],
+    "report of synthetic": [*EVERY, *SYNTHETIC, *REPORTED],
+    "presentation state": [*EVERY, *SYNTHETIC, *STATED],
+    "capture": [*EVERY, *PIXELS, *REAL, *MARKED, *WITH_SOURCES],
+    "capture of synthetic": [*EVERY, *PIXELS, *SYNTHETIC, *MARKED, *WITH_SOURCES],
 }
 CASES = [
     pytest.param(kind, name, harm, id=f"{kind}, {number} {name}")
@@ -336,7 +420,8 @@ def test_every_field_of_the_record_matters(kind: str) -> None:
         "seed": 43,
         "parameters": '{"threshold":0.5}',
         "source_equipment": (*record.source_equipment, "109101|Another scanner|||"),
-        "sop_class_uid": "1.2.840.10008.5.1.4.1.1.4",
+        "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2",
+        "look_alike": not record.look_alike,
         "kind": "capture" if record.kind != "capture" else "segmentation",
     }
     for field, value in changes.items():
@@ -360,6 +445,22 @@ def test_a_generated_object_never_joins_a_real_patient() -> None:
     ds.PatientID = "P-17"
     with pytest.raises(Unlabelled, match="not fictitious"):
         labels.check(ds, replace(record, patient_id="P-17"))
+
+
+@pytest.mark.parametrize("make", [made.alike, lambda: made.alike("PT")])
+def test_an_object_in_a_modalitys_own_class_passes_only_if_its_record_says_so(
+    make: Callable[[], tuple[Dataset, LabelRecord]],
+) -> None:
+    dataset, record = make()
+    labels.check(dataset, record)
+    with pytest.raises(Unlabelled, match="has SOP class"):
+        labels.check(dataset, replace(record, look_alike=False))
+    with pytest.raises(Unlabelled, match="has SOP class"):
+        labels.check(made.generated()[0][0], replace(made.generated()[0][1], look_alike=True))
+    with pytest.raises(Unlabelled, match="cannot be in a modality's own"):
+        labels.check(made.seg()[0], replace(made.seg()[1], look_alike=True))
+    with pytest.raises(Unlabelled, match="mark rows"):
+        labels.check(dataset, replace(record, mark_rows=12))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

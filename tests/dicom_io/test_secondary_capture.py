@@ -306,6 +306,8 @@ def test_neither_frames_nor_sources_are_changed() -> None:
     [
         lambda: made.generated()[0],
         lambda: generated(np.random.default_rng(0).random((70, 9, 40), np.float32), spacing_mm=None)[1],
+        lambda: generated(np.random.default_rng(0).random((1, 9, 40), np.float32))[0],
+        lambda: predicted(color_frames(1, 11, 17), made.sources()[:1], zoom=1)[0],
         made.from_real,
         made.capture,
         lambda: made.capture(synthetic=True, out_of_domain=True),
@@ -338,6 +340,21 @@ def test_other_readers_see_the_same_pixels(tmp_path: Path, needs: Needs) -> None
     assert "Dimensions: (90," in said and ",3)" in said and "UINT16" in said
     dumped = subprocess.run([needs("dcmdump"), str(gray)], capture_output=True, text=True, check=True).stdout
     assert "(0008,001c) CS [YES]" in dumped
+
+
+@pytest.mark.acceptance
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("form", ["multi-frame", "single-frame"])
+def test_a_capture_of_a_real_mammogram_is_valid(form: str, test_data: Path, tmp_path: Path, needs: Needs) -> None:
+    [entry] = series.volumes([test_data / "mammo-dicom"]).projections
+    frame = picture.window(entry.projection.pixels[::4, ::4], 0, 4095)
+    frames = picture.rgb(frame)[np.newaxis]
+    [made_object] = predicted(frames, [entry.dataset], source_refs=[entry.projection.source], form=form)
+    path = tmp_path / "capture.dcm"
+    path.write_bytes(labels.encode(*made_object))
+    # Its birth date is no date; who the patient is is copied as it stands.
+    assert [line for line in made.errors_of_dciodvfy(needs("dciodvfy"), path) if "PatientBirthDate" not in line] == []
+    np.testing.assert_array_equal(read_back(dcmread(path)), frames)
 
 
 @pytest.mark.acceptance
