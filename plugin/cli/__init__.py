@@ -22,6 +22,7 @@ MODULES = (
     "plugin.cli.pull",
     "plugin.cli.convert",
     "plugin.cli.results",
+    "plugin.cli.deidentify",
     "plugin.cli.cohort",
     "plugin.cli.learning",
     "plugin.cli.experiment",
@@ -55,7 +56,13 @@ def main() -> None:
     except ImagingError as error:
         print(f"mirall: {error}", file=sys.stderr)
         sys.exit(FAILED)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough; nothing may be flushed to it any more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # The reader of our output (head, less) has seen enough; nothing may be flushed to it any more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(FAILED)
+        if error.strerror is None:
+            raise
+        where = f"{os.fsencode(error.filename).decode('utf-8', 'backslashreplace')}: " if error.filename else ""
+        print(f"mirall: {where}{error.strerror}; mend that, and run it again", file=sys.stderr)
         sys.exit(FAILED)
