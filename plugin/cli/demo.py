@@ -104,6 +104,7 @@ def demo(
         _wait_for_predictions(mirall, sent)
         generated = _generate(mirall)
         _tell_deliveries(mirall, research)
+        _tell_files(folder, sent)
         sheet = _sheet(folder, sent, research, generated)
         typer.echo(f"\nPictures: {sheet}")
         typer.echo(f"Done in {time.monotonic() - began:.0f} s.")
@@ -313,6 +314,23 @@ def _tell_deliveries(mirall: Running, research: Running) -> None:
         typer.echo(f"  {row['state']}: {what} (...{uid[-12:]})")
         if not found:
             raise DemoFailed(f"instance {uid} is {row['state']} but RESEARCH does not have it: {row['last_error']}")
+
+
+def _tell_files(folder: Path, sent: Sequence[PhantomStudy]) -> None:
+    """The same studies without the service: as volumes, and without what identifies the patient."""
+    from dicom_io import conversion, deidentify
+    from dicom_io.dataset import read
+    from dicom_io.pseudonym import site_key
+
+    report = conversion.convert([path for study in sent for path in study.files], folder / "converted")
+    policy = deidentify.Policy(key=site_key(folder / "data" / "cohort.key"))
+    shared = folder / "deidentified"
+    shared.mkdir()
+    for study in sent:
+        deidentify.write(deidentify.deidentify(read(study.files[0]), policy)[0], shared)
+    typer.echo("\nAs files, without the service:")
+    typer.echo(f"  mirall convert: {report.count('converted')} volumes and pictures in {folder / 'converted'}")
+    typer.echo(f"  mirall deidentify: the first image of each study, in {shared}")
 
 
 def _stay(mirall: Running) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
@@ -63,6 +65,16 @@ def test_the_story_counts_patients_and_instances(told):
         assert f"  {lesson.layout}: patients {training} training, {validation} validation, {test} test\n" in story
     sent = len(list((folder / "new-patients").glob("*/dicom/*.dcm")))
     assert f"Sent by C-STORE: 3 studies of new patients, {sent} instances, all acknowledged\n" in story
+
+
+def test_the_new_patients_are_there_as_files_too(told):
+    folder, story = told
+    entries = json.loads((folder / "converted/datalist.json").read_text())["training"]
+    assert {entry["modality"] for entry in entries} == {"MR", "MG", "PT"}
+    assert f"  mirall convert: {len(entries)} volumes and pictures in {folder / 'converted'}\n" in story
+    shared = [pydicom.dcmread(path) for path in (folder / "deidentified").glob("*.dcm")]
+    assert len(shared) == 3 and {ds.PatientIdentityRemoved for ds in shared} == {"YES"}
+    assert {ds.SyntheticData for ds in shared} == {"YES"}
 
 
 def test_the_story_gives_each_model_its_figure_beside_its_baseline(told):
