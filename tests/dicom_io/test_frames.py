@@ -225,3 +225,68 @@ def test_taking_apart_twice_changes_nothing(make):
 
     assert frames.taken_apart(once) == once
     assert all(isinstance(one, Slice) for one in once)
+
+
+# Odd objects
+
+
+def test_stacks_beside_each_other_are_volumes_of_their_own(make):
+    near, far = make.series(seed=1), make.series(seed=2)
+    for image in far:
+        image.ImagePositionPatient = [
+            float(x) + 60 * float(n) for x, n in zip(image.ImagePositionPatient, make.turn.T[2], strict=True)
+        ]
+    ds = enhanced([*near, *far], "2.25.9", FrameContentSequence__StackID=["1"] * 5 + ["2"] * 5)
+
+    one, other = group(make.slices([ds]))
+
+    np.testing.assert_array_equal(stack(one.slices).voxels, make.voxels(1))
+    np.testing.assert_array_equal(stack(other.slices).voxels, make.voxels(2))
+
+
+def test_part_of_a_concatenation_is_not_taken_for_the_whole(make):
+    images = make.series("MR")
+    parts = [enhanced(images[:3], "2.25.9"), enhanced(images[3:], "2.25.10")]
+    for part in parts:
+        part.ConcatenationUID, part.InConcatenationTotalNumber = "2.25.11", 2
+
+    np.testing.assert_array_equal(stack(make.slices(parts)).voxels, make.voxels())
+    with pytest.raises(Rejected, match=r"1 of 2 instances of concatenation 2\.25\.11 are there; send the others"):
+        stack(make.slices(parts[:1]))
+
+
+def test_a_group_cannot_change_which_instance_a_frame_is_of(make):
+    ds = enhanced(make.series("MR"), "2.25.9")
+    ds.PerFrameFunctionalGroupsSequence[1].UnassignedPerFrameConvertedAttributesSequence = [
+        item(SOPInstanceUID="1.2.3", Rows=1, EchoTime=4.6)
+    ]
+
+    slices = frames.taken_apart(make.slices([ds]))
+
+    assert {one.source.sop_instance_uid for one in slices} == {"2.25.9"}
+    assert (slices[1].get("Rows"), slices[1].get("EchoTime")) == (7, 4.6)
+
+
+def test_real_world_values_of_frames_are_found(make):
+    mapping = item(RealWorldValueSlope=0.5, RealWorldValueIntercept=1.0)
+    mapping.MeasurementUnitsCodeSequence = [item(CodeValue="ms", CodingSchemeDesignator="UCUM", CodeMeaning="ms")]
+    ds = enhanced(make.series("MR"), "2.25.9")
+    for group_item in ds.PerFrameFunctionalGroupsSequence:
+        group_item.RealWorldValueMappingSequence = [mapping]
+
+    volume = stack(make.slices([ds]), scaled_by="real-world")
+
+    assert volume.units == "ms"
+    np.testing.assert_array_equal(volume.voxels, make.voxels() * np.float32(0.5) + 1)
+
+
+def test_a_view_beside_a_tomosynthesis_is_read_whichever_comes_first(make, tmp_path):
+    view = make.image(make.voxels()[0], "MG", SeriesInstanceUID="2.25.772")
+    tomosynthesis = enhanced(make.series("MG"), "2.25.9")
+    for number, order in enumerate(((view, tomosynthesis), (tomosynthesis, view))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, ds in zip("ab", order, strict=True):
+            (folder / name).write_bytes(make.bytes(ds))
+        readout = volumes([folder])
+        assert (len(readout.volumes), len(readout.projections), readout.refused) == (1, 1, ())

@@ -550,3 +550,69 @@ def test_whatever_the_geometry_the_order_of_files_changes_nothing_and_every_voxe
         across = np.array(image.ImageOrientationPatient[:3], float) * float(image.PixelSpacing[1])
         np.testing.assert_allclose(volume.position_mm((number, 1, 1)), corner + down + across, atol=1e-4)
         assert volume.sources[number].sop_instance_uid == image.SOPInstanceUID
+
+
+def test_diffusion_is_told_apart_by_weight_and_direction_though_clocks_differ_too(make):
+    images = []
+    for number, (b_value, direction) in enumerate([(0.0, None), (700.0, [1.0, 0, 0]), (700.0, [0, 0.6, 0.8])]):
+        images += make.series(
+            DiffusionBValue=b_value,
+            DiffusionGradientOrientation=direction,
+            AcquisitionTime=f"09{number:02d}00",
+            seed=number,
+        )
+
+    groups = group(make.slices(images))
+
+    assert [one.part for one in groups] == [f"b-value and direction {n} of 3" for n in (1, 2, 3)]
+    assert dict(groups[0].split_by) == {"DiffusionBValue": "0", "DiffusionGradientOrientation": "absent"}
+
+
+def test_a_one_word_image_type_is_one_value(make):
+    from dicom_io import magnetic_resonance
+
+    images = [image for kind in ("ORIGINAL", "DERIVED") for image in make.series(ImageType=kind)]
+
+    assert magnetic_resonance.component(images[0]) is None
+    assert [one.split_by for one in group(make.slices(images))] == [
+        (("ImageType", "DERIVED"),),
+        (("ImageType", "ORIGINAL"),),
+    ]
+
+
+def test_of_three_slices_one_missing_is_a_gap(make):
+    slices = make.slices([make.series()[index] for index in (0, 1, 3)])
+
+    with pytest.raises(GapInSeries, match=r"leave a gap, other steps are 2\.5 mm"):
+        stack(slices)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "sentence"),
+    [
+        ("PixelSpacing", [0, 0], r"PixelSpacing \(0028,0030\) of instance .* is \[0.0, 0.0\] mm, which is no spacing"),
+        ("ImagePositionPatient", [1, float("nan"), 3], "is no place; correct it"),
+        ("RescaleSlope", 0, r"RescaleSlope \(0028,1053\) is 0"),
+        ("RescaleSlope", [1, 2], "RescaleSlope is .*one number is needed"),
+        ("PhotometricInterpretation", "PALETTE COLOR", "PALETTE COLOR is a colour picture"),
+        ("HighBit", 14, r"High Bit \(0028,0102\) is 14 for 16 stored bits"),
+        ("ImageOrientationPatient", [1, 0, 0, 0.008, 1, 0], "is not two unit vectors at a right angle"),
+    ],
+)
+def test_values_that_would_pass_in_silence_are_refused(make, keyword, value, sentence):
+    with pytest.raises(Rejected, match=sentence):
+        stack(make.slices(make.series("CT", **{keyword: value})))
+
+
+def test_whatever_else_is_wrong_with_a_series_is_a_sentence(make, tmp_path):
+    images = make.series("MR")
+    for image in images:
+        image.BitsStored = [12, 12]
+    make.folder(images, tmp_path / "bad")
+    make.folder(make.series("CT", SeriesInstanceUID="2.25.779"), tmp_path / "good")
+
+    readout = volumes([tmp_path])
+
+    assert [one.modality for one in readout.volumes] == ["CT"]
+    ((_, sentence),) = readout.refused
+    assert sentence.startswith("series 2.25.772") or "instance" in sentence
