@@ -107,8 +107,7 @@ def simple_itk(folder: Path) -> np.ndarray:
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames([str(path) for path in sorted(folder.iterdir())])
     reader.SetOutputPixelType(SimpleITK.sitkFloat32)
-    found: np.ndarray = SimpleITK.GetArrayViewFromImage(reader.Execute())
-    return found.copy()
+    return np.asarray(SimpleITK.GetArrayFromImage(reader.Execute()))
 
 
 def monai(folder: Path) -> np.ndarray:
