@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import io
 import json
 import os
 import re
@@ -256,7 +257,7 @@ def test_orthanc_as_a_client_and_dicomweb_client_find_and_retrieve_the_study(
     needs("Orthanc")
     if not ORTHANCS_DICOMWEB.is_file():
         pytest.skip(f"Orthanc's DICOMweb plugin is not at {ORTHANCS_DICOMWEB}")
-    new = copy.deepcopy(served.t1.datasets[0])
+    new = pydicom.dcmread(io.BytesIO(served.instance(served.t1.datasets[0])))
     new.StudyInstanceUID, new.SeriesInstanceUID, new.SOPInstanceUID = generate_uid(), generate_uid(), generate_uid()
     new.file_meta.MediaStorageSOPInstanceUID = new.SOPInstanceUID
     new.save_as(tmp_path / "new.dcm")

@@ -87,7 +87,7 @@ def test_a_wrong_model_a_wrong_path_and_a_wrong_study_are_sentences(head_segment
     assert "does not exist" in run("predict", "toy-lesions:1", tmp_path / "nowhere", *models, code=1)
     toy.write(tmp_path / "pet", toy.pet(NEW))
     assert run("predict", "toy-lesions:1", tmp_path / "pet", *models, code=1) == (
-        "the model needs MR T1 and MR FLAIR on one grid, and the study holds PT"
+        "the model needs MR T1 and MR FLAIR on one grid or in one frame of reference, and the study holds PT"
     )
     assert not (tmp_path / "out").exists()
 
