@@ -283,8 +283,9 @@ def value(dataset: Dataset, keyword: str) -> Any:
 
 
 # Pixels, and what describes frames one by one.
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _NOT_OF_A_HEADER = (
-    *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+    *_PIXELS,
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 
@@ -301,6 +302,13 @@ def header_of(dataset: Dataset) -> Dataset:
     if "file_meta" in dataset.__dict__:
         header.file_meta = dataset.file_meta
     return header
+
+
+def without_pixels(dataset: Dataset) -> Dataset:
+    """The same data set, its pixels let go."""
+    for keyword in _PIXELS:
+        dataset.pop(_tag(keyword), None)
+    return dataset
 
 
 def put(header: Dataset, keyword: str, value: Any) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydicom.tag import Tag
 
 from dicom_io import dataset, frames, magnetic_resonance, mammography, pet, scaling
 from dicom_io.errors import (
@@ -54,7 +53,7 @@ _SAME_ORIENTATION = 1e-3
 _THREADS = min(os.cpu_count() or 1, 8)
 _WORTH_A_THREAD_BYTES = 1 << 17
 
-# Values that this module computes with; one that cannot be parsed refuses its series with a sentence.
+# Values that are asked for without `Slice.get`; one that cannot be parsed refuses its series with a sentence.
 _NEEDED = (
     *("Modality", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "SeriesDescription", "SyntheticData"),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
@@ -66,7 +65,6 @@ _NEEDED = (
     *("ViewCodeSequence", "AnatomicRegionSequence"),
     *(keyword for keyword, _ in SEPARATORS),
 )
-_NEEDED_TAGS = {Tag(keyword): keyword for keyword in _NEEDED}
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,36 +294,20 @@ def _stacked(slices: Sequence[Slice], series: Sequence[Slice], suv: SuvKind, sca
 
 
 def _read(files: Sequence[Path]) -> Iterator[Slice | NotDicom]:
-    """Each file as a slice, or why it is none, in order.
+    """Each file as a slice, or why it is none, in order; side by side where files are large.
 
-    Bytes are read and hashed by threads, which need no interpreter for that, ahead of the parsing; small files are
-    sooner read than handed over.
+    To read and to hash bytes needs no interpreter; small files are sooner read than handed over to a thread.
     """
     if len(files) < 2 or max(path.stat().st_size for path in files[:8]) < _WORTH_A_THREAD_BYTES:
-        for path in files:
-            yield _parsed(path, _loaded(path))
+        yield from map(_slice_of, files)
         return
     with ThreadPoolExecutor(_THREADS) as pool:
-        for path, loaded in zip(files, pool.map(_loaded, files), strict=True):
-            yield _parsed(path, loaded)
+        yield from pool.map(_slice_of, files)
 
 
-def _loaded(path: Path) -> tuple[bytes, str] | NotDicom:
-    raw = path.read_bytes()
+def _slice_of(path: Path) -> Slice | NotDicom:
     try:
-        return raw, dataset.dataset_hash(raw)
-    except NotDicom:
-        return NotDicom(
-            f"{path.name} is no DICOM file: bytes 129 to 132 are not 'DICM'; send DICOM files (PS3.10) only"
-        )
-
-
-def _parsed(path: Path, loaded: tuple[bytes, str] | NotDicom) -> Slice | NotDicom:
-    if isinstance(loaded, NotDicom):
-        return loaded
-    raw, digest = loaded
-    try:
-        return Slice(dataset.parsed(raw, path.name), digest)
+        return Slice(*dataset.read_with_hash(path))
     except NotDicom as error:
         return error
 
@@ -402,8 +384,6 @@ def _why_left_aside(item: Slice) -> str:
 
 
 def _refuse_unstackable(item: Slice) -> None:
-    for tag in item.dataset.keys() & _NEEDED_TAGS.keys():
-        item.get(_NEEDED_TAGS[tag])
     if not item.get("SeriesInstanceUID"):
         raise MissingAttribute(f"instance {item.text('SOPInstanceUID')} has no SeriesInstanceUID (0020,000E); add it")
     if item.text("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2", ""):
@@ -421,6 +401,7 @@ def _refuse_unstackable(item: Slice) -> None:
 
 def _series_volume(one: SeriesGroup, members: Sequence[Slice], suv: SuvKind, scaled_by: Scaling) -> SeriesVolume:
     first = one.slices[0]
+    dataset.check_values(first.dataset, _NEEDED)
     modality = first.text("Modality")
     found = magnetic_resonance.evidence(first.dataset) if modality == "MR" else magnetic_resonance.Evidence("", "")
     return SeriesVolume(
@@ -431,7 +412,7 @@ def _series_volume(one: SeriesGroup, members: Sequence[Slice], suv: SuvKind, sca
         contrast=found.contrast,
         part=one.part,
         volume=_stacked(one.slices, members, suv, scaled_by),
-        datasets=tuple(dataset.header_of(item.dataset) for item in one.slices),
+        datasets=tuple(dataset.without_pixels(item.dataset) for item in one.slices),
         evidence=found.reason,
         split_by=one.split_by,
         scaling=scaling.used(first.dataset, scaled_by),
@@ -541,7 +522,8 @@ def _check_steps(series_uid: str, positions: Float64, normal: Float64) -> None:
 
 def _voxels(ordered: Sequence[Slice], series: Sequence[Slice], suv: SuvKind, scaled_by: Scaling) -> Float32:
     """(slices, rows, columns); compressed ones are decoded side by side."""
-    rows, columns = ordered[0].stored().shape  # before memory is taken for what a header says
+    first = ordered[0].stored()  # before memory is taken for what a header says
+    rows, columns = first.shape
     factors = np.ones(len(ordered))
     if ordered[0].get("Modality") == "PT" and scaled_by == "rescale":
         factors = pet.suv_factors(
@@ -550,7 +532,7 @@ def _voxels(ordered: Sequence[Slice], series: Sequence[Slice], suv: SuvKind, sca
     voxels = np.empty((len(ordered), rows, columns), np.float32)
 
     def fill(index: int) -> None:
-        stored = ordered[index].stored()
+        stored = ordered[index].stored() if index else first
         if stored.shape != (rows, columns):
             raise UndecodablePixels(
                 f"instance {ordered[index].text('SOPInstanceUID')}: its pixels are {stored.shape}, others of its "

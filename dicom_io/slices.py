@@ -7,7 +7,7 @@ two apart, and who works with slices need not know.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 
 # Cosine between rows and columns (0.06 degrees); makers' rounding gives 1e-5.
 _RIGHT_ANGLE = 1e-3
+
+
+@lru_cache(maxsize=256)
+def _right_angle(cosines: tuple[float, ...]) -> tuple[Float64, Float64] | None:
+    """The two directions as unit vectors at a right angle, or None where they are none; a series writes one a slice."""
+    across, down = np.array(cosines[:3]), np.array(cosines[3:])
+    lengths = np.linalg.norm(across), np.linalg.norm(down)
+    if max(abs(length - 1) for length in lengths) > 1e-2 or abs(across @ down) >= _RIGHT_ANGLE:
+        return None
+    across = across / lengths[0]
+    # What rounding took from the right angle; other readers want it exact.
+    down = down - across * (across @ down)
+    down = down / np.linalg.norm(down)
+    across.flags.writeable = down.flags.writeable = False
+    return across, down
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,17 +138,13 @@ class Slice:
             Rejected: it is not two unit vectors at a right angle.
         """
         cosines = self._vector("ImageOrientationPatient", "(0020,0037)", 6)
-        across, down = cosines[:3], cosines[3:]
-        lengths = np.linalg.norm(cosines.reshape(2, 3), axis=1)
-        if not (np.abs(lengths - 1).max() <= 1e-2 and abs(across @ down) < _RIGHT_ANGLE):
+        found = _right_angle(tuple(cosines.tolist()))
+        if found is None:
             raise Rejected(
                 f"series {self.text('SeriesInstanceUID')}: Image Orientation (Patient) {cosines.tolist()} is not two "
                 "unit vectors at a right angle; correct it"
             )
-        across = across / lengths[0]
-        # What rounding took from the right angle; other readers want it exact.
-        down = down - across * (across @ down)
-        return across, down / np.linalg.norm(down)
+        return found
 
     @cached_property
     def normal(self) -> Float64:
