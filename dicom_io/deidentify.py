@@ -1,7 +1,7 @@
 """An object without what identifies the patient: PS3.15 Annex E, Basic Application Level Confidentiality Profile.
 
 `deidentify` gives a new data set and a report; the one that it is given stays as it is. What is done to each attribute
-stands in `protection`, from the tables of `confidentiality_profile`; options are codes 113101 to 113112 of CID 7050:
+stands in `protection`, from the tables of `profile`; options are codes 113101 to 113112 of CID 7050:
 
     patient       Patient ID and Name become a keyed pseudonym (`pseudonym`), the same in all objects of one key
     UIDs          mapped under the key (`uid_mapping`), but for Retain UIDs
@@ -10,6 +10,7 @@ stands in `protection`, from the tables of `confidentiality_profile`; options ar
     private       removed, but for our own block, and the standard's list with Retain Safe Private (`private_elements`)
     reports       refused, but for Clean Structured Content (`structured_content`)
     pixels        text burned in is looked for where it is usual (`burned_in`), and refused or made black
+    faces         kept, or emptied where a search of the whole series found them (`faces`)
 
 In every object are written: Patient Identity Removed (0012,0062) YES, the method in words (0012,0063) and codes
 (0012,0064; those of an earlier de-identification stay), Longitudinal Temporal Information Modified (0028,0303), and a
@@ -24,23 +25,25 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 from pydicom.dataset import Dataset
 
-from dicom_io import burned_in, confidentiality_profile, date_shift
-from dicom_io.confidentiality_profile import BASIC_PROFILE, Option
-from dicom_io.echoes import echoes
+from dicom_io.confidentiality import burned_in, date_shift, profile
+from dicom_io.confidentiality.echoes import echoes
+from dicom_io.confidentiality.faces import Search, emptied
+from dicom_io.confidentiality.profile import BASIC_PROFILE, Option
+from dicom_io.confidentiality.protection import Protector
 from dicom_io.errors import Rejected
 from dicom_io.labels import code_item, file_meta
-from dicom_io.protection import Protector
 from dicom_io.provenance import MANUFACTURER
 
 DEIDENTIFYING = ("109104", "DCM", "De-identifying Equipment")
 _EQUIPMENT_NAME = "mirall deidentify"
+_Face = Literal["kept", "none", "removed"]
 _KEY_BYTES = 16
 _STANDARD_ROOT = "1.2.840.10008."
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -74,8 +77,8 @@ class Policy:
             raise Rejected('113101 (Clean Pixel Data Option) is asked for with on_burned_in="blank", not as an option')
         if Option.CLEAN_VISUAL_FEATURES in self.options:
             raise Rejected(
-                "113102 (Clean Recognizable Visual Features Option) is not done here: faces stay in images of heads; "
-                "leave it out, and remove faces with another tool first"
+                "113102 (Clean Recognizable Visual Features Option) is asked for with the faces that "
+                "`faces.search` found, not as an option"
             )
 
 
@@ -96,7 +99,8 @@ class Done:
 class Report:
     """What was done to one object; never a value of it. sop_instance_uid: the new one. options: codes of CID 7050.
 
-    regions: rectangles of text that were made black.
+    regions: rectangles of text that were made black. face: "kept" where none was looked for, "none" where the object
+    shows no head, "removed"; face_pixels: how many were emptied, 0 also in a slice that the face does not reach.
     """
 
     sop_class_uid: str
@@ -104,24 +108,30 @@ class Report:
     options: tuple[str, ...]
     done: tuple[Done, ...]
     regions: int = 0
+    face: _Face = "kept"
+    face_pixels: int = 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
 
 
-def deidentify(dataset: Dataset, policy: Policy) -> tuple[Dataset, Report]:
+def deidentify(dataset: Dataset, policy: Policy, faces: Search | None = None) -> tuple[Dataset, Report]:
     """The object under the Basic Profile with the policy's options, ready to be written, and what was done to it.
 
-    The transfer syntax stays, but for pixels that were made black: these become Explicit VR Little Endian.
+    The transfer syntax stays, but for pixels that were made black or emptied: these become Explicit VR Little Endian.
+    faces: of the files that the object is one of; its face is removed then (113102).
 
     Raises:
         Rejected: an encapsulated document, a directory, a private SOP class, a report without Clean Structured
-            Content, a slide's label, text in the pixels and a policy that refuses it, or a value that cannot be read.
+            Content, a slide's label, text in the pixels and a policy that refuses it, a face that may be there and
+            was not found, or a value that cannot be read.
         UndecodablePixels: text has to be looked for and the pixels cannot be decoded.
     """
     _refuse_kinds(dataset, policy)
     source, regions, is_clean = _without_text(dataset, policy)
+    source, face, face_pixels = _without_face(source, faces)
     options = policy.options | ({Option.CLEAN_PIXEL_DATA} if is_clean else set())
+    options |= {Option.CLEAN_VISUAL_FEATURES} if face == "removed" else set()
     protector = Protector(
         key=policy.key,
         options=policy.options,
@@ -135,7 +145,8 @@ def deidentify(dataset: Dataset, policy: Policy) -> tuple[Dataset, Report]:
     _mark(target, source, options)
     target.file_meta = file_meta(str(target.SOPClassUID), str(target.SOPInstanceUID))
     target.file_meta.TransferSyntaxUID = source.file_meta.TransferSyntaxUID
-    return target, _report(target, protector, options, regions)
+    report = _report(target, protector, options, regions)
+    return target, replace(report, face=face, face_pixels=face_pixels)
 
 
 def _patient(dataset: Dataset) -> str:
@@ -145,7 +156,7 @@ def _patient(dataset: Dataset) -> str:
 
 def _safe_private(policy: Policy) -> frozenset[tuple[str, int, int]]:
     safe = Option.RETAIN_SAFE_PRIVATE in policy.options
-    return confidentiality_profile.safe_private() | policy.safe_private if safe else frozenset()
+    return profile.safe_private() | policy.safe_private if safe else frozenset()
 
 
 def _refuse_kinds(dataset: Dataset, policy: Policy) -> None:
@@ -195,6 +206,17 @@ def _without_text(dataset: Dataset, policy: Policy) -> tuple[Dataset, int, bool]
     return burned_in.blanked(dataset, mask) if mask.any() else dataset, len(found), True
 
 
+def _without_face(dataset: Dataset, faces: Search | None) -> tuple[Dataset, _Face, int]:
+    """The object without its face, what was done about one, and how many pixels are empty now."""
+    if faces is None:
+        return dataset, "kept", 0
+    face = faces.of(dataset)
+    if face is None:
+        return dataset, "none", 0
+    without, empty = emptied(dataset, face)
+    return without, "removed", empty
+
+
 def _mark(target: Dataset, source: Dataset, options: frozenset[Option]) -> None:
     """The attributes that say what was done (PS3.15 E.1.1, 6 and E.2 to E.3.6)."""
     chosen = [option.code for option in Option if option in options]
@@ -204,6 +226,8 @@ def _mark(target: Dataset, source: Dataset, options: frozenset[Option]) -> None:
     target.LongitudinalTemporalInformationModified = _dates_are(source, options)
     if Option.CLEAN_PIXEL_DATA in options:
         target.BurnedInAnnotation = "NO"
+    if Option.CLEAN_VISUAL_FEATURES in options:
+        target.RecognizableVisualFeatures = "NO"
     target.ContributingEquipmentSequence = [*(target.get("ContributingEquipmentSequence") or []), _equipment()]
 
 
@@ -216,7 +240,7 @@ def _dates_are(source: Dataset, options: frozenset[Option]) -> str:
 
 
 def _edition() -> str:
-    return confidentiality_profile.edition().split()[2].rstrip(",")
+    return profile.edition().split()[2].rstrip(",")
 
 
 def _codes(source: Dataset, chosen: Sequence[tuple[str, str, str]]) -> list[Dataset]:

@@ -41,7 +41,7 @@ Stacked = Literal["MR", "PT"]
 SUVBW = "g/ml{SUVbw}"
 _TWELVE_BITS = 4095
 # Changes whenever the same input would be written in another form: part of the results' UIDs.
-_ENCODING = "look-alike 1"
+_ENCODING = "look-alike 2"
 # CID 4014: view -> (code, meaning); CID 244 has the sides.
 _VIEWS = {
     "CC": ("399162004", "SCT", "cranio-caudal"),
@@ -242,10 +242,11 @@ def _set_plane(dataset: Dataset, volume: Volume, number: int) -> None:
 
 def _set_mr(dataset: Dataset, quantised: Quantised) -> None:
     """MR Image (PS3.3 C.8.3.1): nothing was scanned, and what is of Type 2 is empty; a window, since readers of MR do
-    not expect a slope."""
+    not expect a slope. Without VOI LUT Function (0028,1056), which is then LINEAR: OHIF 3.13 shows others black."""
     low, high = (quantised.intercept + step * quantised.slope for step in (0, 65535))
-    dataset.WindowCenter, dataset.WindowWidth = format_number_as_ds((low + high) / 2), format_number_as_ds(high - low)
-    dataset.VOILUTFunction = "LINEAR_EXACT"
+    # LINEAR maps centre - 0.5 -+ (width - 1) / 2 onto black and white (PS3.3 C.11.2.1.2.1).
+    dataset.WindowCenter = format_number_as_ds((low + high) / 2 + 0.5)
+    dataset.WindowWidth = format_number_as_ds(high - low + 1)
     dataset.PatientPosition = None
     dataset.ScanningSequence, dataset.SequenceVariant = "RM", "NONE"
     for keyword in ("ScanOptions", "MRAcquisitionType", "EchoTime", "EchoTrainLength", "RepetitionTime"):

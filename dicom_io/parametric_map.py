@@ -8,6 +8,10 @@ Mapping with slope 1 says what they are: the unit "1" of UCUM, and the quantity,
                  7203 has no code for what a network's gradients or activations show
 
 Written through highdicom, with UIDs that are functions of the input: the same call gives the same bytes.
+
+Frames ascend along the normal, row direction x column direction, as the slices of a volume do, whatever the order of
+the sources. OHIF 3.13 does not look at the frames' positions: it lays frame i on slice i of the source's series, in
+this order. It therefore shows a map right only where the map has one frame for each image of that series.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from dicom_io.volume import Float32, Source, Volume
 
 Quantity = Literal["probability", "saliency"]
 # Changes whenever the same input would be written in another form: part of the results' UIDs.
-_ENCODING = "parametric map 1"
+_ENCODING = "parametric map 2"
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,7 @@ def parametric_map(
             specific_character_set="ISO_IR 192",
         )
     )
+    _turn_frames(dataset)
     dataset.file_meta = labels.file_meta(PARAMETRIC_MAP_STORAGE, record.sop_instance_uid)
     filing.under_sources(dataset, all_sources)
     filing.stamp(dataset, made_at)
@@ -153,6 +158,16 @@ class _Writer(hd.pm.ParametricMap):
 
     def _add_source_image_references(self, **_: object) -> None:
         pass
+
+
+def _turn_frames(dataset: Dataset) -> None:
+    """Frames that ascend along the normal; highdicom writes all stacks in the order of descending positions."""
+    frames = list(reversed(dataset.PerFrameFunctionalGroupsSequence))
+    for number, frame in enumerate(frames, start=1):
+        frame.FrameContentSequence[0].DimensionIndexValues = number
+    dataset.PerFrameFunctionalGroupsSequence = frames
+    pixels = np.frombuffer(dataset.FloatPixelData, "<f4").reshape(len(frames), -1)
+    dataset.FloatPixelData = pixels[::-1].tobytes()
 
 
 def _range(values: Float32, quantity: Quantity) -> tuple[float, float]:

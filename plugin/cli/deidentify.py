@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -14,7 +15,8 @@ import typer
 from dicom_io.errors import Rejected
 
 if TYPE_CHECKING:
-    from dicom_io.confidentiality_profile import Option
+    from dicom_io.confidentiality.faces import Search
+    from dicom_io.confidentiality.profile import Option
     from dicom_io.deidentify import Policy, Report
 
 
@@ -53,6 +55,10 @@ def deidentify(
     burned_in: Annotated[
         Literal["refuse", "blank"], typer.Option("--burned-in", help="What to do about text in pixels.")
     ] = "refuse",
+    faces: Annotated[
+        Literal["keep", "remove"],
+        typer.Option("--faces", help="What to do about faces in MR, CT and PET; give whole series to remove them."),
+    ] = "keep",
     shift_days: Annotated[
         int, typer.Option("--shift-days", min=1, help="Moved dates go back by 1 to this many days.")
     ] = 3650,
@@ -85,7 +91,7 @@ def deidentify(
     )
     files = _files(paths, out)
     out.mkdir(parents=True, exist_ok=True)
-    outcome = _run(files, out, policy)
+    outcome = _run(files, out, policy, _search(files) if faces == "remove" else None)
     if report is not None:
         report.write_text(json.dumps(outcome.in_full(), indent=1), encoding="utf-8")
     _print(outcome, out, as_json)
@@ -99,6 +105,10 @@ class _Outcome:
 
     written: list[tuple[Path, Report]] = field(default_factory=list)
     refused: list[tuple[Path, str]] = field(default_factory=list)
+
+    def faces(self) -> Counter[str]:
+        """How many objects had a face to be removed, and how many show no head; empty where none was looked for."""
+        return Counter(report.face for _, report in self.written if report.face != "kept")
 
     def in_full(self) -> dict[str, Any]:
         return {
@@ -115,7 +125,7 @@ class _Outcome:
 
 
 def _options(dates: str | None, retained: Iterable[str], cleaned: Iterable[str]) -> frozenset[Option]:
-    from dicom_io.confidentiality_profile import Option
+    from dicom_io.confidentiality.profile import Option
 
     named = {
         "modified": Option.RETAIN_MODIFIED_DATES,
@@ -143,12 +153,18 @@ def _files(paths: Iterable[Path], out: Path) -> list[Path]:
     return files
 
 
-def _run(files: list[Path], out: Path, policy: Policy) -> _Outcome:
+def _search(files: Iterable[Path]) -> Search:
+    from dicom_io.confidentiality import faces
+
+    return faces.search(files)
+
+
+def _run(files: list[Path], out: Path, policy: Policy, faces: Search | None) -> _Outcome:
     from plugin.cli.progress import ProgressBar
 
     outcome = _Outcome()
     with ProgressBar() as bar:
-        for done, (path, result) in enumerate(_each(files, out, policy), 1):
+        for done, (path, result) in enumerate(_each(files, out, policy, faces), 1):
             if isinstance(result, str):
                 outcome.refused.append((path, result))
             else:
@@ -157,7 +173,9 @@ def _run(files: list[Path], out: Path, policy: Policy) -> _Outcome:
     return outcome
 
 
-def _each(files: Iterable[Path], out: Path, policy: Policy) -> Iterator[tuple[Path, Report | str]]:
+def _each(
+    files: Iterable[Path], out: Path, policy: Policy, faces: Search | None
+) -> Iterator[tuple[Path, Report | str]]:
     """(file, report or the sentence why not), each as it is written."""
     from dicom_io import dataset as datasets
     from dicom_io import deidentify as deidentification
@@ -165,7 +183,7 @@ def _each(files: Iterable[Path], out: Path, policy: Policy) -> Iterator[tuple[Pa
     written: set[str] = set()
     for path in files:
         try:
-            new, report = deidentification.deidentify(datasets.read(path), policy)
+            new, report = deidentification.deidentify(datasets.read(path), policy, faces)
             if report.sop_instance_uid in written:
                 raise Rejected("an object with this SOP Instance UID was written already; give each object once")
             deidentification.write(new, out)
@@ -183,3 +201,5 @@ def _print(outcome: _Outcome, out: Path, as_json: bool) -> None:
     for path, why in outcome.refused:
         typer.echo(f"{path}: {why}", err=True)
     typer.echo(f"{len(outcome.written)} of {len(outcome.written) + len(outcome.refused)} objects written to {out}")
+    if faces := outcome.faces():
+        typer.echo(f"faces removed in {faces['removed']} objects; {faces['none']} show no head")

@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
-from dicom_io.confidentiality_profile import row
-from dicom_io.echoes import IDENTIFYING
+from dicom_io.confidentiality.echoes import IDENTIFYING
+from dicom_io.confidentiality.profile import row
 
 MARKER = "ZQXJMARKER77"
 MARKED_UID = "1.2.826.0.1.3680043.77424277.1963"

@@ -10,7 +10,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 from scipy import ndimage
 
-from dicom_io import burned_in, pixels
+from dicom_io import pixels
+from dicom_io.confidentiality import burned_in
 from dicom_io.deidentify import Policy, deidentify
 from dicom_io.errors import Rejected
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dicom_io.date_shift import days_for, is_moment, moved
+from dicom_io.confidentiality.date_shift import days_for, is_moment, moved
 
 
 @pytest.mark.parametrize(

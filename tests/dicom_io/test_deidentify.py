@@ -21,10 +21,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, MRImageStorage
 
 from dicom_io import labels
-from dicom_io.confidentiality_profile import Option, need, resolved, row, rows, safe_private
+from dicom_io.confidentiality.profile import Option, need, resolved, row, rows, safe_private
+from dicom_io.confidentiality.protection import MACHINE_TEXT
 from dicom_io.deidentify import Policy, deidentify, write
 from dicom_io.errors import Rejected
-from dicom_io.protection import MACHINE_TEXT
 
 KEY = bytes(range(32))
 BASIC = Policy(KEY)

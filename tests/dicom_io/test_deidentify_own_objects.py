@@ -11,7 +11,7 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from dicom_io import labels, pixels
-from dicom_io.confidentiality_profile import Option
+from dicom_io.confidentiality.profile import Option
 from dicom_io.deidentify import Policy, deidentify
 from dicom_io.provenance import FICTITIOUS_PATIENT_PREFIX, LabelRecord
 

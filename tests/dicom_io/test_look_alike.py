@@ -119,3 +119,14 @@ def test_the_validator_finds_no_error(kind: str, tmp_path: Path, needs: Needs) -
     for made_object in objects[:2]:
         path.write_bytes(labels.encode(*made_object))
         assert made.errors_of_dciodvfy(needs("dciodvfy"), path) == []
+
+
+def test_the_window_of_an_mr_needs_no_function_and_spans_the_values(tmp_path: Path) -> None:
+    """OHIF 3.13 draws an image black whose VOI LUT Function is other than LINEAR."""
+    dataset, _ = look_alike.generated(volume("MR"), modality="MR", **COMMON)[0]
+    slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
+    centre, width = float(dataset.WindowCenter), float(dataset.WindowWidth)
+
+    assert "VOILUTFunction" not in dataset
+    assert centre - 0.5 - (width - 1) / 2 == pytest.approx(intercept, abs=1e-6)
+    assert centre - 0.5 + (width - 1) / 2 == pytest.approx(intercept + 65535 * slope, abs=1e-6)

@@ -215,3 +215,13 @@ def test_a_map_of_real_images_comes_back(folder: str, test_data: Path, tmp_path:
     path.write_bytes(labels.encode(*written(values, list(entry.datasets))))
     assert made.errors_of_dciodvfy(needs("dciodvfy"), path) == []
     np.testing.assert_array_equal(parametric_map.read(dcmread(path), values).voxels, voxels)
+
+
+@pytest.mark.parametrize("plane", TURNS)
+def test_frames_ascend_along_the_normal_as_ohif_lays_them_on_its_slices(plane: str) -> None:
+    datasets, affine = lying(TURNS[plane][0], step_mm=TURNS[plane][1])
+    ds = decoded(written(Volume(probabilities(), affine, "2.25.9903", "1", made.references(datasets)), datasets))
+    places = [frame.PlanePositionSequence[0].ImagePositionPatient for frame in ds.PerFrameFunctionalGroupsSequence]
+    orientation = np.array(datasets[0].ImageOrientationPatient, float)
+
+    assert (np.diff(np.array(places, float) @ np.cross(orientation[:3], orientation[3:])) > 0).all()

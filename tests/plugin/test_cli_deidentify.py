@@ -96,3 +96,27 @@ def test_results_do_not_go_among_the_originals(study, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no file" in run(empty, "--out", tmp_path / "out", "--key", tmp_path / "key", code=1)
+
+
+def test_faces_are_removed_on_request_and_what_shows_no_head_is_counted(study, tmp_path):
+    write_patients("brain-mr", 1, tmp_path / "head", seed=2)
+    files = sorted((tmp_path / "head").rglob("t1-*.dcm"))
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    arguments = (*files, study, "--out", out, "--key", tmp_path / "key", "--faces", "remove", "--report", report)
+    said = run(*arguments)
+    assert f"faces removed in {len(files)} objects; 4 show no head" in said
+    emptied = {one["from"]: one for one in json.loads(report.read_text())["written"] if one["face"] == "removed"}
+    assert set(emptied) == {str(file) for file in files} and sum(one["face_pixels"] for one in emptied.values()) > 1000
+    for one in emptied.values():
+        new, old = dcmread(out / f"{one['sop_instance_uid']}.dcm"), dcmread(one["from"])
+        changed = new.pixel_array != old.pixel_array
+        assert new.RecognizableVisualFeatures == "NO" and changed.sum() <= one["face_pixels"]
+        assert not new.pixel_array[changed].any()
+
+
+def test_part_of_a_head_without_the_rest_is_refused(tmp_path):
+    write_patients("brain-mr", 1, tmp_path / "head", seed=2)
+    files = sorted((tmp_path / "head").rglob("t1-*.dcm"))[:2]
+    said = run(*files, "--out", tmp_path / "out", "--key", tmp_path / "key", "--faces", "remove", code=1)
+    assert said.count("its face is not found") == 2 and not list((tmp_path / "out").iterdir())
+    assert "2 of 2" in run(*files, "--out", tmp_path / "out", "--key", tmp_path / "key")

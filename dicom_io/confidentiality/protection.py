@@ -31,11 +31,10 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from dicom_io import confidentiality_profile as profile
-from dicom_io import date_shift, descriptors, private_elements, structured_content, uid_mapping
-from dicom_io.confidentiality_profile import Action, Option, Row
-from dicom_io.echoes import Echoes
-from dicom_io.parsing import parsed, values
+from dicom_io.confidentiality import date_shift, descriptors, private_elements, profile, structured_content, uid_mapping
+from dicom_io.confidentiality.echoes import Echoes
+from dicom_io.confidentiality.parsing import parsed, values
+from dicom_io.confidentiality.profile import Action, Option, Row
 from dicom_io.provenance import FICTITIOUS_PATIENT_PREFIX
 from dicom_io.pseudonym import pseudonym
 

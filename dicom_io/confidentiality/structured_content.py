@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
 
-from dicom_io import confidentiality_profile as profile
-from dicom_io.parsing import parsed
+from dicom_io.confidentiality import profile
+from dicom_io.confidentiality.parsing import parsed
 
 if TYPE_CHECKING:
-    from dicom_io.protection import Path, Protector
+    from dicom_io.confidentiality.protection import Path, Protector
 
 # Value Type -> the attribute that holds its value.
 _VALUES = {

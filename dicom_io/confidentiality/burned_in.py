@@ -31,8 +31,8 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 from scipy import ndimage
 
 from dicom_io import labels, pixels
+from dicom_io.confidentiality.parsing import values as values_of
 from dicom_io.errors import Rejected
-from dicom_io.parsing import values as values_of
 
 Float32 = npt.NDArray[np.float32]
 

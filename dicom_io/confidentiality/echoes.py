@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
-from dicom_io.descriptors import vocabulary
-from dicom_io.parsing import elements, values
+from dicom_io.confidentiality.descriptors import vocabulary
+from dicom_io.confidentiality.parsing import elements, values
 from dicom_io.provenance import FICTITIOUS_PATIENT_PREFIX, MANUFACTURER
 
 # Beside everything of VR PN. Institution names are left out: makers give the same word to scanners and sites.

@@ -18,13 +18,13 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
-from dicom_io import uid_mapping
+from dicom_io.confidentiality import uid_mapping
+from dicom_io.confidentiality.parsing import parsed, values
 from dicom_io.labels import PRIVATE_CREATOR, PRIVATE_GROUP
-from dicom_io.parsing import parsed, values
 from dicom_io.provenance import Kind, State
 
 if TYPE_CHECKING:
-    from dicom_io.protection import Path, Protector
+    from dicom_io.confidentiality.protection import Path, Protector
 
 # Element in our block -> form of its value; see the table in `labels`. Parameters (09) are JSON.
 _OURS = {

@@ -1,0 +1,1 @@
+"""What PS3.15 Annex E asks for, part by part; `dicom_io.deidentify` puts the parts together."""
