@@ -212,3 +212,24 @@ def test_published_masks_are_the_polygons_of_their_structure_sets_voxel_for_voxe
 
         assert published.voxels.sum() > 200
         np.testing.assert_array_equal(drawn.voxels, published.voxels)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([0.0, 1.0, 255.0], "uint8"),
+        ([-1024.0, 3071.0, 0.0], "int16"),
+        ([0.0, 40000.0, 1.0], "float32"),
+        ([0.0, 0.5, 1.0], "float32"),
+        ([0.0, np.nan, 1.0], "float32"),
+        ([-0.0, -32768.0, 32767.0], "int16"),
+    ],
+)
+def test_whole_numbers_are_kept_in_few_bits_and_come_back_the_same(volume, values, kind, tmp_path):
+    voxels = np.resize(np.array(values, np.float32), volume.spatial_shape)
+    nifti.write(volume.with_voxels(voxels), tmp_path / "a.nii.gz")
+
+    assert nibabel.load(tmp_path / "a.nii.gz").get_data_dtype() == kind
+    again = nifti.read(tmp_path / "a.nii.gz").voxels
+    assert again.dtype == np.float32
+    np.testing.assert_array_equal(again, voxels)
