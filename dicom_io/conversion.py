@@ -325,8 +325,7 @@ def _converted(
             _convert_one(job, out, options, target)
             yield
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=_context(), initializer=_end_with_parent) as pool:
         # The largest first: at the end no process waits long for another one's.
         ordered = sorted(jobs, key=lambda job: -sum(path.stat().st_size for path in job.files))
         pending = [pool.submit(_convert_one, job, out, options, target) for job in ordered]
@@ -342,6 +341,15 @@ def _converted(
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _context() -> Any:
+    """Processes that start without this one's threads; where the system can, from one that has imported all of this."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _end_with_parent() -> None:
