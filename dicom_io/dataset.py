@@ -80,17 +80,19 @@ def read(source: Path | str | bytes, *, stop_before_pixels: bool = False) -> Dat
 
 
 def read_with_hash(source: Path | str | bytes) -> tuple[Dataset, str]:
-    """Data set and `dataset_hash`; the file's bytes are read once. Raises NotDicom as `read` does."""
+    """Data set and `dataset_hash`; the file is read once. Raises NotDicom as `read` does.
+
+    Native pixels are a memoryview of the file's bytes: to copy them takes as long as to read them. Who writes the data
+    set, or copies it deeply, reads it with `read`.
+    """
     raw = source if isinstance(source, bytes) else Path(source).read_bytes()
-    return parsed(raw, "the object" if isinstance(source, bytes) else Path(source).name), dataset_hash(raw)
-
-
-def parsed(raw: bytes, name: str = "the object") -> Dataset:
-    """The data set of a file's bytes. Raises NotDicom as `read` does."""
+    name = "the object" if isinstance(source, bytes) else Path(source).name
     found = layout(raw, name)
+    with memoryview(raw) as view, view[found.start :] as body:
+        digest = hashlib.sha256(body).hexdigest()
     if _is_plain(found):
-        return _identified(lambda: _laid_out(found), name)
-    return _parse(io.BytesIO(raw), name, stop_before_pixels=False)
+        return _identified(lambda: _laid_out(found), name), digest
+    return _parse(io.BytesIO(raw), name, stop_before_pixels=False), digest
 
 
 def dataset_hash(raw: Bytes) -> str:
@@ -131,6 +133,7 @@ class Layout:
     """What lies where in a whole file.
 
     start: of the data set in the file. raw: what `places` count in: the file, or its data set when it was deflated.
+    meta: the elements of the file meta group, in `meta_raw`, which is the file.
     """
 
     transfer_syntax: str
@@ -139,6 +142,8 @@ class Layout:
     is_little_endian: bool
     is_explicit: bool
     places: tuple[Place, ...]
+    meta: tuple[Place, ...]
+    meta_raw: Bytes
 
 
 def layout(raw: Bytes, name: str = "the object") -> Layout:
@@ -146,15 +151,16 @@ def layout(raw: Bytes, name: str = "the object") -> Layout:
 
     Raises NotDicom as `check_whole` does.
     """
-    syntax, start = file_meta(raw, name)
+    syntax, start, meta = _file_meta(raw, name)
     if start >= len(raw):
         raise NotDicom(f"{name} ends after its file meta information and holds no data set; send the whole file")
-    first = start
+    first, file = start, raw
     if syntax == DeflatedExplicitVRLittleEndian:
         raw, first = _inflated(raw, start, name), 0
     walk = Walk(raw, ">" if syntax == ExplicitVRBigEndian else "<", name)
     explicit = walk.is_explicit(first)
-    return Layout(syntax, start, raw, walk.endian == "<", explicit, tuple(walk.places(first, explicit)))
+    places = tuple(walk.places(first, explicit))
+    return Layout(syntax, start, raw, walk.endian == "<", explicit, places, meta, file)
 
 
 @contextmanager
@@ -198,32 +204,34 @@ def _ends_with_delimiter(place: Place) -> bool:
 def _laid_out(found: Layout) -> Dataset:
     """The data set from where its elements were found to lie, without a second walk; as pydicom reads it."""
     implicit = not found.is_explicit
-    elements = {BaseTag(place.tag): _raw_element(found.raw, place, implicit) for place in found.places}
-    meta = {BaseTag(place.tag): _raw_element(found.raw, place, False) for place in _meta_places(found.raw)}
-    dataset = FileDataset(io.BytesIO(), elements, bytes(found.raw[:128]), FileMetaDataset(meta), implicit, True)
+    elements = _raw_elements(found.raw, found.places, implicit)
+    meta = FileMetaDataset(_raw_elements(found.meta_raw, found.meta, False))
+    dataset = FileDataset(io.BytesIO(), elements, bytes(found.meta_raw[:128]), meta, implicit, True)
     stated = elements.get(BaseTag(0x00080005))
     encoding = convert_encodings(convert_raw_data_element(stated).value) if stated else default_encoding
     dataset.set_original_encoding(implicit, True, encoding)
-    dataset.file_meta.set_original_encoding(False, True, default_encoding)
+    meta.set_original_encoding(False, True, default_encoding)
     return dataset
 
 
-def _raw_element(raw: Bytes, place: Place, implicit: bool) -> RawDataElement:
-    end, length = place.end, place.length
-    if length == UNDEFINED:  # the delimiter is no part of the value
-        end -= 8
-        length = UNDEFINED if place.tag == PIXEL_DATA else end - place.start
-    value = raw[place.start : end] if length else None
-    return RawDataElement(BaseTag(place.tag), place.vr.decode() or None, length, value, place.start, implicit, True)
+# The slices of a study have the same tags: each is made once.
+_base_tags: dict[int, BaseTag] = {}
+_VRS: dict[bytes, str | None] = {b"": None}
 
 
-def _meta_places(raw: Bytes) -> Iterator[Place]:
-    """The elements of the file meta group, which `file_meta` has stepped over before."""
-    walk, position = Walk(raw, "<", ""), 132
-    while position + 8 <= len(raw) and raw[position : position + 2] == b"\x02\x00":
-        tag, vr, length, value = walk.header(position, explicit=True)
-        position = value + length
-        yield Place(tag, vr, length, value, position)
+def _raw_elements(raw: Bytes, places: Iterable[Place], implicit: bool) -> dict[BaseTag, RawDataElement]:
+    made = {}
+    for tag, vr, length, start, end in places:
+        if length == UNDEFINED:  # the delimiter is no part of the value
+            end -= 8
+            length = UNDEFINED if tag == PIXEL_DATA else end - start
+        key = _base_tags.get(tag) or _base_tags.setdefault(tag, BaseTag(tag))
+        name = _VRS[vr] if vr in _VRS else _VRS.setdefault(vr, vr.decode())
+        value = raw[start:end] if tag != PIXEL_DATA or length == UNDEFINED else memoryview(raw)[start:end]
+        fields = (key, name, length, value if length else None, start, implicit, True, True, False)
+        # As its own constructor does, which is called for each element of each slice.
+        made[key] = tuple.__new__(RawDataElement, fields)
+    return made
 
 
 def _parse(file: io.BufferedIOBase | io.BytesIO, name: str, stop_before_pixels: bool) -> Dataset:
@@ -349,19 +357,26 @@ def file_meta(raw: Bytes, name: str) -> tuple[str, int]:
 
     Raises NotDicom where there is no `DICM` or no transfer syntax.
     """
+    syntax, start, _ = _file_meta(raw, name)
+    return syntax, start
+
+
+def _file_meta(raw: Bytes, name: str) -> tuple[str, int, tuple[Place, ...]]:
     if bytes(raw[128:132]) != b"DICM":
         raise NotDicom(f"{name} is no DICOM file: bytes 129 to 132 are not 'DICM'; send DICOM files (PS3.10) only")
     syntax, position = "", 132
     walk = Walk(raw, "<", name)
+    places = []
     while position + 8 <= len(raw) and raw[position : position + 2] == b"\x02\x00":
-        tag, _, length, value = walk.header(position, explicit=True)
+        tag, vr, length, value = walk.header(position, explicit=True)
         walk.inside(value, length, len(raw), tag)
-        if tag == 0x00020010:
-            syntax = bytes(raw[value : value + length]).decode("ascii", "replace").rstrip("\0 ")
         position = value + length
+        places.append(Place(tag, vr, length, value, position))
+        if tag == 0x00020010:
+            syntax = bytes(raw[value:position]).decode("ascii", "replace").rstrip("\0 ")
     if not syntax:
         raise NotDicom(f"{name} has no TransferSyntaxUID (0002,0010) in its file meta information; write it again")
-    return syntax, position
+    return syntax, position, tuple(places)
 
 
 def _inflated(raw: Bytes, start: int, name: str) -> bytes:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydicom.dataelem import RawDataElement
 
-from dicom_io.errors import MissingAttribute, UnknownUnits
+from dicom_io import dataset
+from dicom_io.errors import MissingAttribute, Rejected, UnknownUnits
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -27,6 +28,10 @@ def value(ds: Dataset, keyword: str, owner: Dataset | None = None) -> Any:
 
     pydicom parses a value when it is asked for; one that it cannot parse is worth no more than a missing one.
     """
+    try:
+        return dataset.value(ds, keyword)
+    except Rejected:  # told below, with the image's name
+        pass
     try:
         return ds.get(keyword)
     except (ValueError, NotImplementedError, OverflowError) as error:

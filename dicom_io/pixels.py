@@ -112,7 +112,7 @@ def _native(dataset: Dataset, frame: int | None) -> npt.NDArray[Any] | None:
     plain = whole and samples == 1 and allocated in (8, 16, 32) and 0 < bits <= allocated and signed in (0, 1)
     element = dataset.get_item("PixelData")
     raw = None if element is None else element.value
-    if not (plain and rows and columns and photometric and isinstance(raw, bytes)):
+    if not (plain and rows and columns and photometric and isinstance(raw, (bytes, memoryview))):
         return None
     number, size = number_of_frames(dataset), rows * columns * (allocated // 8)
     if len(raw) not in (number * size, number * size + number * size % 2) or not 0 <= (frame or 0) < number:

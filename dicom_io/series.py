@@ -540,11 +540,11 @@ def _voxels(ordered: Sequence[Slice], series: Sequence[Slice], suv: SuvKind, sca
             )
         scaling.apply(ordered[index].dataset, scaled_by, stored, voxels[index], factors[index])
 
-    if not ordered[0].is_compressed:
+    if not ordered[0].is_compressed and voxels[0].nbytes < _WORTH_A_THREAD_BYTES:
         for index in range(len(ordered)):
             fill(index)
         return voxels
-    with ThreadPoolExecutor(_THREADS) as pool:  # decoders need no interpreter
+    with ThreadPoolExecutor(_THREADS) as pool:  # decoders and sums of large arrays need no interpreter
         list(pool.map(fill, range(len(ordered))))
     return voxels
 
