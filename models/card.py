@@ -28,7 +28,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         "",
         "## What it is for",
         "",
-        f"{description.task.capitalize()} of {channels}. Labels: {', '.join(description.labels) or 'none'}.",
+        f"{description.task.capitalize()} of {channels}. Labels: {', '.join(_labels(description)) or 'none'}.",
         *(
             [f"Threshold {description.threshold:.3g}, fixed on validation."]
             if description.threshold is not None
@@ -67,6 +67,14 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _labels(description: Description) -> list[str]:
+    """What a predictor tells apart, or what a generator can be asked for."""
+    if description.task != "generation":
+        return list(description.labels)
+    known = zip(description.labels, description.label_slices, strict=False)
+    return [f"{name} ({slices} training slices)" for name, slices in known if slices]
 
 
 def report(description: Description, report: Mapping[str, Any]) -> str:
@@ -159,6 +167,11 @@ def _generator_figures(report: Mapping[str, Any]) -> list[str]:
             f"{space['controls']['blurred']:.3f} | {space['controls']['noisy']:.3f} | "
             f"{'yes' if space['usable'] else 'no'} |"
         )
+    # Reports from before it was measured have none.
+    spread = {name: ratio for name, ratio in report.get("spread", {}).items() if ratio is not None}
+    if spread:
+        of = ", ".join(f"{name} {ratio:.2f}" for name, ratio in spread.items())
+        lines += ["", f"Spread within classes, over that of training slices (1: as varied; 0: one picture): {of}."]
     lines += [
         "",
         "| feature space | copy rate | planted copies found | held-out flagged | passed |",

@@ -23,8 +23,8 @@ from models.tensors import to_metatensor
 class Case:
     """One item. image: (C, slices, rows, columns) after the chain; a projection is one slice.
 
-    labels: (slices,) class numbers, where the task is classification. mask: (slices, rows, columns) class numbers,
-    where it was asked for.
+    labels: (slices,) class numbers, where the task is classification, or where they were asked for.
+    mask: (slices, rows, columns) class numbers, where it was asked for.
     spacing_mm: (slice, row, column) after the chain; (row, column) of a projection.
     """
 
@@ -41,19 +41,27 @@ class Case:
 
 
 def load(
-    cohort: Cohort, items: Sequence[Item], steps: Sequence[Mapping[str, Any]], *, masks: bool | None = None
+    cohort: Cohort,
+    items: Sequence[Item],
+    steps: Sequence[Mapping[str, Any]],
+    *,
+    masks: bool | None = None,
+    labels: bool | None = None,
 ) -> list[Case]:
-    """Read, make tensors, run the chain. Order follows `items`. masks: read them; None does so for segmentation only.
+    """Read, make tensors, run the chain. Order follows `items`.
+
+    masks, labels: read them; None does so for segmentation, and for classification, only.
 
     Raises:
         Rejected: an item lacks what the cohort's task needs, or its labels or mask do not fit the image.
     """
     chain = preprocessing.chain(steps)
     masks = cohort.task == "segmentation" if masks is None else masks
-    return [_case(cohort, item, chain, masks) for item in items]
+    labels = cohort.task == "classification" if labels is None else labels
+    return [_case(cohort, item, chain, masks, labels) for item in items]
 
 
-def _case(cohort: Cohort, item: Item, chain: Any, masks: bool) -> Case:
+def _case(cohort: Cohort, item: Item, chain: Any, masks: bool, labels: bool) -> Case:
     source = cohorts.load_image(cohort, item)
     prepared = preprocessing.prepare(chain, to_metatensor(source))
     image = torch.as_tensor(prepared).as_subclass(Tensor).float().contiguous()
@@ -65,7 +73,7 @@ def _case(cohort: Cohort, item: Item, chain: Any, masks: bool) -> Case:
         item=item,
         source=source,
         image=image,
-        labels=_labels(cohort, item, image.shape[1]) if cohort.task == "classification" else None,
+        labels=_labels(cohort, item, image.shape[1]) if labels else None,
         mask=_mask(cohort, item, image) if masks else None,
         spacing_mm=tuple(np.linalg.norm(affine[:3, :axes], axis=0).tolist()),
     )
@@ -73,6 +81,10 @@ def _case(cohort: Cohort, item: Item, chain: Any, masks: bool) -> Case:
 
 def _labels(cohort: Cohort, item: Item, slices: int) -> Tensor:
     labels = item.slice_labels or (() if item.label is None else (item.label,) * slices)
+    if not labels:
+        raise Rejected(
+            f"cohort {cohort.name!r}: {item.images[0]} has no label; give every item a label or slice labels"
+        )
     if len(labels) != slices:
         raise Rejected(f"cohort {cohort.name!r}: {item.images[0]} has {slices} slices and {len(labels)} labels")
     if max(labels) >= len(cohort.labels) or min(labels) < 0:
@@ -111,21 +123,37 @@ def one_size(cases: Sequence[Case]) -> tuple[Tensor, Tensor | None, list[str]]:
     return images, labels, [case.patient for case in cases for _ in range(case.image.shape[1])]
 
 
-def squares(cases: Sequence[Case], size_px: int, minimum_signal: float, *, may_be_empty: bool = False) -> Tensor:
-    """Slices of the first channel, in [-1, 1], as squares of one size (N, 1, px, px): padded with -1, scaled, no air.
+@dataclass(frozen=True, eq=False)
+class Squares:
+    """Slices as generators see them. images: (N, 1, px, px) in [-1, 1]; labels: (N,), where the cases have them;
+    patients: of each slice."""
+
+    images: Tensor
+    labels: Tensor | None
+    patients: tuple[str, ...]
+
+
+def squares(cases: Sequence[Case], size_px: int, minimum_signal: float) -> Squares:
+    """Slices of the first channel as squares of one size: padded with -1, scaled, no air.
 
     minimum_signal: slices whose 99th percentile lies below this share of the range are left out.
 
     Raises:
-        Rejected: nothing is left, unless it may be.
+        Rejected: nothing is left.
     """
     slices = torch.cat([_square(case.image[:1].transpose(0, 1), size_px) for case in cases])
     flat = slices.flatten(1)
     tops = flat.kthvalue(max(1, round(0.99 * flat.shape[1])), dim=1).values
-    kept = slices[tops > -1 + 2 * minimum_signal]
-    if not len(kept) and not may_be_empty:
+    kept = tops > -1 + 2 * minimum_signal
+    if not kept.any():
         raise Rejected(f"no slice reaches minimum_signal {minimum_signal} of pixel_range; lower one of the two")
-    return kept.contiguous()
+    labels = [case.labels for case in cases if case.labels is not None]
+    owners = [case.patient for case in cases for _ in range(case.image.shape[1])]
+    return Squares(
+        images=slices[kept].contiguous(),
+        labels=torch.cat(labels)[kept] if labels else None,
+        patients=tuple(owner for owner, keep in zip(owners, kept.tolist(), strict=True) if keep),
+    )
 
 
 def _square(slices: Tensor, size_px: int) -> Tensor:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dicom_io.cohort import Channel
 from dicom_io.errors import OutOfDomain
 from dicom_io.volume import Projection, Volume
-from models.recipe import Settings
+from models.recipe_parts import Settings
 
 Range = tuple[float, float]
 # How far beyond the training images an image may lie. Steps between slices matter less to a network of one slice.

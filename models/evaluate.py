@@ -35,7 +35,7 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
     """
     model = version.load(folder)
     task = model.description.task
-    if cohort.task != task:
+    if task not in (cohort.task, "generation"):
         raise Rejected(f"{model.identity.address} is for {task}, cohort {cohort.name!r} for {cohort.task}")
     if cohort.channels[: len(model.description.channels)] != model.description.channels:
         names = ", ".join(channel.name for channel in model.description.channels)
@@ -121,27 +121,46 @@ def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     description = model.model.description
     px = int(model.model.network_definition["image_px"])
 
-    def real(items: Sequence[Item]) -> tuple[torch.Tensor, list[str]]:
-        images, patients = [], []
-        for case in cases.load(cohort, items, model.model.model_input):
-            kept = cases.squares([case], px, description.minimum_signal, may_be_empty=True)
-            images.append(kept)
-            patients += [case.patient] * len(kept)
-        return torch.cat(images), patients
+    # Another cohort's class numbers may mean something else; then the spread is that of all classes together.
+    labels = bool(model.labels) and cohort.labels == description.labels
+
+    def real(items: Sequence[Item]) -> cases.Squares:
+        read = cases.load(cohort, items, model.model.model_input, masks=False, labels=labels)
+        return cases.squares(read, px, description.minimum_signal)
 
     low, high = model.pixel_range
+    # Classes, where there are any, come in the shares that training had.
     values = model.sample(description.audit_samples, AUDIT_SEED)
     synthetic = torch.from_numpy((values - low) / (high - low) * 2 - 1)[:, None]
     training, held_out = real(cohort.training), real(cohort.test)
-    if min(len(training[0]), len(held_out[0])) < 2:
+    if min(len(training.images), len(held_out.images)) < 2:
         raise Rejected(f"cohort {cohort.name!r} has too few slices above minimum_signal for an evaluation")
-    encoded = EncodedFeatures(training[0])
+    encoded = EncodedFeatures(training.images)
+    seen, unseen = (training.images, training.patients), (held_out.images, held_out.patients)
+    numbers = [model.class_of(AUDIT_SEED, index) for index in range(description.audit_samples)]
     return {
         "seed": AUDIT_SEED,
         "samples": description.audit_samples,
-        "fidelity": fidelity.evaluate(synthetic, training, held_out, [RandomFeatures(), encoded], draws=draws),
-        "privacy": privacy.evaluate(synthetic, training[0], held_out, [privacy.small_pixels, encoded], draws=draws),
+        "spread": _spread(synthetic, numbers, training, description.labels),
+        "fidelity": fidelity.evaluate(synthetic, seen, unseen, [RandomFeatures(), encoded], draws=draws),
+        "privacy": privacy.evaluate(synthetic, training.images, unseen, [privacy.small_pixels, encoded], draws=draws),
     }
+
+
+def _spread(
+    synthetic: torch.Tensor, numbers: Sequence[int | None], real: cases.Squares, names: Sequence[str]
+) -> dict[str, float | None]:
+    """By class, or of all together where there are none: see `fidelity.spread`; None where it is undefined."""
+    features = RandomFeatures()
+    if real.labels is None:
+        ratios = {"all": fidelity.spread(features(synthetic), features(real.images))}
+    else:
+        of = torch.tensor([-1 if number is None else number for number in numbers])
+        ratios = {
+            names[label]: fidelity.spread(features(synthetic[of == label]), features(real.images[real.labels == label]))
+            for label in sorted(set(real.labels.tolist()) & set(of.tolist()))
+        }
+    return {name: None if np.isnan(ratio) else round(ratio, 4) for name, ratio in ratios.items()}
 
 
 def verdict(report: dict[str, Any]) -> tuple[str, str]:

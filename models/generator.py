@@ -1,26 +1,30 @@
-"""Sampling: a seed in, slices in units out. One seed per sample, so neither count nor batch changes a picture."""
+"""Sampling: a seed in, slices in units out. One seed per sample, so neither count nor batch changes a picture.
+
+No family of generators is known here: a network makes one picture from a source of random numbers and a class number
+(`models.networks.maker`), however many steps that takes.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dicom_io.errors import Rejected
 from dicom_io.provenance import ModelIdentity
 from dicom_io.volume import Float32
 from models import version
+from models.networks.maker import Maker
 from models.version import ModelVersion
 
 
-def noise(seed: int, index: int, latent: int) -> Tensor:
-    """The (latent,) noise of sample `index` of `seed`: a function of the two alone."""
-    digest = hashlib.sha256(f"sample\0{seed}\0{index}".encode()).digest()
-    source = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(latent, generator=source)
+def source_of(seed: int, index: int, purpose: str = "sample") -> torch.Generator:
+    """The random numbers of sample `index` of `seed`: a function of these alone."""
+    digest = hashlib.sha256(f"{purpose}\0{seed}\0{index}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class Generator:
@@ -28,7 +32,7 @@ class Generator:
 
     def __init__(self, model: ModelVersion) -> None:
         self.model = model
-        self.network = model.network()
+        self.network: Maker = model.network()  # type: ignore[assignment]
         if model.description.pixel_range is None:
             raise Rejected(f"{model.identity.address} has no pixel range; train it again")
         self.pixel_range = model.description.pixel_range
@@ -50,22 +54,58 @@ class Generator:
         """Names the stored evaluation; "" for a run that was not released."""
         return self.model.description.audit_id
 
-    @torch.inference_mode()
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What can be asked for: the classes that training had slices of; empty where it knew none."""
+        known = self.model.description
+        return tuple(name for name, slices in zip(known.labels, known.label_slices, strict=False) if slices)
+
+    def require(self, label: str | None) -> None:
+        """Pass where pictures of this label, or of none, can be told from each other.
+
+        Raises:
+            Rejected: the label is unknown, or none is given and there are several.
+        """
+        self._number(label)
+        if label is None and self.labels:
+            raise Rejected(f"{self.identity.address} makes {', '.join(self.labels)}; say which with a label")
+
     def sample(self, n: int, seed: int, label: str | None = None) -> Float32:
         """(n, rows, columns) float32 in `units`, inside `pixel_range`.
 
+        label: None draws the class of each sample with it, in the shares of the training slices, where there are any.
+
         Raises:
-            Rejected: a label is asked for; this generator knows none.
+            Rejected: a label is asked for that this generator was not trained on.
         """
-        if label is not None:
-            raise Rejected(f"{self.identity.address} makes unlabelled slices; ask without label {label!r}")
-        latent = int(self.model.network_definition["latent"])
-        # One at a time: convolution kernels are chosen by batch size, and their sums differ in the last bit.
-        images = [self.network(noise(seed, index, latent)[None])[0, 0].numpy() for index in range(n)]
+        return np.stack([*self.pictures(n, seed, label)])
+
+    @torch.inference_mode()
+    def pictures(self, n: int, seed: int, label: str | None = None) -> Iterator[Float32]:
+        """The pictures of `sample` one by one, for more of them than memory holds."""
+        number = self._number(label)
         low, high = self.pixel_range
-        return (low + (np.array(images, np.float32).reshape(n, *images[0].shape) + 1) / 2 * (high - low)).astype(
-            np.float32
-        )
+        for index in range(n):
+            drawn = self.class_of(seed, index) if number is None else number
+            # One at a time: convolution kernels are chosen by batch size, and their sums differ in the last bit.
+            picture = self.network.make(source_of(seed, index), drawn).numpy()
+            yield (low + (picture.astype(np.float32) + 1) / 2 * (high - low)).astype(np.float32)
+
+    def _number(self, label: str | None) -> int | None:
+        if label is None:
+            return None
+        if not self.labels:
+            raise Rejected(f"{self.identity.address} makes unlabelled slices; ask without label {label!r}")
+        if label not in self.labels:
+            raise Rejected(f"{self.identity.address} makes {', '.join(self.labels)}; it knows no label {label!r}")
+        return self.model.description.labels.index(label)
+
+    def class_of(self, seed: int, index: int) -> int | None:
+        """The class number of sample `index` of `seed` where no label is asked for; None where there are no classes."""
+        if not self.labels:
+            return None
+        shares = torch.tensor(self.model.description.label_slices, dtype=torch.float64)
+        return int(torch.multinomial(shares, 1, generator=source_of(seed, index, "label")))
 
 
 def load(folder: Path) -> Generator:

@@ -1,8 +1,9 @@
-"""A sheet of generated pictures as PNG, which says so in its text and on its face (promise 5)."""
+"""Sheets of generated pictures, as PNG and animated GIF, which say so in their text and on their face (promise 5)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +12,57 @@ from PIL import Image, ImageDraw, PngImagePlugin
 from dicom_io.volume import Float32
 
 _STRIP_PX = 14
+_FRAME_MS, _LAST_MS = 250, 2000
 
 
-def save(samples: Float32, value_range: tuple[float, float], path: Path, *, model: str, seed: int) -> None:
-    """samples: (n, rows, columns). A strip above the pictures bears the mark; PNG text Synthetic=YES, Model, Seed."""
+def save(
+    samples: Float32,
+    value_range: tuple[float, float],
+    path: Path,
+    *,
+    model: str,
+    seed: int,
+    across: int | None = None,
+    progress: float | None = None,
+) -> None:
+    """samples: (n, rows, columns). A strip above the pictures bears the mark; PNG text Synthetic=YES, Model, Seed.
+
+    across: pictures in a row; about as many as rows where not given. progress: 0 to 1, a line below the mark.
+    """
     low, high = value_range
     count, rows, columns = samples.shape
-    across = math.ceil(math.sqrt(count))
+    across = across or math.ceil(math.sqrt(count))
     down = math.ceil(count / across)
     sheet = np.zeros((_STRIP_PX + down * rows, across * columns), np.uint8)
     for number, sample in enumerate(samples):
         top, left = _STRIP_PX + number // across * rows, number % across * columns
         sheet[top : top + rows, left : left + columns] = np.clip((sample - low) / (high - low) * 255 + 0.5, 0, 255)
+    if progress is not None:
+        sheet[_STRIP_PX - 1, : round(progress * sheet.shape[1])] = 255
     picture = Image.fromarray(sheet)
     ImageDraw.Draw(picture).text((2, 1), "SYNTHETIC", fill=255)
     text = PngImagePlugin.PngInfo()
     for key, value in (("Synthetic", "YES"), ("Model", model), ("Seed", str(seed))):
         text.add_text(key, value)
     picture.save(path, pnginfo=text)
+
+
+def animate(sheets: Sequence[Path], path: Path, *, most: int = 60) -> None:
+    """Sheets that `save` wrote as one GIF, in their order, thinned evenly to `most`; every frame bears the mark, and
+    the comment says Synthetic=YES with model and seed."""
+    chosen = np.unique(np.linspace(0, len(sheets) - 1, min(most, len(sheets))).round().astype(int))
+    frames = []
+    for index in chosen:
+        with Image.open(sheets[index]) as sheet:
+            sheet.load()
+            text = sheet.text
+            frames.append(sheet.copy())
+    comment = "; ".join(f"{key}={value}" for key, value in text.items())
+    frames[0].save(
+        path,
+        save_all=True,
+        append_images=frames[1:],
+        duration=[_FRAME_MS] * (len(frames) - 1) + [_LAST_MS],
+        loop=0,
+        comment=comment.encode(),
+    )

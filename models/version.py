@@ -31,7 +31,7 @@ from dicom_io.provenance import ModelIdentity, State, content_hash
 from models import networks, runner
 from models.domain import Domain
 from models.preprocessing import check_steps
-from models.recipe import Settings
+from models.recipe_parts import Settings
 
 # Where MONAI publishes the schema of metadata.json; verify_metadata reads it.
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -58,7 +58,8 @@ class Description(Settings):
     threshold: on the probability of any class but the first, fixed on validation; None for generators.
     temperature: already divided into the weights; kept for the record.
     pixel_range, units, spacing_mm (row, column): of a generator's samples; minimum_signal: slices it was shown reach
-    this share of the range; audit_samples: how many samples its evaluation draws.
+    this share of the range; audit_samples: how many samples its evaluation draws. label_slices: of a conditional
+    generator, how many training slices each of `labels` had; a label of none cannot be asked for.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Description(Settings):
     spacing_mm: tuple[float, float] | None = None
     minimum_signal: float = 0.0
     audit_samples: int = 0
+    label_slices: tuple[int, ...] = ()
     audit_id: str = ""
 
 
@@ -217,8 +219,11 @@ def _data_format(description: Description, network: Mapping[str, Any], window_px
             "value_range": [-1, 1],
             "channel_def": {"0": names["0"]},
         }
+        label = {"type": "label", "format": "labels", "num_channels": 1, "spatial_shape": [], "dtype": "int64"}
+        numbers = {"value_range": [0, len(classes) - 1], "is_patch_data": False, "channel_def": {"0": "class number"}}
         return {
-            "inputs": {"latent": noise | {"is_patch_data": False}},
+            "inputs": {"latent": noise | {"is_patch_data": False}}
+            | ({"label": label | numbers} if description.label_slices else {}),
             "outputs": {"pred": made | {"is_patch_data": False}},
         }
     taken = image | {

@@ -110,10 +110,13 @@ def generate(
 ) -> list[Made]:
     """`n` pictures of a generator, as a labelled synthetic series of a fictitious patient, into `out`.
 
+    label: the class to make; a generator of classes needs one, so that the series says of which they are.
+
     Raises:
-        Rejected: the model is no generator, or knows no such label.
+        Rejected: the model is no generator, knows no such label, or makes several classes and none is given.
     """
     model = _generator(model_folder)
+    model.require(label)
     progress({"stage": "generating", "done": 0, "total": n})
     frames = model.sample(n, seed, label)
     objects: list[Object] = []
@@ -130,7 +133,8 @@ def generate(
             audit_id=model.audit_id,
             form=encoding,
         )
-        objects += [(dataset, record, f"{n} pictures, seed {seed}", encoding) for dataset, record in captures]
+        finding = f"{n} pictures{f' of {label}' if label else ''}, seed {seed}"
+        objects += [(dataset, record, finding, encoding) for dataset, record in captures]
     progress({"stage": "done", "done": n, "total": n})
     return _write(objects, out)
 
@@ -138,32 +142,43 @@ def generate(
 def generate_files(
     model_folder: Path, out: Path, *, n: int, seed: int, label: str | None, form: Literal["png", "nifti"]
 ) -> list[Path]:
-    """The same pictures as files that are not DICOM; each says that it is synthetic, of which model, seed and audit.
+    """The same pictures as files that are not DICOM; each says that it is synthetic, of which model, seed and label.
 
-    PNG: text chunks, and the visible mark below the picture. NIfTI: the header's description, and the sidecar.
+    PNG: text chunks, and the visible mark below the picture. NIfTI: the header's description, and the sidecar. They are
+    made and written one by one, so that any number of them needs the memory of one.
 
     Raises:
         Rejected: as for `generate`.
     """
     model = _generator(model_folder)
+    model.require(label)
     out.mkdir(parents=True, exist_ok=True)
     low, high = model.pixel_range
+    # Of an unlabelled generator names and UIDs stay what they were before there were labels.
+    of = [label] if label else []
+    named = "-".join([model.identity.name, model.identity.version, *map(_file_word, of), f"seed{seed}"])
     written = []
-    for number, frame in enumerate(model.sample(n, seed, label)):
-        path = out / f"{model.identity.name}-{model.identity.version}-seed{seed}-{number:05d}"
+    for number, frame in enumerate(model.pictures(n, seed, label)):
+        path = out / f"{named}-{number:05d}"
         if form == "png":
             path = path.with_name(path.name + ".png")
             mark = picture.SyntheticMark(model.identity.address, seed, model.audit_id)
-            picture.save_png(picture.window(frame, low, high), path, synthetic=mark)
+            picture.save_png(picture.window(frame, low, high), path, synthetic=mark, description=label or "")
         else:
             path = path.with_name(path.name + ".nii.gz")
             source = Source(
-                "", name_based_uid("file", model.identity.content_hash, str(seed), str(number)), "", 1, True
+                "", name_based_uid("file", model.identity.content_hash, str(seed), str(number), *of), "", 1, True
             )
             note = {"model": model.identity.address, "seed": seed, "sample": number, "audit_id": model.audit_id}
+            note |= {"label": label} if label else {}
             nifti.write_projection(Projection(frame, model.units, source, model.spacing_mm), path, note=note)
         written.append(path)
     return written
+
+
+def _file_word(label: str) -> str:
+    """A label as part of a file's name."""
+    return "".join(letter if letter.isalnum() else "_" for letter in label)
 
 
 # A worker's child serves many jobs; loading a model takes longer than most predictions.

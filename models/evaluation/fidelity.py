@@ -39,6 +39,19 @@ def _weighted(k_xx: Tensor, k_yy: Tensor, k_xy: Tensor, a: Tensor, b: Tensor) ->
     return float(within(k_xx, a) + within(k_yy, b) - 2 * (a @ k_xy @ b) / (a.sum() * b.sum()))
 
 
+def spread(made: Tensor, real: Tensor) -> float:
+    """How much samples of one class differ among each other, beside how much its reals do: 1 is as much, 0 not at all.
+
+    made, real: features (n, d). The median over features of the ratio of standard deviations; nan where the reals are
+    fewer than two, or all the same. A generator that collapsed shows here, and in no loss.
+    """
+    if min(len(made), len(real)) < 2:
+        return float("nan")
+    deviation = real.std(0)
+    known = deviation > 1e-9
+    return float((made.std(0)[known] / deviation[known]).median()) if known.any() else float("nan")
+
+
 def blurred(images: Tensor) -> Tensor:
     """Smoothed by a 5 x 5 mean, twice: what an under-trained generator makes."""
     for _ in range(2):

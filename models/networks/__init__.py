@@ -9,14 +9,20 @@ from monai.networks import nets
 from torch import nn
 
 from dicom_io.errors import Rejected
+from models.networks import faithful
 from models.networks.generator import Generator
+from models.networks.labelled import LabelledGenerator
 from models.networks.windowed import WindowedResNet
 from models.preprocessing import check_plain
 
 _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
     "UNet": nets.UNet,
     "ResNet": nets.ResNet,
+    "models.networks.faithful.DCGANGenerator": faithful.DCGANGenerator,
+    "models.networks.faithful.DenseGenerator": faithful.DenseGenerator,
+    "models.networks.faithful.WGANGenerator": faithful.WGANGenerator,
     "models.networks.generator.Generator": Generator,
+    "models.networks.labelled.LabelledGenerator": LabelledGenerator,
     "models.networks.windowed.WindowedResNet": WindowedResNet,
 }
 

@@ -2,7 +2,10 @@
 
 Resize-convolution instead of transposed convolution (no checkerboard, Odena 2016); GroupNorm in the generator, so that
 a sample does not depend on its batch; no norm in the discriminator (R1 regularises it); minibatch standard deviation
-against collapse (Karras 2018, section 3).
+against collapse (Karras 2018, section 3). Everything else is a choice of the recipe.
+
+With labels: norms of the generator whose gain and bias belong to the class (de Vries 2017), and a discriminator that
+adds the inner product of its features with a vector of the class (projection: Miyato and Koyama 2018, equation 4).
 """
 
 from __future__ import annotations
@@ -13,58 +16,115 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as spectral
+
+from models.networks.latent import FromNoise
+from models.networks.norm import ClassNorm, layer
 
 
-class Generator(nn.Module):
-    """Noise (B, latent) -> images (B, 1, image_px, image_px) in [-1, 1]."""
+class Generator(FromNoise):
+    """Noise (B, latent) -> images (B, 1, image_px, image_px) in [-1, 1]. classes: 0 makes unlabelled images."""
 
-    def __init__(self, image_px: int, features: int, latent: int) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        image_px: int,
+        features: int,
+        latent: int,
+        *,
+        law: str = "normal",
+        norm: str = "group",
+        dropout: float = 0.0,
+        classes: int = 0,
+    ) -> None:
+        super().__init__(latent, law, classes)
         doublings = int(math.log2(image_px)) - 2
         # As DCGAN counts: `features` at half resolution, half as many at full, at most eight times as many.
         widths = [min(features * 2**level, features * 16) // 2 for level in range(doublings, -1, -1)]
-        self.latent = latent
         self.project = nn.Linear(latent, widths[0] * 16)
-        self.first_norm = nn.GroupNorm(8, widths[0])
+        self.first_norm = layer(norm, widths[0], classes)
         self.blocks = nn.ModuleList(
-            nn.Sequential(
+            Block(
                 nn.Upsample(scale_factor=2, mode="nearest"),
-                nn.Conv2d(before, after, 3, padding=1, bias=False),
-                nn.GroupNorm(8, after),
+                nn.Conv2d(before, after, 3, padding=1, bias=norm == "none"),
+                layer(norm, after, classes),
                 nn.ReLU(),
+                *([nn.Dropout2d(dropout)] if dropout else []),
             )
             for before, after in itertools.pairwise(widths)
         )
         self.picture = nn.Conv2d(widths[-1], 1, 3, padding=1)
 
-    def forward(self, noise: Tensor) -> Tensor:
-        image = F.relu(self.first_norm(self.project(noise).unflatten(1, (-1, 4, 4))))
+    def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        first = self.project(noise).unflatten(1, (-1, 4, 4))
+        image = F.relu(_normed(self.first_norm, first, labels))
         for block in self.blocks:
-            image = block(image)
+            image = block(image, labels)
         return torch.tanh(self.picture(image))
 
 
-class Discriminator(nn.Module):
-    """Images (B, 1, image_px, image_px) -> logit of being real (B,)."""
+class Block(nn.Sequential):
+    """Layers one after the other; norms of classes are told the classes."""
 
-    def __init__(self, image_px: int, features: int) -> None:
+    def forward(self, image: Tensor, labels: Tensor | None = None) -> Tensor:
+        for each in self:
+            image = _normed(each, image, labels)
+        return image
+
+
+def _normed(each: nn.Module, image: Tensor, labels: Tensor | None) -> Tensor:
+    made: Tensor = each(image, labels) if isinstance(each, ClassNorm) else each(image)
+    return made
+
+
+class Discriminator(nn.Module):
+    """Images (B, 1, image_px, image_px) [and class numbers (B,)] -> logit of being real (B,)."""
+
+    def __init__(
+        self,
+        image_px: int,
+        features: int,
+        *,
+        norm: str = "none",
+        dropout: float = 0.0,
+        spectral_norm: bool = False,
+        minibatch: bool = True,
+        classes: int = 0,
+    ) -> None:
         super().__init__()
+        bounded = spectral if spectral_norm else _as_it_is
         halvings = int(math.log2(image_px)) - 2
         widths = [1] + [min(features * 2**level, features * 8) for level in range(halvings)]
         self.blocks = nn.Sequential(
             *(
-                layer
+                part
                 for before, after in itertools.pairwise(widths)
-                for layer in (nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
+                for part in (
+                    bounded(nn.Conv2d(before, after, 4, stride=2, padding=1)),
+                    # No norm on the first layer (Radford 2015): it would take the brightness away.
+                    *([layer(norm, after)] if norm != "none" and before > 1 else []),
+                    nn.LeakyReLU(0.2),
+                    *([nn.Dropout2d(dropout)] if dropout else []),
+                )
             )
         )
-        self.mix = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
-        self.verdict = nn.Linear(widths[-1] * 16, 1)
+        self.minibatch = minibatch
+        self.mix = bounded(nn.Conv2d(widths[-1] + minibatch, widths[-1], 3, padding=1))
+        self.verdict = bounded(nn.Linear(widths[-1] * 16, 1))
+        self.class_vectors = bounded(nn.Embedding(classes, widths[-1])) if classes else None
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         maps = self.blocks(images)
-        maps = F.leaky_relu(self.mix(torch.cat([maps, minibatch_deviation(maps)], 1)), 0.2)
-        return self.verdict(maps.flatten(1)).squeeze(1)
+        if self.minibatch:
+            maps = torch.cat([maps, minibatch_deviation(maps)], 1)
+        maps = F.leaky_relu(self.mix(maps), 0.2)
+        verdict: Tensor = self.verdict(maps.flatten(1)).squeeze(1)
+        if self.class_vectors is None or labels is None:
+            return verdict
+        return verdict + (self.class_vectors(labels) * maps.sum(dim=(2, 3))).sum(1)
+
+
+def _as_it_is(module: nn.Module) -> nn.Module:
+    return module
 
 
 def minibatch_deviation(maps: Tensor, group: int = 4) -> Tensor:

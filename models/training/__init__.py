@@ -32,7 +32,8 @@ def train(
     Raises:
         Rejected: recipe and cohort do not fit, or the run folder holds another training.
     """
-    if recipe.task != cohort.task:
+    # Generators need images, and labels where they are conditional: every cohort has the first.
+    if recipe.task not in (cohort.task, "generation"):
         raise Rejected(f"recipe {recipe.name!r} is for {recipe.task}, cohort {cohort.name!r} for {cohort.task}")
     if isinstance(recipe, ClassificationRecipe):
         classification.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)

@@ -1,8 +1,11 @@
-"""Generation: noise -> slice, by a DCGAN.
+"""Generation: noise -> slice, by a generator against a critic.
 
-Non-saturating logistic loss (Goodfellow 2014), lazy R1 on reals (Mescheder 2018; every 16th step, weight times 16:
-Karras 2020), DiffAugment on reals and fakes alike (Zhao 2020), running average of the generator. MONAI's GanTrainer
-has no running average, no gradient penalty, and re-uses one batch for several critic steps, so the loop is our own.
+Losses and restraints: `models.losses`. DiffAugment (Zhao 2020) and ADA (Karras 2020) on reals and fakes alike, running
+average of the generator always, classes with balanced batches. MONAI's GanTrainer has no running average, no gradient
+penalty, no labels, and re-uses one batch for several critic steps, so the loop is our own.
+
+One step is `critic_steps` steps of the critic, each with fresh reals and noise, then one of the generator, on the noise
+of the last. Images seen are those that the critic was shown.
 """
 
 # torch leaves Tensor.backward and Tensor.split without types.
@@ -15,29 +18,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dicom_io.cohort import Cohort
-from models import cases, domain, networks, sheet, version
-from models.evaluation.features import RandomFeatures
-from models.evaluation.fidelity import centre_and_scale, kid
-from models.generator import noise
-from models.networks.generator import Discriminator
-from models.recipe import GenerationRecipe
-from models.training import average, summary
+from models import losses, networks, version
+from models.adversarial_recipe import AdversarialRecipe
+from models.networks import pairs
+from models.networks.latent import FromNoise
+from models.training import average, optimisers, pictures, summary
+from models.training.adaptive import Adaptation
+from models.training.alarms import Alarms
 from models.training.augmentation import augment, translate_and_cut
+from models.training.batches import Batches
 from models.training.journal import Journal
+from models.training.judge import Judge
 from models.training.precision import autocast
 from models.training.randomness import seed_of, start_step
 from models.training.schedule import Clock
-
-FEW_PATIENTS = 20
-PANEL = 16
+from models.training.strip import Strip
 
 
 def train(
-    recipe: GenerationRecipe,
+    recipe: AdversarialRecipe,
     cohort: Cohort,
     run: Path,
     *,
@@ -50,165 +52,154 @@ def train(
     # Patients are split already; read them once. Only the training split reaches the networks.
     summary.require_splits(cohort)
     on = summary.device_named(device)
-    steps = input_chain(recipe)
-    training = cases.load(cohort, cohort.training, steps)
-    images = cases.squares(training, recipe.network.image_px, recipe.minimum_signal)
-    validation = cases.load(cohort, cohort.validation, steps)
-    unseen = cases.squares(validation, recipe.network.image_px, recipe.minimum_signal)
-    features = RandomFeatures()
-    unseen_features = features(unseen[:512])
-    centre, scale = centre_and_scale(unseen_features)
+    px = recipe.network.image_px
+    training, reals = pictures.read(cohort, "training", recipe, px)
+    _, unseen = pictures.read(cohort, "validation", recipe, px)
+    names = cohort.labels if recipe.conditional else ()
+    batches = Batches(reals, names)
+    judge = Judge(reals, unseen, batches.present)
 
     # Networks, optimisers and running average.
     torch.manual_seed(seed_of(recipe.seed, "weights", 0))
-    shape = recipe.network
-    definition = {
-        "_target_": "models.networks.generator.Generator",
-        "image_px": shape.image_px,
-        "features": shape.features,
-        "latent": shape.latent,
-    }
+    definition = pairs.generator(recipe.network, len(names))
     generator = networks.build(definition).to(on)
-    discriminator = Discriminator(shape.image_px, shape.features).to(on)
-    kept = average.start(generator)
-    rates = recipe.optimiser
-    betas = (rates.beta_1, rates.beta_2)
-    optimisers = [
-        torch.optim.Adam(net.parameters(), lr=rates.learning_rate, betas=betas) for net in (generator, discriminator)
-    ]
-    for_generator, for_discriminator = optimisers
-    batch_size = recipe.schedule.batch_size
-    gamma = 0.0002 * shape.image_px**2 / batch_size if rates.r1_gamma is None else rates.r1_gamma
+    assert isinstance(generator, FromNoise)
+    critic = pairs.critic(recipe.network, len(names)).to(on)
+    kept: FromNoise = average.start(generator)
+    rates, loss = recipe.optimiser, recipe.loss
+    for_generator = optimisers.build(generator.parameters(), rates)
+    for_critic = optimisers.build(critic.parameters(), rates)
+    adaptation = Adaptation(recipe.adaptive)
+    batch_size, gamma = recipe.schedule.batch_size, recipe.r1_gamma
 
     # Resume from the newest checkpoint, if there is one.
     clock = Clock(recipe.schedule, minutes)
     journal = Journal(run, recipe, cohort, clock, progress, resume)
-    step, images_seen, best, reported = 0, 0, float("inf"), 0
+    strip = Strip(run, recipe.name, recipe.seed, len(batches.present))
+    alarms = Alarms(
+        journal.warn,
+        stop=recipe.alarms == "stop",
+        names=names,
+        middle=None if loss.kind == "wasserstein" else losses.middle(loss),
+        contrast=float(reals.images.flatten(1).std(1).mean()),
+    )
+    step, images_seen, best, since_best, reported = 0, 0, float("inf"), 0, 0
+    stateful = {"generator": generator, "discriminator": critic, "average": kept}
     if journal.resumed:
-        for name, net in (("generator", generator), ("discriminator", discriminator), ("average", kept)):
+        for name, net in stateful.items():
             net.load_state_dict(journal.resumed[name])
-        for optimiser, state in zip(optimisers, journal.resumed["optimisers"], strict=True):
+        for optimiser, state in zip((for_generator, for_critic), journal.resumed["optimisers"], strict=True):
             optimiser.load_state_dict(state)
-        step, images_seen, best = (journal.resumed[key] for key in ("step", "images_seen", "best"))
+        adaptation.resume(journal.resumed["adaptation"])
+        alarms.resume(journal.resumed["alarms"])
+        step, images_seen, best, since_best = (
+            journal.resumed[key] for key in ("step", "images_seen", "best", "reports_since_best")
+        )
         reported = images_seen
-    patients = len({case.patient for case in training})
-    if patients < FEW_PATIENTS:
-        journal.warn(
-            f"{patients} training patients are fewer than {FEW_PATIENTS}: the generator will repeat what it saw"
+    for sentence in pictures.few_patients(reals, names):
+        journal.warn(sentence)
+    if recipe.network.critic_sees_batch and loss.gradient_penalty:
+        journal.warn("batch norm in the critic mixes the images whose slopes gradient_penalty takes one by one")
+
+    finished = _is_over(recipe, images_seen, since_best)
+    while not finished:
+        draw = start_step(recipe.seed, step)
+        optimisers.set_rate(for_generator, clock.learning_rate(images_seen, rates.learning_rate))
+        optimisers.set_rate(
+            for_critic, clock.learning_rate(images_seen, rates.critic_learning_rate or rates.learning_rate)
         )
 
-    finished = images_seen >= recipe.schedule.total_images
-    while not finished:
-        # Draw reals and noise; the same augmentation policy for reals and fakes.
-        draw = start_step(recipe.seed, step)
-        chosen = torch.randint(len(images), (batch_size,), generator=draw)
-        real, _ = augment(images[chosen].to(on), None, recipe.augmentation, draw)
-        latent = torch.randn(batch_size, shape.latent, generator=draw).to(on)
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = clock.learning_rate(images_seen, rates.learning_rate)
+        critic.requires_grad_(True)
+        for turn in range(step * rates.critic_steps, (step + 1) * rates.critic_steps):
+            # Draw reals and noise; the same augmentation policy for reals and fakes.
+            real, labels = batches.draw(batch_size, draw)
+            real, _ = augment(real.to(on), None, recipe.augmentation, draw)
+            labels = None if labels is None else labels.to(on)
+            latent = generator.noise(batch_size, draw).to(on)
 
-        # Discriminator: reals up, fakes down; now and then the slope at reals (R1).
-        with autocast(on, recipe.schedule.precision):
-            fake = generator(latent).float()
-            real_logits = discriminator(differ(real, recipe, draw))
-            fake_logits = discriminator(differ(fake.detach(), recipe, draw))
-        loss = F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean()
-        critic_loss = loss.item()
-        if step % rates.r1_every_steps == 0:
-            loss = loss + rates.r1_every_steps * gamma / 2 * slope(discriminator, differ(real, recipe, draw))
-        for_discriminator.zero_grad()
-        loss.backward()
-        for_discriminator.step()
+            # Critic: reals up, fakes down, within its restraints; R1 now and then, with the weight of those between.
+            with autocast(on, recipe.schedule.precision):
+                fake = generator(latent, labels).float()
+                shown_real, shown_fake = (show(each, recipe, adaptation, draw) for each in (real, fake.detach()))
+                real_scores, fake_scores = scores(critic, shown_real, shown_fake, labels, loss.separate_batches)
+            critic_loss = losses.of_critic(loss, real_scores, fake_scores, draw)
+            told = critic_loss
+            if loss.gradient_penalty:
+                penalty = losses.gradient_penalty(critic, shown_real, shown_fake, draw, labels)
+                told = told + loss.gradient_penalty * penalty
+            if gamma and turn % rates.r1_every_steps == 0:
+                slope = losses.slope(critic, show(real, recipe, adaptation, draw), labels)
+                told = told + rates.r1_every_steps * gamma / 2 * slope
+            for_critic.zero_grad()
+            told.backward()
+            optimisers.step(for_critic, rates)
+            if loss.weight_clip:
+                losses.clip_weights(critic.parameters(), loss.weight_clip)
+            adaptation.learn(real_scores - losses.middle(loss), batch_size)
+            images_seen += batch_size
 
-        # Generator: fakes up.
+        # Generator: fakes up. The critic's weights need no gradients.
+        critic.requires_grad_(False)
         with autocast(on, recipe.schedule.precision):
-            fake_logits = discriminator(differ(fake, recipe, draw))
-        generator_loss = F.softplus(-fake_logits.float()).mean()
+            raised = critic(show(fake, recipe, adaptation, draw), labels)
+        generator_loss = losses.of_generator(loss, raised.float())
         for_generator.zero_grad()
         generator_loss.backward()
-        for_generator.step()
+        optimisers.step(for_generator, rates)
 
         # Follow with the running average.
-        step, images_seen = step + 1, images_seen + batch_size
-        average.follow(kept, generator, images_seen, batch_size, recipe.schedule.ema_half_life_images)
+        step += 1
+        shown = batch_size * rates.critic_steps
+        average.follow(kept, generator, images_seen, shown, recipe.schedule.ema_half_life_images)
+        alarms.step(critic_loss.item(), generator_loss.item(), real_scores, fake_scores, images_seen)
         journal.progress(images_seen, generator_loss.item())
         finished = clock.fraction(images_seen) >= 1
 
         # Each `report_images`, and at the end: compare with unseen patients, keep the best, save panel and checkpoint.
         if finished or images_seen - reported >= recipe.schedule.report_images:
             reported = images_seen
-            samples = panel(kept, max(PANEL, min(len(unseen_features), 256)), shape.latent, on)
-            score = kid((features(samples) - centre) / scale, (unseen_features - centre) / scale)
+            panel = judge.panel(kept, on)
+            score, spread = judge.kid(panel), judge.spread(panel)
+            since_best = 0 if score < best else since_best + 1
             if score < best:
                 best = score
                 journal.keep_best({"state": kept.state_dict()})
-            sheet.save(
-                samples[:PANEL, 0].numpy(), (-1.0, 1.0), run / "samples.png", model=recipe.name, seed=recipe.seed
-            )
+            strip.add(panel.images, images_seen, clock.fraction(images_seen))
             line = {"images_seen": images_seen, "loss": round(generator_loss.item(), 5)}
-            journal.report(line | {"critic_loss": round(critic_loss, 5), "validation_kid": round(score, 6)})
+            line |= {"critic_loss": round(critic_loss.item(), 5), "validation_kid": round(score, 6)}
+            line |= {"spread": round(min(spread.values(), default=float("nan")), 4)}
+            journal.report(line | ({"augmentation_p": round(adaptation.p, 5)} if recipe.adaptive else {}))
+            alarms.look(clock.fraction(images_seen), images_seen, panel.images, spread)
             journal.save(
-                {
-                    "generator": generator.state_dict(),
-                    "discriminator": discriminator.state_dict(),
-                    "average": kept.state_dict(),
-                    "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-                    "step": step,
-                    "images_seen": images_seen,
-                    "best": best,
-                }
+                {name: net.state_dict() for name, net in stateful.items()}
+                | {"optimisers": [optimiser.state_dict() for optimiser in (for_generator, for_critic)]}
+                | {"adaptation": adaptation.state(), "alarms": alarms.state(), "step": step}
+                | {"images_seen": images_seen, "best": best, "reports_since_best": since_best}
             )
+            alarms.sound()
+            finished = finished or _is_over(recipe, images_seen, since_best)
 
     # Leave what sampling needs, with range, units and spacing of the slices.
-    description = version.Description(
-        name=recipe.name,
-        task="generation",
-        labels=cohort.labels,
-        channels=cohort.channels[:1],
-        domain=domain.observed([case.source for case in training], cohort.channels),
-        saw=summary.saw(recipe, cohort, journal.data_hash, training, images_seen),
-        pixel_range=recipe.pixel_range,
-        units="1" if recipe.preprocessing else cohort.channels[0].units,
-        spacing_mm=cases.square_spacing_mm(training, shape.image_px),
-        minimum_signal=recipe.minimum_signal,
-        audit_samples=recipe.audit_samples,
-    )
-    version.write(run, description, definition, steps, None, 0.0, journal.best()["state"])
-    journal.done(images_seen=images_seen, validation_kid=best)
+    made = pictures.description(recipe, cohort, journal.data_hash, training, px, images_seen, batches.counts)
+    version.write(run, made, definition, pictures.input_chain(recipe), None, 0.0, journal.best()["state"])
+    journal.done(images_seen=images_seen, validation_kid=best, reports_since_best=since_best)
 
 
-def input_chain(recipe: GenerationRecipe) -> tuple[dict[str, Any], ...]:
-    """The recipe's chain, then pixel_range to [-1, 1]."""
-    low, high = recipe.pixel_range
-    return (
-        *recipe.preprocessing,
-        {
-            "_target_": "ScaleIntensityRanged",
-            "keys": "image",
-            "a_min": low,
-            "a_max": high,
-            "b_min": -1.0,
-            "b_max": 1.0,
-            "clip": True,
-        },
-    )
+def _is_over(recipe: AdversarialRecipe, images_seen: int, since_best: int) -> bool:
+    patience = recipe.schedule.patience_reports
+    return images_seen >= recipe.schedule.total_images or (patience is not None and since_best >= patience)
 
 
-def differ(images: Tensor, recipe: GenerationRecipe, draw: torch.Generator) -> Tensor:
-    """DiffAugment as the recipe asks."""
-    return translate_and_cut(images, recipe.loss.translation, recipe.loss.cutout, draw)
+def show(images: Tensor, recipe: AdversarialRecipe, adaptation: Adaptation, draw: torch.Generator) -> Tensor:
+    """What the critic is shown: DiffAugment, then ADA, as the recipe asks."""
+    return adaptation.change(translate_and_cut(images, recipe.loss.translation, recipe.loss.cutout, draw), draw)
 
 
-def slope(discriminator: nn.Module, real: Tensor) -> Tensor:
-    """R1: mean squared norm of the discriminator's gradient at reals."""
-    real = real.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
-    return gradient.square().flatten(1).sum(1).mean()
-
-
-@torch.inference_mode()
-def panel(network: nn.Module, count: int, latent: int, on: torch.device) -> Tensor:
-    """Samples of fixed seeds, (count, 1, px, px) on the CPU."""
-    z = torch.stack([noise(0, index, latent) for index in range(count)]).to(on)
-    return torch.cat([network(batch).cpu() for batch in z.split(32)])
+def scores(
+    critic: nn.Module, real: Tensor, fake: Tensor, labels: Tensor | None, separate: bool
+) -> tuple[Tensor, Tensor]:
+    """(B,) scores of reals and of fakes, which are of the same classes; from two batches, or from one of both."""
+    if separate:
+        return critic(real, labels).float(), critic(fake, labels).float()
+    both = critic(torch.cat([real, fake]), None if labels is None else torch.cat([labels, labels])).float()
+    return both[: len(real)], both[len(real) :]

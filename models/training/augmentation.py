@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.recipe import Augmentation
+from models.recipe_parts import Augmentation
 
 
 def augment(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def start(network: nn.Module) -> nn.Module:
+
+def start(network: Network) -> Network:
     """A copy that follows; it needs no gradients."""
     return copy.deepcopy(network).eval().requires_grad_(False)
 

@@ -4,7 +4,9 @@
     run/metrics.csv      one line per report
     run/checkpoint.pt    the newest state (tensors only)
     run/best.pt          averaged weights of the best validation
-    run/samples.png      generators: EMA samples, marked synthetic
+    run/tensorboard      the same figures, where tensorboard is installed (all families)
+    run/samples.png      generators: EMA samples of fixed seeds, marked synthetic
+    run/frames, training.gif   generators: the same sheet at every report, and all of them as an animation
     run/configs, models  what serving needs, written at the end (`models.version`)
 
 Events, as plain dicts:
@@ -27,6 +29,7 @@ from dicom_io.errors import Rejected
 from models import recipe as recipes
 from models.recipe import Recipe
 from models.training import checkpoint
+from models.training.board import Board
 from models.training.schedule import Clock
 
 Event = dict[str, Any]
@@ -58,7 +61,9 @@ class Journal:
         run.mkdir(parents=True, exist_ok=True)
         self.resumed = checkpoint.load(run / "checkpoint.pt", self.fingerprint)
         (run / "recipe.yaml").write_text(text)
-        self._drop_lines_after(self.resumed["images_seen"] if self.resumed else 0)
+        images_seen = self.resumed["images_seen"] if self.resumed else 0
+        self._drop_lines_after(images_seen)
+        self._board = Board(run / "tensorboard", images_seen)
 
     def save(self, content: Event) -> None:
         """The newest state."""
@@ -102,7 +107,7 @@ class Journal:
         )
 
     def report(self, line: Event) -> None:
-        """Append to metrics.csv; the columns are those of the first line."""
+        """Append to metrics.csv, whose columns are those of the first line, and to TensorBoard."""
         path = self.run / "metrics.csv"
         fresh = not path.exists()
         with path.open("a", newline="") as file:
@@ -110,6 +115,7 @@ class Journal:
             if fresh:
                 writer.writeheader()
             writer.writerow(line)
+        self._board.write(line)
         self._tell({"kind": "report"} | line)
 
     def warn(self, message: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from models.recipe import Schedule
+from models.recipe_parts import Schedule
 
 
 class Clock:
@@ -27,6 +27,8 @@ class Clock:
         return min(max(by_images, by_time), 1.0)
 
     def learning_rate(self, images_seen: int, peak: float) -> float:
-        """Linear warm-up, then a half cosine down to 1 % of the peak."""
+        """Linear warm-up, then a half cosine down to 1 % of the peak, or the peak to the end."""
         warm_up = min((images_seen + 1) / (self.schedule.warm_up_images + 1), 1.0)
+        if self.schedule.decay == "none":
+            return peak * warm_up
         return peak * warm_up * (0.01 + 0.99 * (1 + math.cos(math.pi * self.fraction(images_seen))) / 2)

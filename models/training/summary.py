@@ -9,7 +9,7 @@ import torch
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models.cases import Case
-from models.recipe import Recipe
+from models.recipe_parts import RecipeBase
 from models.version import Saw
 
 
@@ -35,7 +35,7 @@ def require_splits(cohort: Cohort) -> None:
             raise Rejected(f"cohort {cohort.name!r} has no {split} images; import it with shares for all three splits")
 
 
-def saw(recipe: Recipe, cohort: Cohort, data_hash: str, training: Sequence[Case], images_seen: int) -> Saw:
+def saw(recipe: RecipeBase, cohort: Cohort, data_hash: str, training: Sequence[Case], images_seen: int) -> Saw:
     """The record for card and metadata."""
     return Saw(
         cohort=cohort.name,

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="YAML file, or a shipped name: classifier, segmenter, generator.")],
+    recipe: Annotated[str, typer.Argument(help="YAML file, or a shipped name, such as segmenter; docs/scientist.md.")],
     cohort: CohortFolder,
     run: Annotated[Path, typer.Option("--run", help="Folder for the run; new, or one to resume.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,

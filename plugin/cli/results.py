@@ -61,6 +61,9 @@ def generate(
 ) -> None:
     """Synthetic pictures of a fictitious patient, labelled as such in every format.
 
+    A model of several classes makes one at a time: name it with --label. Picture 3 of a seed is made of the same noise
+    in every class.
+
     Example: mirall generate breast-pet:1 -n 16 --seed 7 --out synthetic/
     """
     from plugin.registry import folder_of
@@ -78,7 +81,8 @@ def generate(
         _print(made, as_json)
     else:
         written = pipeline.generate_files(folder, out, n=n, seed=seed, label=label, form=form)
-        _print_rows([{"path": str(path), "finding": f"seed {seed}"} for path in written], as_json)
+        finding = f"{label}, seed {seed}" if label else f"seed {seed}"
+        _print_rows([{"path": str(path), "finding": finding} for path in written], as_json)
 
 
 def _print(made: list[Made], as_json: bool) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+
 import numpy as np
 import pytest
+import torch
 
 from dicom_io.errors import Rejected
 from models import generator as generators
@@ -42,6 +47,29 @@ def test_the_spacing_is_that_of_the_scaled_slices(maker):
 def test_a_label_that_was_never_learned_is_refused(maker):
     with pytest.raises(Rejected, match="toy-maker:1 makes unlabelled slices"):
         maker.sample(1, seed=0, label="malignant")
+
+
+def test_a_version_from_before_there_were_classes_makes_the_very_same_pictures(generator, maker, tmp_path):
+    old = tmp_path / "toy-maker"
+    shutil.copytree(generator.folder, old)
+    path = old / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    del metadata["mirall"]["label_slices"]
+    path.write_text(json.dumps(metadata))
+    definition = json.loads((old / "configs" / "inference.json").read_text())["network_def"]
+    assert definition.keys() == {"_target_", "image_px", "features", "latent"}
+    loaded = generators.load(old)
+    assert loaded.labels == () and loaded.class_of(5, 0) is None
+    np.testing.assert_array_equal(loaded.sample(3, seed=5), maker.sample(3, seed=5))
+
+
+def test_a_picture_is_the_network_s_answer_to_the_noise_of_seed_and_number(maker):
+    """The rule that names every picture ever made: SHA-256 of ("sample", seed, number) seeds the noise."""
+    digest = hashlib.sha256(b"sample\x005\x002").digest()
+    source = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    with torch.inference_mode():
+        image = maker.network(torch.randn(16, generator=source)[None])[0, 0].numpy()
+    np.testing.assert_array_equal(maker.sample(3, seed=5)[2], ((image + 1) / 2 * 10).astype(np.float32))
 
 
 def test_a_predictor_is_no_generator(segmenter):

@@ -141,5 +141,5 @@ def test_every_command_shows_an_example(app):
 
 
 def test_the_recipes_that_the_help_names_are_shipped():
-    assert set(recipe.shipped()) == {"classifier", "generator", "segmenter"}
+    assert {"classifier", "generator", "segmenter"} <= set(recipe.shipped())
     assert all((Path(recipe.SHIPPED) / f"{name}.yaml").is_file() for name in recipe.shipped())

@@ -54,8 +54,78 @@ def test_an_error_names_the_file_and_the_key(tmp_path, change, key):
 
 
 def test_an_unknown_name_lists_what_ships(tmp_path):
-    with pytest.raises(Rejected, match="classifier, generator, segmenter"):
+    with pytest.raises(Rejected, match=r"classifier, conditional-generator, .*generator, .*segmenter"):
         recipe.load("segmentor")
+
+
+def generation(**changes: object) -> dict[str, object]:
+    """A recipe of a generator as it was written before there was a choice of networks and losses."""
+    return {
+        "name": "g",
+        "task": "generation",
+        "network": {"image_px": 32, "features": 16, "latent": 8},
+        "loss": {"translation": 0.125, "cutout": 0.5},
+        "optimiser": {"learning_rate": 0.001, "beta_1": 0.0, "beta_2": 0.99, "r1_every_steps": 16},
+        "schedule": {"total_images": 64},
+        "pixel_range": [0, 10],
+    } | changes
+
+
+def test_a_generator_s_recipe_from_before_there_was_a_choice_means_what_it_meant():
+    old = recipe.parse(generation(), "old")
+    assert (old.family, old.network.kind, old.loss.kind, old.optimiser.kind) == (
+        "adversarial",
+        "dcgan",
+        "non-saturating",
+        "adam",
+    )
+    assert old.optimiser.critic_steps == 1 and not old.conditional and old.adaptive is None
+    assert old.network.norm == "group" and old.network.critic_norm == "none" and old.network.minibatch_deviation
+    assert old.r1_gamma == pytest.approx(0.0002 * 32**2 / 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"network": {"feature": 16}}, r"network\.feature"),
+        ({"network": {"kind": "vae"}}, r"network\.kind.*none of dcgan, pet-dense-gan"),
+        ({"network": {"kind": "pet-dcgan", "image_px": 100}}, "image_px must be a multiple of 32"),
+        ({"network": {"kind": "brain-wcgan", "generator": "G3"}}, r"network\.generator.*G3"),
+        ({"network": {"kind": "brain-wcgan"}}, "set conditional: true"),
+        ({"network": {"kind": "pet-dcgan"}, "conditional": True}, "pet-dcgan has no place for a label"),
+        ({"network": {"critic_norm": "layer"}}, r"network\.critic_norm.*layer"),
+        ({"loss": {"kind": "wasserstein"}}, "needs gradient_penalty .10. or weight_clip"),
+        ({"loss": {"kind": "hinge", "label_flipping": 0.1}}, "label_flipping need labels"),
+        ({"loss": {"kind": "least-squares", "fake_target": 1.0}}, "fake_target 1.0 is not below"),
+        ({"loss": {"generator_target": 0.5}}, "generator_target are of least-squares, not of non-saturating"),
+        ({"loss": {"label_smoothing": 0.9}}, r"loss\.label_smoothing"),
+        ({"optimiser": {"decay_rate": 0.9}}, "decay_rate is of rmsprop"),
+        ({"optimiser": {"kind": "rmsprop", "beta_1": 0.5}}, "beta_1 and beta_2 are of adam"),
+        ({"optimiser": {"critic_steps": 0}}, r"optimiser\.critic_steps"),
+        ({"adaptive": {"limit": 1.0}}, r"adaptive\.limit"),
+        ({"adaptive": {}, "loss": {"kind": "wasserstein", "weight_clip": 0.01}}, "no zero that r_t"),
+        ({"schedule": {"total_images": 9, "patience_reports": 0}}, r"schedule\.patience_reports"),
+        ({"alarms": "ignore"}, "key 'alarms'"),
+        ({"family": "flow"}, "key 'task': it is none of"),
+        ({"pixel_range": [1, 1]}, "pixel_range"),
+    ],
+)
+def test_an_error_of_a_generator_s_recipe_names_the_key(change, said):
+    with pytest.raises(Rejected, match=rf"mine: .*{said}"):
+        recipe.parse(generation(**change), "mine")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": {"kind": "wasserstein", "gradient_penalty": 10}},
+        {"loss": {"kind": "wasserstein", "weight_clip": 0.01}},
+        {"network": {"spectral_norm": True}},
+    ],
+)
+def test_r1_is_left_out_where_the_critic_is_restrained_already_unless_it_is_asked_for(change):
+    assert recipe.parse(generation(**change), "r").r1_gamma == 0
+    assert recipe.parse(generation(**change, optimiser={"r1_gamma": 0.5}), "r").r1_gamma == 0.5
 
 
 def test_yaml_that_would_build_objects_is_refused(tmp_path):

@@ -1,0 +1,105 @@
+"""Parts that recipes of several tasks and families share. A key that is not listed is an error; names bear units."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.preprocessing import check_steps
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """Keys that are not listed here are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Schedule(Settings):
+    """All counts are images, so that they mean the same at any batch size.
+
+    report_images: between two validations with checkpoint. ema_half_life_images: of the running average that is kept.
+    decay: of the learning rate after warm-up, a half cosine down to 1 %, or none at all.
+    precision: "auto" takes bfloat16 where the machine has it; weights stay float32, but differ between machines.
+    """
+
+    total_images: Positive
+    batch_size: Positive = 16
+    report_images: Positive = 2000
+    warm_up_images: Annotated[int, Field(ge=0)] = 500
+    ema_half_life_images: Positive = 1000
+    decay: Literal["cosine", "none"] = "cosine"
+    precision: Literal["float32", "auto"] = "float32"
+
+
+class PatientSchedule(Schedule):
+    """patience_reports: stop when so many reports in a row bring no better validation; None goes on to the end."""
+
+    patience_reports: Positive | None = None
+
+
+class Augmentation(Settings):
+    """Drawn anew for every image. Flips only where left and right, up and down mean nothing.
+
+    translation, scale: shares of the image size. gain: share by which values are multiplied; offset, noise: in the
+    units of the network's input (after the input chain).
+    """
+
+    flip_rows: bool = False
+    flip_columns: bool = False
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    translation: Share = 0.0
+    scale: Share = 0.0
+    gain: Share = 0.0
+    offset: NotNegative = 0.0
+    noise: NotNegative = 0.0
+
+
+class Evaluation(Settings):
+    """bootstrap_draws: patient-cluster resamples behind every 95 % interval."""
+
+    bootstrap_draws: Annotated[int, Field(ge=100)] = 2000
+
+
+class RecipeBase(Settings):
+    """What every recipe has."""
+
+    name: str
+    seed: int = 0
+    preprocessing: tuple[dict[str, Any], ...] = ()
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _chain_is_harmless(self) -> Self:
+        check_steps(self.preprocessing)
+        return self
+
+
+class GenerationBase(RecipeBase):
+    """What every family of generators has: slices of the cohort's first channel, after `preprocessing`, scaled from
+    pixel_range to [-1, 1].
+
+    pixel_range: in the units that the chain leaves; values outside are clipped and samples come back inside it.
+    minimum_signal: slices whose 99th percentile lies below this share of the range are left out (air).
+    conditional: one generator for all labels of the cohort (of slices, or of items), and batches balanced over them.
+    audit_samples: how many samples the evaluation of a release draws.
+    """
+
+    task: Literal["generation"]
+    conditional: bool = False
+    augmentation: Augmentation = Augmentation()
+    schedule: PatientSchedule
+    pixel_range: tuple[float, float]
+    minimum_signal: Share = 0.02
+    audit_samples: Annotated[int, Field(ge=16)] = 256
+
+    @model_validator(mode="after")
+    def _range_is_open(self) -> Self:
+        if self.pixel_range[0] >= self.pixel_range[1]:
+            raise ValueError(f"pixel_range: {self.pixel_range[0]} is not below {self.pixel_range[1]}")
+        return self

@@ -1,0 +1,163 @@
+"""Failures of adversarial training that no loss shows, or that go on for hours after they showed: seen, named, stopped.
+
+    not finite   a loss is nan or infinite                                                     at once
+    exploding    a loss is a hundred times the median of its earlier reports (and of 1)        at once
+    collapse     the samples of a class keep less than a fifth of its reals' spread            three reports in a row
+    dead         samples are flat: pixels differ less than a hundredth of what reals' do       three reports in a row
+    dominated    the critic is right on 99 of 100 reals and fakes; or fakes fool it in 95      three reports in a row
+
+The last three are judged after a quarter of the training: every generator begins with pictures that are much alike. A
+Wasserstein critic has no right and wrong, so it is not judged. `alarms: warn` in the recipe says what was seen, once,
+and goes on; a loss that is not finite stops in any case.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dicom_io.errors import Rejected
+
+COLLAPSED, DEAD, RIGHT, FOOLED = 0.2, 0.01, 0.99, 0.05
+EXPLODED = 100.0
+STRIKES, NOT_BEFORE = 3, 0.25
+GO_ON = "; `alarms: warn` in the recipe goes on regardless"
+
+
+class Alarms:
+    """tell: takes a warning. stop: raise instead of telling. names: of the classes; middle: see `losses.middle`, None
+    where scores have no right and wrong. contrast: of the reals, the mean deviation of the pixels of one."""
+
+    def __init__(
+        self,
+        tell: Callable[[str], None],
+        *,
+        stop: bool,
+        names: tuple[str, ...],
+        middle: float | None,
+        contrast: float,
+    ) -> None:
+        self._tell, self._stop, self._names = tell, stop, names
+        self._middle, self._contrast = middle, contrast
+        self._strikes: dict[str, int] = {}
+        self._told: list[str] = []
+        self._levels: list[float] = []
+        self._sums = [0.0] * 4
+        self._due: list[tuple[str, str]] = []
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"strikes": dict(self._strikes), "told": list(self._told), "levels": list(self._levels)}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        self._strikes, self._told = dict(state["strikes"]), list(state["told"])
+        self._levels = list(state["levels"])
+
+    def step(self, critic_loss: float, generator_loss: float, real: Tensor, fake: Tensor, images_seen: int) -> None:
+        """After every step; real, fake: the critic's scores.
+
+        Raises:
+            Rejected: a loss is not finite.
+        """
+        if not (math.isfinite(critic_loss) and math.isfinite(generator_loss)):
+            raise Rejected(
+                f"after {images_seen} images the loss is not finite (critic {critic_loss:g}, generator "
+                f"{generator_loss:g}); lower learning_rate, restrain the critic (r1_gamma, gradient_penalty) or train "
+                "in float32, in a new run"
+            )
+        self._sums[0] += 1
+        self._sums[1] += max(abs(critic_loss), abs(generator_loss))
+        if self._middle is not None:
+            right = torch.stack([(real > self._middle).float().mean(), (fake < self._middle).float().mean()]).tolist()
+            self._sums[2] += right[0]
+            self._sums[3] += right[1]
+
+    def look(self, fraction: float, images_seen: int, samples: Tensor, spread: Mapping[int, float]) -> None:
+        """At every report, before its checkpoint; what is wrong, `sound` says after it.
+
+        fraction: of the training; samples: (n, 1, px, px) in [-1, 1]; spread: see `judge`.
+        """
+        steps, level, right_real, right_fake = self._sums
+        level, right_real, right_fake = (total / max(steps, 1) for total in (level, right_real, right_fake))
+        self._sums = [0.0] * 4
+        seen = self._exploding(level)
+        if fraction >= NOT_BEFORE:
+            lasting = self._collapsed(spread) | self._dead(samples)
+            lasting |= self._dominated(right_real, right_fake) if self._middle is not None else {}
+            self._strikes = {name: self._strikes.get(name, 0) + 1 for name in lasting}
+            seen |= {
+                name: f"and at {STRIKES - 1} reports before it {text}"
+                for name, text in lasting.items()
+                if self._strikes[name] >= STRIKES
+            }
+        self._due = [(name, f"after {images_seen} images {text}") for name, text in seen.items()]
+
+    def sound(self) -> None:
+        """After the checkpoint of the report.
+
+        Raises:
+            Rejected: something is wrong, and the recipe says to stop.
+        """
+        for name, sentence in self._due:
+            if self._stop:
+                raise Rejected(sentence + GO_ON)
+            if name not in self._told:
+                self._told.append(name)
+                self._tell(sentence)
+
+    def _exploding(self, level: float) -> dict[str, str]:
+        usual = max(median(self._levels), 1.0) if len(self._levels) >= STRIKES else math.inf
+        self._levels.append(level)
+        if level <= EXPLODED * usual:
+            return {}
+        return {
+            "exploding": (
+                f"the losses are at {level:.3g}, a hundred times what they were ({usual:.3g}); lower learning_rate, or "
+                "restrain the critic more (gradient_penalty, r1_gamma, spectral_norm)"
+            )
+        }
+
+    def _collapsed(self, spread: Mapping[int, float]) -> dict[str, str]:
+        return {
+            f"collapse {label}": (
+                f"samples{f' of {self._names[label]!r}' if label >= 0 else ''} keep {ratio:.0%} of the spread of real "
+                "images (mode collapse); let the critic compare (minibatch_deviation: true), change what it sees "
+                "(translation, cutout, adaptive), restrain it (r1_gamma, gradient_penalty), or lower learning_rate"
+            )
+            for label, ratio in spread.items()
+            if ratio < COLLAPSED
+        }
+
+    def _dead(self, samples: Tensor) -> dict[str, str]:
+        contrast = float(samples.flatten(1).std(1).mean())
+        if not self._contrast or contrast >= DEAD * self._contrast:
+            return {}
+        return {
+            "dead": (
+                f"samples are flat (grey value {float(samples.mean()):.2f} of -1 to 1, deviation {contrast:.2g}, reals "
+                f"{self._contrast:.2g}); lower learning_rate, take another norm or loss, or check pixel_range"
+            )
+        }
+
+    def _dominated(self, right_real: float, right_fake: float) -> dict[str, str]:
+        if right_real >= RIGHT and right_fake >= RIGHT:
+            return {
+                "critic": (
+                    f"the critic is right on {right_real:.1%} of the reals and {right_fake:.1%} of the fakes, so that "
+                    "the generator learns nothing; restrain the critic (r1_gamma, critic_dropout, label_smoothing), "
+                    "lower critic_learning_rate, or show it changed images (translation, cutout, adaptive)"
+                )
+            }
+        if right_real >= 1 - FOOLED and right_fake <= FOOLED:
+            return {
+                "generator": (
+                    f"the critic takes {1 - right_fake:.0%} of the fakes for real, so that the generator learns "
+                    "nothing; raise critic_learning_rate or critic_steps, or restrain the critic less"
+                )
+            }
+        return {}
