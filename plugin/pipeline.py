@@ -233,8 +233,8 @@ def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool, w
     for encoding, arguments in encodings.SEGMENTATIONS.items():
         if encoding in wanted:
             seg, seg_record = segmentation.segmentation(
-                # Channels share the grid, but results refer to the last one.
-                replace(found.mask, sources=()),
+                # Results refer to the last channel, and lie on its images.
+                replace(found.mask, sources=case.sources[-len(case.datasets) :]),
                 segments=segments_of(model.labels),
                 description=f"{name} by {model.identity.address}",
                 **common,
