@@ -206,10 +206,11 @@ def _data_format(description: Description, network: Mapping[str, Any], window_px
     classes = {str(number): label for number, label in enumerate(description.labels)}
     shape: list[int | str] = [window_px, window_px] if window_px else ["*", "*"]
     if description.task == "generation":
+        channels, pixels = networks.noise_shape(network)
         noise = image | {
             "type": "noise",
-            "num_channels": network["latent"],
-            "spatial_shape": [],
+            "num_channels": channels,
+            "spatial_shape": pixels,
             "value_range": [-9, 9],
         }
         size = [network["image_px"]] * 2

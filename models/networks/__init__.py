@@ -10,6 +10,7 @@ from torch import nn
 
 from dicom_io.errors import Rejected
 from models.networks import faithful
+from models.networks.diffusion import Diffusion
 from models.networks.generator import Generator
 from models.networks.labelled import LabelledGenerator
 from models.networks.windowed import WindowedResNet
@@ -18,6 +19,7 @@ from models.preprocessing import check_plain
 _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
     "UNet": nets.UNet,
     "ResNet": nets.ResNet,
+    "models.networks.diffusion.Diffusion": Diffusion,
     "models.networks.faithful.DCGANGenerator": faithful.DCGANGenerator,
     "models.networks.faithful.DenseGenerator": faithful.DenseGenerator,
     "models.networks.faithful.WGANGenerator": faithful.WGANGenerator,
@@ -42,3 +44,10 @@ def build(definition: Mapping[str, Any]) -> nn.Module:
         return _KNOWN[target](**arguments)
     except (TypeError, ValueError) as error:
         raise Rejected(f"network_def of {target}: {error}") from error
+
+
+def noise_shape(definition: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """Channels and (rows, columns), or [], of the noise that a generator makes one picture of; nothing is built."""
+    made: Any = _KNOWN[definition["_target_"]]
+    shape: tuple[int, list[int]] = made.noise_shape(definition)
+    return shape

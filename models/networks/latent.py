@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,11 @@ class FromNoise(nn.Module):
         self.latent = latent
         self.law = law
         self.classes = classes
+
+    @staticmethod
+    def noise_shape(definition: Mapping[str, Any]) -> tuple[int, list[int]]:
+        """Channels and pixels of the noise: a vector has no pixels."""
+        return definition["latent"], []
 
     def noise(self, count: int, source: torch.Generator) -> Tensor:
         """(count, latent), by the law that the network was trained on."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,10 @@ from torch import Tensor
 
 class Maker(Protocol):
     """Makes pictures from sources of random numbers, and from class numbers where it knows classes."""
+
+    @staticmethod
+    def noise_shape(definition: Mapping[str, Any]) -> tuple[int, list[int]]:
+        """Channels and (rows, columns), or [], of the noise that one picture is made of, from its `network_def`."""
 
     def make(self, source: torch.Generator, label: int | None = None) -> Tensor:
         """One picture (rows, columns) in [-1, 1]: a function of the source's state and the label alone, to the bit."""

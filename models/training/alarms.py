@@ -1,4 +1,4 @@
-"""Failures of adversarial training that no loss shows, or that go on for hours after they showed: seen, named, stopped.
+"""Failures of a generator's training that no loss shows, or that go on for hours after they showed: seen, named, stopped.
 
     not finite   a loss is nan or infinite                                                     at once
     exploding    a loss is a hundred times the median of its earlier reports (and of 1)        at once
@@ -6,15 +6,17 @@
     dead         samples are flat: pixels differ less than a hundredth of what reals' do       three reports in a row
     dominated    the critic is right on 99 of 100 reals and fakes; or fakes fool it in 95      three reports in a row
 
-The last three are judged after a quarter of the training: every generator begins with pictures that are much alike. A
-Wasserstein critic has no right and wrong, so it is not judged. `alarms: warn` in the recipe says what was seen, once,
-and goes on; a loss that is not finite stops in any case.
+The last three, and what a family looks for beside them, are judged after a quarter of the training: every generator
+begins with pictures that are much alike. A Wasserstein critic has no right and wrong, so it is not judged; families
+without a critic give losses alone. `alarms: warn` in the recipe says what was seen, once, and goes on; a loss that is
+not finite stops in any case.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -29,9 +31,30 @@ STRIKES, NOT_BEFORE = 3, 0.25
 GO_ON = "; `alarms: warn` in the recipe goes on regardless"
 
 
+@dataclass(frozen=True)
+class WaysOut:
+    """What a family's recipe can change, as the second half of each sentence."""
+
+    not_finite: str
+    exploding: str
+    collapse: str
+    dead: str
+
+
+OF_A_CRITIC = WaysOut(
+    not_finite="lower learning_rate, restrain the critic (r1_gamma, gradient_penalty) or train in float32, in a new run",
+    exploding="lower learning_rate, or restrain the critic more (gradient_penalty, r1_gamma, spectral_norm)",
+    collapse=(
+        "let the critic compare (minibatch_deviation: true), change what it sees (translation, cutout, adaptive), "
+        "restrain it (r1_gamma, gradient_penalty), or lower learning_rate"
+    ),
+    dead="lower learning_rate, take another norm or loss, or check pixel_range",
+)
+
+
 class Alarms:
     """tell: takes a warning. stop: raise instead of telling. names: of the classes; middle: see `losses.middle`, None
-    where scores have no right and wrong. contrast: of the reals, the mean deviation of the pixels of one."""
+    where there is no right and wrong. contrast: of the reals, the mean deviation of the pixels of one."""
 
     def __init__(
         self,
@@ -39,10 +62,11 @@ class Alarms:
         *,
         stop: bool,
         names: tuple[str, ...],
-        middle: float | None,
         contrast: float,
+        middle: float | None = None,
+        ways_out: WaysOut = OF_A_CRITIC,
     ) -> None:
-        self._tell, self._stop, self._names = tell, stop, names
+        self._tell, self._stop, self._names, self._ways_out = tell, stop, names, ways_out
         self._middle, self._contrast = middle, contrast
         self._strikes: dict[str, int] = {}
         self._told: list[str] = []
@@ -59,35 +83,51 @@ class Alarms:
         self._levels = list(state["levels"])
 
     def step(self, critic_loss: float, generator_loss: float, real: Tensor, fake: Tensor, images_seen: int) -> None:
-        """After every step; real, fake: the critic's scores.
+        """After every step against a critic; real, fake: its scores.
 
         Raises:
             Rejected: a loss is not finite.
         """
-        if not (math.isfinite(critic_loss) and math.isfinite(generator_loss)):
-            raise Rejected(
-                f"after {images_seen} images the loss is not finite (critic {critic_loss:g}, generator "
-                f"{generator_loss:g}); lower learning_rate, restrain the critic (r1_gamma, gradient_penalty) or train "
-                "in float32, in a new run"
-            )
+        self.losses(images_seen, critic=critic_loss, generator=generator_loss)
+        self._verdicts(real, fake)
+
+    def losses(self, images_seen: int, **named: float) -> None:
+        """After every step; all that a family without a critic gives.
+
+        Raises:
+            Rejected: a loss is not finite.
+        """
+        if not all(math.isfinite(loss) for loss in named.values()):
+            found = ", ".join(f"{name} {loss:g}" for name, loss in named.items())
+            raise Rejected(f"after {images_seen} images the loss is not finite ({found}); {self._ways_out.not_finite}")
         self._sums[0] += 1
-        self._sums[1] += max(abs(critic_loss), abs(generator_loss))
+        self._sums[1] += max(abs(loss) for loss in named.values())
+
+    def _verdicts(self, real: Tensor, fake: Tensor) -> None:
         if self._middle is not None:
             right = torch.stack([(real > self._middle).float().mean(), (fake < self._middle).float().mean()]).tolist()
             self._sums[2] += right[0]
             self._sums[3] += right[1]
 
-    def look(self, fraction: float, images_seen: int, samples: Tensor, spread: Mapping[int, float]) -> None:
+    def look(
+        self,
+        fraction: float,
+        images_seen: int,
+        samples: Tensor,
+        spread: Mapping[int, float],
+        beside: Mapping[str, str] | None = None,
+    ) -> None:
         """At every report, before its checkpoint; what is wrong, `sound` says after it.
 
-        fraction: of the training; samples: (n, 1, px, px) in [-1, 1]; spread: see `judge`.
+        fraction: of the training; samples: (n, 1, px, px) in [-1, 1]; spread: see `judge`. beside: what the family
+        found wrong by its own measures, as sentences by name; they are said after three reports in a row, too.
         """
         steps, level, right_real, right_fake = self._sums
         level, right_real, right_fake = (total / max(steps, 1) for total in (level, right_real, right_fake))
         self._sums = [0.0] * 4
         seen = self._exploding(level)
         if fraction >= NOT_BEFORE:
-            lasting = self._collapsed(spread) | self._dead(samples)
+            lasting = self._collapsed(spread) | self._dead(samples) | dict(beside or {})
             lasting |= self._dominated(right_real, right_fake) if self._middle is not None else {}
             self._strikes = {name: self._strikes.get(name, 0) + 1 for name in lasting}
             seen |= {
@@ -117,8 +157,8 @@ class Alarms:
             return {}
         return {
             "exploding": (
-                f"the losses are at {level:.3g}, a hundred times what they were ({usual:.3g}); lower learning_rate, or "
-                "restrain the critic more (gradient_penalty, r1_gamma, spectral_norm)"
+                f"the losses are at {level:.3g}, a hundred times what they were ({usual:.3g}); "
+                f"{self._ways_out.exploding}"
             )
         }
 
@@ -126,8 +166,7 @@ class Alarms:
         return {
             f"collapse {label}": (
                 f"samples{f' of {self._names[label]!r}' if label >= 0 else ''} keep {ratio:.0%} of the spread of real "
-                "images (mode collapse); let the critic compare (minibatch_deviation: true), change what it sees "
-                "(translation, cutout, adaptive), restrain it (r1_gamma, gradient_penalty), or lower learning_rate"
+                f"images (mode collapse); {self._ways_out.collapse}"
             )
             for label, ratio in spread.items()
             if ratio < COLLAPSED
@@ -140,7 +179,7 @@ class Alarms:
         return {
             "dead": (
                 f"samples are flat (grey value {float(samples.mean()):.2f} of -1 to 1, deviation {contrast:.2g}, reals "
-                f"{self._contrast:.2g}); lower learning_rate, take another norm or loss, or check pixel_range"
+                f"{self._contrast:.2g}); {self._ways_out.dead}"
             )
         }
 
