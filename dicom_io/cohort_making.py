@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 SHARES: Mapping[str, float] = {"training": 0.7, "validation": 0.15, "test": 0.15}
+# Of patients in a split: fewer say nothing.
+_FEW_PATIENTS = 3
 # Modalities of objects that are no images and no masks here.
 _OTHER = ("SR", "PR", "KO", "REG", "RWV", "DOC", "AU", "ECG", "RTPLAN", "RTDOSE", "RTRECORD")
 Progress = Callable[[int, int, str], None]
@@ -455,8 +457,10 @@ def _numbered(labelled: _Labelled, names: Sequence[str]) -> Item:
 
 def _notes(cohort: Cohort, plan: Plan) -> Iterator[str]:
     for split, share in plan.shares.items():
-        if share and not cohort.splits[split]:
-            yield f"no patient fell into {split}; the cohort is small, so choose other shares or another split key"
+        fell = len({item.patient for item in cohort.splits[split]})
+        if share and fell < _FEW_PATIENTS:
+            patients = {0: "no patient", 1: "one patient"}.get(fell, f"{fell} patients")
+            yield f"{patients} fell into {split}; the cohort is small, so choose other shares or another split key"
     if plan.label_from is not None:
         yield from plan.label_from.unused()
     for number, name in enumerate(cohort.labels):

@@ -15,8 +15,10 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, mo
 
 from dicom_io.errors import Rejected
 from models.adversarial_recipe import AdversarialRecipe
+from models.diffusion_recipe import DiffusionRecipe
 from models.preprocessing import INTENSITY
 from models.recipe_parts import Augmentation, NotNegative, Positive, Rate, RecipeBase, Schedule, Settings, Share
+from models.variational_recipe import VariationalRecipe
 
 SHIPPED = Path(__file__).parent / "recipes"
 
@@ -126,11 +128,11 @@ class SegmentationRecipe(RecipeBase):
         return self
 
 
-Recipe = ClassificationRecipe | SegmentationRecipe | AdversarialRecipe
+Recipe = ClassificationRecipe | SegmentationRecipe | AdversarialRecipe | DiffusionRecipe | VariationalRecipe
 # Families of generators beside the tasks; recipes from before there was a choice name none.
-_KINDS = ("classification", "segmentation", "adversarial")
+_KINDS = ("classification", "segmentation", "adversarial", "diffusion", "variational")
 # Where the parser came by; the person wrote only the keys between them.
-_TAGS = {*_KINDS, "dcgan", "pet", "brain-wcgan"}
+_TAGS = {*_KINDS, "dcgan", "pet", "brain-wcgan", "convolutional", "dense"}
 
 
 def _kind(value: Any) -> Any:
@@ -142,11 +144,16 @@ _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(
     Annotated[
         Annotated[ClassificationRecipe, Tag("classification")]
         | Annotated[SegmentationRecipe, Tag("segmentation")]
-        | Annotated[AdversarialRecipe, Tag("adversarial")],
+        | Annotated[AdversarialRecipe, Tag("adversarial")]
+        | Annotated[DiffusionRecipe, Tag("diffusion")]
+        | Annotated[VariationalRecipe, Tag("variational")],
         Discriminator(
             _kind,
             custom_error_type="task",
-            custom_error_message="it is none of classification, segmentation, generation (of family adversarial)",
+            custom_error_message=(
+                "it is none of classification, segmentation, generation (of family adversarial, "
+                "diffusion, variational)"
+            ),
         ),
     ]
 )

@@ -8,8 +8,10 @@ from typing import Any
 
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
+from models.diffusion_recipe import DiffusionRecipe
 from models.recipe import ClassificationRecipe, Recipe, SegmentationRecipe
-from models.training import adversarial, classification, segmentation
+from models.training import adversarial, classification, diffusion, segmentation, variational
+from models.variational_recipe import VariationalRecipe
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -39,5 +41,9 @@ def train(
         classification.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
     elif isinstance(recipe, SegmentationRecipe):
         segmentation.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
+    elif isinstance(recipe, VariationalRecipe):
+        variational.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
+    elif isinstance(recipe, DiffusionRecipe):
+        diffusion.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
     else:
         adversarial.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)

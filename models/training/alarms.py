@@ -1,4 +1,4 @@
-"""Failures of a generator's training that no loss shows, or that go on for hours after they showed: seen, named, stopped.
+"""Failures of a generator's training that no loss shows, or that go on for hours after they did: seen, named, stopped.
 
     not finite   a loss is nan or infinite                                                     at once
     exploding    a loss is a hundred times the median of its earlier reports (and of 1)        at once
@@ -42,7 +42,9 @@ class WaysOut:
 
 
 OF_A_CRITIC = WaysOut(
-    not_finite="lower learning_rate, restrain the critic (r1_gamma, gradient_penalty) or train in float32, in a new run",
+    not_finite=(
+        "lower learning_rate, restrain the critic (r1_gamma, gradient_penalty) or train in float32, in a new run"
+    ),
     exploding="lower learning_rate, or restrain the critic more (gradient_penalty, r1_gamma, spectral_norm)",
     collapse=(
         "let the critic compare (minibatch_deviation: true), change what it sees (translation, cutout, adaptive), "
@@ -127,7 +129,7 @@ class Alarms:
         self._sums = [0.0] * 4
         seen = self._exploding(level)
         if fraction >= NOT_BEFORE:
-            lasting = self._collapsed(spread) | self._dead(samples) | dict(beside or {})
+            lasting = dict(beside or {}) | self._collapsed(spread) | self._dead(samples)
             lasting |= self._dominated(right_real, right_fake) if self._middle is not None else {}
             self._strikes = {name: self._strikes.get(name, 0) + 1 for name in lasting}
             seen |= {

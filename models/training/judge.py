@@ -34,13 +34,14 @@ class Panel:
 
 
 class Judge:
-    """present: the classes that samples are made of, in turn; none for an unlabelled generator.
+    """present: the classes that samples are made of, in turn; none for an unlabelled generator. samples: at most so
+    many to a panel, as long as every class has 16.
 
     Raises:
         Rejected: validation has fewer than two slices (of any one class).
     """
 
-    def __init__(self, reals: Squares, unseen: Squares, present: list[int]) -> None:
+    def __init__(self, reals: Squares, unseen: Squares, present: list[int], samples: int = SAMPLES) -> None:
         if len(unseen.images) < 2:
             raise Rejected("validation has fewer than two slices above minimum_signal; nothing can be compared with it")
         self._features = RandomFeatures()
@@ -52,7 +53,7 @@ class Judge:
         self._reals = _by_class(of_reals, _labels(reals, present))
         if all(len(features) < 2 for features in self._unseen.values()):
             raise Rejected("conditional: no class has two validation slices; import the cohort with other shares")
-        self._count = max(16, min(len(of_unseen), SAMPLES))
+        self._count = max(16, min(len(of_unseen), samples))
 
     def _scaled(self, features: Tensor) -> Tensor:
         return (features - self._centre) / self._scale
