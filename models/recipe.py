@@ -151,8 +151,7 @@ _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(
             _kind,
             custom_error_type="task",
             custom_error_message=(
-                "it is none of classification, segmentation, generation (of family adversarial, "
-                "diffusion, variational)"
+                "it is none of classification, segmentation, generation (of family adversarial, diffusion, variational)"
             ),
         ),
     ]

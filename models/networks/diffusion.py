@@ -1,0 +1,117 @@
+"""A denoiser and its sampler: EDM preconditioning (Karras 2022, equation 7 and table 1) around a U-Net.
+
+    D(x, sigma) = c_skip x + c_out F(c_in x, c_noise),  all about the mean of the data, with s = sigma_data:
+    c_skip = s^2 / (sigma^2 + s^2)    c_out = sigma s / sqrt(sigma^2 + s^2)
+    c_in = 1 / sqrt(sigma^2 + s^2)    c_noise = ln(sigma) / 4
+
+With F = 0, which the U-Net begins with, D is the best denoiser of white Gaussian data of that mean and deviation. The
+paper's pictures have a mean near 0; slices on black do not, and without the mean F's input would not have variance 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.networks.denoiser import UNet
+from models.networks.samplers import SAMPLERS, levels
+
+_BATCH = 32
+
+
+class Diffusion(nn.Module):
+    """Noise image and class number -> image (`models.networks.maker`); as a module, D of noisy images.
+
+    data_mean, sigma_data: of the pixels of the training images, in [-1, 1]. classes: 0 where it knows no labels; number
+    `classes` stands for "no class said". The other arguments are those of `models.diffusion_recipe`.
+
+    Raises:
+        ValueError: a sampler of another name, or sigma_data is not positive.
+    """
+
+    def __init__(
+        self,
+        image_px: int,
+        channels: Sequence[int],
+        residual_blocks: int,
+        attention_levels: int,
+        dropout: float,
+        classes: int,
+        data_mean: float,
+        sigma_data: float,
+        sampler: str,
+        steps: int,
+        guidance: float,
+        sigma_least: float,
+        sigma_most: float,
+        rho: float,
+    ) -> None:
+        super().__init__()
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler {sampler!r} is none of {', '.join(SAMPLERS)}")
+        if sigma_data <= 0:
+            raise ValueError(f"sigma_data {sigma_data} is not above 0")
+        self.image_px, self.classes = image_px, classes
+        self.data_mean, self.sigma_data = data_mean, sigma_data
+        self.guidance = guidance
+        self._sampler, self._levels = SAMPLERS[sampler], levels(steps, sigma_least, sigma_most, rho)
+        # One more class number than there are classes stands for none.
+        self.unet = UNet(channels, residual_blocks, attention_levels, dropout, classes + 1 if classes else 0)
+
+    @staticmethod
+    def noise_shape(definition: Mapping[str, Any]) -> tuple[int, list[int]]:
+        """Channels and pixels of the noise: an image of it."""
+        return 1, [definition["image_px"]] * 2
+
+    def forward(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        """D. noisy: (B, 1, rows, columns); sigma: (B,); labels: (B,), None says no class. float32 comes back."""
+        level = sigma[:, None, None, None]
+        total = (level**2 + self.sigma_data**2).sqrt()
+        centred = noisy - self.data_mean
+        if self.classes and labels is None:
+            labels = torch.full((len(noisy),), self.classes, device=noisy.device)
+        found = self.unet(centred / total, sigma.log() / 4, labels if self.classes else None).float()
+        clean = (self.sigma_data / total) ** 2 * centred + level * self.sigma_data / total * found
+        return self.data_mean + clean
+
+    def guided(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        """D of the class, pushed away from D of no class (classifier-free guidance: Ho 2022, equation 6).
+
+        The weight is that of the class: D_none + guidance (D_class - D_none), so 1 is D of the class.
+        """
+        if not self.classes or labels is None or self.guidance == 1:
+            return self(noisy, sigma, labels)
+        without = self(noisy, sigma, None)
+        return without + self.guidance * (self(noisy, sigma, labels) - without)
+
+    def noise(self, source: torch.Generator) -> Tensor:
+        """(1, 1, image_px, image_px) of N(0, 1)."""
+        return torch.randn((1, 1, self.image_px, self.image_px), generator=source)
+
+    @torch.inference_mode()
+    def sample(self, noise: Tensor, labels: Tensor | None) -> Tensor:
+        """(B, 1, rows, columns) of N(0, 1) -> images in [-1, 1]. The path is float64 on a CPU, calls are float32."""
+        wide = torch.float64 if noise.device.type in ("cpu", "cuda") else torch.float32
+
+        def denoise(image: Tensor, sigma: float) -> Tensor:
+            of_all = torch.full((len(image),), sigma, device=image.device)
+            return self.guided(image.float(), of_all, labels).to(wide)
+
+        first = self.data_mean + self._levels[0] * noise.to(wide)
+        return self._sampler(denoise, first, self._levels).float().clamp(-1, 1)
+
+    def make(self, source: torch.Generator, label: int | None = None) -> Tensor:
+        """One picture (image_px, image_px) in [-1, 1]: a function of the source's state and the label alone."""
+        return self.sample(self.noise(source), None if label is None else torch.tensor([label]))[0, 0]
+
+    def make_many(self, sources: Sequence[torch.Generator], labels: Tensor | None, on: torch.device) -> Tensor:
+        """(n, 1, image_px, image_px) in [-1, 1] on the CPU. labels: (n,), on the CPU."""
+        made = []
+        for start in range(0, len(sources), _BATCH):
+            noise = torch.cat([self.noise(source) for source in sources[start : start + _BATCH]]).to(on)
+            known = None if labels is None else labels[start : start + _BATCH].to(on)
+            made.append(self.sample(noise, known).cpu())
+        return torch.cat(made)
