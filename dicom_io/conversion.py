@@ -29,6 +29,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -206,6 +207,7 @@ def convert(
         Rejected: a path does not exist; `options.onto` is none of the series, or not one volume; `out` holds series
             that were converted with other options, or is being written to; or a process was killed.
     """
+    context = _context() if processes > 1 else None
     found = survey(paths, but_not=out)
     if options.onto and options.onto not in found.files:
         raise Rejected(
@@ -221,7 +223,7 @@ def convert(
         waiting = [job for job in jobs if not _is_done(out, job)]
         already = len(jobs) - len(waiting)
         progress(already, len(jobs))
-        for number, _ in enumerate(_converted(waiting, out, options, target, processes), start=1):
+        for number, _ in enumerate(_converted(waiting, out, options, target, processes, context), start=1):
             progress(already + number, len(jobs))
         rows = [row for job in jobs for row in _rows(_done_path(out, job.series_uid))]
         rows.sort(key=lambda row: (row.series_uid, row.image))
@@ -318,14 +320,14 @@ def _fingerprint(files: Sequence[Path], options: Options) -> str:
 
 
 def _converted(
-    jobs: Sequence[_Job], out: Path, options: Options, target: tuple[Path, ...], processes: int
+    jobs: Sequence[_Job], out: Path, options: Options, target: tuple[Path, ...], processes: int, context: Any
 ) -> Iterator[None]:
-    if processes == 1 or len(jobs) < 2:
+    if context is None or len(jobs) < 2:
         for job in jobs:
             _convert_one(job, out, options, target)
             yield
         return
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=_context(), initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
         # The largest first: at the end no process waits long for another one's.
         ordered = sorted(jobs, key=lambda job: -sum(path.stat().st_size for path in job.files))
         pending = [pool.submit(_convert_one, job, out, options, target) for job in ordered]
@@ -348,7 +350,8 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["__main__", __name__])
+    forkserver.ensure_running()  # it imports while we look at headers
     return context
 
 

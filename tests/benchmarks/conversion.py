@@ -205,16 +205,24 @@ def main() -> None:
                 ratio = seconds / times["mirall"]
                 bar = f"  (bar {BARS[reader]})" if reader in BARS else ""
                 print(f"  {reader:14} {seconds:7.3f} s   {ratio:5.2f} of ours{bar}")
-        source = base / "several"
-        for number in range(several):
-            make(source / str(number), "CT", slices // 4, 256, number=10 + number)
-        turns = [
-            (convert_seconds(source, base / f"one-{n}", 1), convert_seconds(source, base / f"two-{n}", 2))
-            for n in range(1 if given.quick else 3)
-        ]
-        one, two = (statistics.median(column) for column in zip(*turns, strict=True))
-        figures["convert"] = {"series": several, "one_process_s": one, "two_processes_s": two, "ratio": one / two}
-        print(f"convert of {several} series: {one:.2f} s with one process, {two:.2f} s with two: {one / two:.2f}")
+        figures["convert"] = {}
+        for length in (slices // 4, slices):
+            source = base / f"several-{length}"
+            for number in range(several):
+                make(source / str(number), "CT", length, 256, number=10 + number)
+            turns = [
+                (
+                    convert_seconds(source, base / f"one-{length}-{n}", 1),
+                    convert_seconds(source, base / f"two-{length}-{n}", 2),
+                )
+                for n in range(1 if given.quick else 3)
+            ]
+            one, two = (statistics.median(column) for column in zip(*turns, strict=True))
+            figures["convert"][length] = {"one_process_s": one, "two_processes_s": two, "ratio": one / two}
+            print(
+                f"convert of {several} series of {length} x 256 x 256: {one:.2f} s with one process, {two:.2f} s "
+                f"with two: {one / two:.2f}  (bar 1.7)"
+            )
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1) + "\n")
 
