@@ -48,7 +48,7 @@ PIXEL_DATA = 0x7FE00010
 LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 
 # What pydicom raises on bytes that do not follow the value representation they claim.
-_UNPARSABLE = (
+UNPARSABLE = (
     EOFError,
     ValueError,
     KeyError,
@@ -242,7 +242,7 @@ def _identified(parse: Callable[[], Dataset], name: str) -> Dataset:
     try:
         dataset = parse()
         identity = {keyword: value(dataset, keyword) for keyword in ("SOPClassUID", "SOPInstanceUID")}
-    except (pydicom.errors.InvalidDicomError, Rejected, *_UNPARSABLE) as error:
+    except (pydicom.errors.InvalidDicomError, Rejected, *UNPARSABLE) as error:
         raise NotDicom(f"{name} cannot be parsed as DICOM ({error}); write it again with a conformant tool") from error
     for keyword, uid in identity.items():
         if not uid or not isinstance(uid, str):
@@ -333,7 +333,7 @@ def _tag(keyword: str) -> BaseTag:
 def _checked(dataset: Dataset, keyword: str, parse: Callable[[], Any]) -> Any:
     try:
         found = parse()
-    except _UNPARSABLE as error:
+    except UNPARSABLE as error:
         raise _unreadable(dataset, keyword, str(error)) from error
     if found is None or dictionary_VR(keyword) not in ("DS", "IS"):
         return found

@@ -11,7 +11,6 @@ which can be compared between series:
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.pixels import apply_modality_lut
 
-from dicom_io import pixels
+from dicom_io import pixels, private
 from dicom_io.errors import UnknownUnits
 from dicom_io.volume import Float32
 
@@ -126,10 +125,6 @@ def _philips(ds: Dataset) -> Linear | None:
 
 
 def _scale_slope(ds: Dataset) -> float | None:
-    """(2005,xx0E), FL; four bytes where the VR was lost."""
-    try:
-        value = ds.private_block(0x2005, "Philips MR Imaging DD 001")[0x0E].value
-        found = struct.unpack("<f", value)[0] if isinstance(value, bytes) else float(np.ravel(value)[0])
-    except (KeyError, struct.error, ValueError, TypeError, IndexError):
-        return None
-    return found if np.isfinite(found) and found else None
+    """(2005,xx0E); None where it is absent, 0 or no number."""
+    found = private.numbers(ds, 0x2005, "Philips MR Imaging DD 001", 0x0E, "FL")
+    return found[0] if found and np.isfinite(found[0]) and found[0] else None

@@ -206,6 +206,8 @@ def _contained(series_uid: str, refused: list[tuple[str, str]]) -> Iterator[None
 
 def unforeseen(error: Exception) -> str:
     """The end of a sentence on an object of which something is wrong that nobody thought of."""
+    if isinstance(error, MemoryError):
+        return "needs more memory than there is; convert it alone, or on a larger machine"
     what = (str(error).splitlines() or [""])[0].partition("To replace this error")[0].strip()
     return (
         f"has attributes or pixels that cannot be worked with ({type(error).__name__}: {what}); check it with "

@@ -42,6 +42,11 @@ class PatientSchedule(Schedule):
 
     patience_reports: Positive | None = None
 
+    def is_over(self, images_seen: int, reports_since_best: int) -> bool:
+        """All images were seen, or patience has run out."""
+        impatient = self.patience_reports is not None and reports_since_best >= self.patience_reports
+        return images_seen >= self.total_images or impatient
+
 
 class Augmentation(Settings):
     """Drawn anew for every image. Flips only where left and right, up and down mean nothing.

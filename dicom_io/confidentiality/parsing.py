@@ -6,16 +6,11 @@ from collections.abc import Iterator
 
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
+from dicom_io.dataset import UNPARSABLE
 from dicom_io.errors import Rejected
-
-_UNPARSABLE = (
-    *(ValueError, KeyError, TypeError, AttributeError, NotImplementedError, OverflowError, EOFError, OSError),
-    BytesLengthException,
-)
 
 
 def parsed(dataset: Dataset, tag: BaseTag) -> DataElement:
@@ -26,7 +21,7 @@ def parsed(dataset: Dataset, tag: BaseTag) -> DataElement:
     """
     try:
         return dataset[tag]
-    except _UNPARSABLE as error:
+    except UNPARSABLE as error:
         raise Rejected(
             f"instance {dataset.get('SOPInstanceUID', '(an item of a sequence)')}: {tag} cannot be read "
             f"({type(error).__name__}), so it cannot be judged; correct or remove it"

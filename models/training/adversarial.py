@@ -101,7 +101,7 @@ def train(
     if recipe.network.critic_sees_batch and loss.gradient_penalty:
         journal.warn("batch norm in the critic mixes the images whose slopes gradient_penalty takes one by one")
 
-    finished = _is_over(recipe, images_seen, since_best)
+    finished = recipe.schedule.is_over(images_seen, since_best)
     while not finished:
         draw = start_step(recipe.seed, step)
         optimisers.set_rate(for_generator, clock.learning_rate(images_seen, rates.learning_rate))
@@ -177,17 +177,12 @@ def train(
                 | {"images_seen": images_seen, "best": best, "reports_since_best": since_best}
             )
             alarms.sound()
-            finished = finished or _is_over(recipe, images_seen, since_best)
+            finished = finished or recipe.schedule.is_over(images_seen, since_best)
 
     # Leave what sampling needs, with range, units and spacing of the slices.
     made = pictures.description(recipe, cohort, journal.data_hash, training, px, images_seen, batches.counts)
     version.write(run, made, definition, pictures.input_chain(recipe), None, 0.0, journal.best()["state"])
     journal.done(images_seen=images_seen, validation_kid=best, reports_since_best=since_best)
-
-
-def _is_over(recipe: AdversarialRecipe, images_seen: int, since_best: int) -> bool:
-    patience = recipe.schedule.patience_reports
-    return images_seen >= recipe.schedule.total_images or (patience is not None and since_best >= patience)
 
 
 def show(images: Tensor, recipe: AdversarialRecipe, adaptation: Adaptation, draw: torch.Generator) -> Tensor:

@@ -44,3 +44,10 @@ class Batches:
             self._of_class[c][int(share * len(self._of_class[c]))] for c, share in zip(which, within, strict=True)
         ]
         return self._images[torch.stack(chosen)], torch.tensor(self.present)[which]
+
+
+def withheld(labels: Tensor | None, share: float, classes: int, draw: torch.Generator) -> Tensor | None:
+    """Class numbers (B,), a share of them replaced by `classes`, the number that says nothing."""
+    if labels is None or not share:
+        return labels
+    return torch.where(torch.rand(len(labels), generator=draw) < share, classes, labels)

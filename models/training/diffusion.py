@@ -29,7 +29,7 @@ from models.networks.diffusion import Diffusion
 from models.training import average, optimisers, pictures, summary
 from models.training.alarms import Alarms, WaysOut
 from models.training.augmentation import augment
-from models.training.batches import Batches
+from models.training.batches import Batches, withheld
 from models.training.journal import Journal
 from models.training.judge import Judge
 from models.training.precision import autocast
@@ -102,7 +102,7 @@ def train(
     for sentence in pictures.few_patients(reals, names):
         journal.warn(sentence)
 
-    finished = _is_over(recipe, images_seen, since_best)
+    finished = recipe.schedule.is_over(images_seen, since_best)
     while not finished:
         draw = start_step(recipe.seed, step)
         optimisers.set_rate(optimiser, clock.learning_rate(images_seen, rates.learning_rate))
@@ -110,7 +110,7 @@ def train(
         # Draw reals, hide some of their classes, add noise of a random level to each.
         clean, labels = batches.draw(batch_size, draw)
         clean, _ = augment(clean.to(on), None, recipe.augmentation, draw)
-        labels = hidden(labels, recipe.loss.label_dropout, len(names), draw)
+        labels = withheld(labels, recipe.loss.label_dropout, len(names), draw)
         sigma = noise_levels(batch_size, recipe.loss, draw).to(on)
         noisy = clean + sigma[:, None, None, None] * torch.randn(clean.shape, generator=draw).to(on)
 
@@ -154,17 +154,12 @@ def train(
             )
             alarms.sound()
             reported, since_report = images_seen, []
-            finished = finished or _is_over(recipe, images_seen, since_best)
+            finished = finished or recipe.schedule.is_over(images_seen, since_best)
 
     # Leave what sampling needs, with range, units and spacing of the slices.
     made = pictures.description(recipe, cohort, journal.data_hash, training, px, images_seen, batches.counts)
     version.write(run, made, definition, pictures.input_chain(recipe), None, 0.0, journal.best()["state"])
     journal.done(images_seen=images_seen, validation_kid=best, reports_since_best=since_best)
-
-
-def _is_over(recipe: DiffusionRecipe, images_seen: int, since_best: int) -> bool:
-    patience = recipe.schedule.patience_reports
-    return images_seen >= recipe.schedule.total_images or (patience is not None and since_best >= patience)
 
 
 def definition_of(recipe: DiffusionRecipe, classes: int, reals: Tensor) -> dict[str, Any]:
@@ -180,13 +175,6 @@ def definition_of(recipe: DiffusionRecipe, classes: int, reals: Tensor) -> dict[
         "sampler": recipe.sampler.kind,
         **chosen,
     }
-
-
-def hidden(labels: Tensor | None, share: float, classes: int, source: torch.Generator) -> Tensor | None:
-    """The class numbers, a share of them replaced by `classes`, which says none."""
-    if labels is None:
-        return None
-    return torch.where(torch.rand(len(labels), generator=source) < share, classes, labels)
 
 
 def noise_levels(count: int, loss: DiffusionLoss, source: torch.Generator) -> Tensor:

@@ -27,7 +27,7 @@ from models.networks.vae import VAE, ConvolutionalEncoder, Decoder, DenseEncoder
 from models.training import average, optimisers, pictures, summary
 from models.training.alarms import Alarms, WaysOut
 from models.training.augmentation import augment
-from models.training.batches import Batches
+from models.training.batches import Batches, withheld
 from models.training.journal import Journal
 from models.training.judge import AT_MOST, Judge
 from models.training.precision import autocast
@@ -101,7 +101,7 @@ def train(
         journal.warn(sentence)
     sums = Sums(recipe.network.latent)
 
-    finished = _is_over(recipe, images_seen, since_best)
+    finished = recipe.schedule.is_over(images_seen, since_best)
     while not finished:
         draw = start_step(recipe.seed, step)
         optimisers.set_rate(optimiser, clock.learning_rate(images_seen, rates.learning_rate))
@@ -165,17 +165,12 @@ def train(
                 | {"best": best, "reports_since_best": since_best}
             )
             alarms.sound()
-            finished = finished or _is_over(recipe, images_seen, since_best)
+            finished = finished or recipe.schedule.is_over(images_seen, since_best)
 
     # Leave what sampling needs, with range, units and spacing of the slices.
     described = pictures.description(recipe, cohort, journal.data_hash, training, px, images_seen, batches.counts)
     version.write(run, described, definition, pictures.input_chain(recipe), None, 0.0, journal.best()["state"])
     journal.done(images_seen=images_seen, validation_kid=best, reports_since_best=since_best)
-
-
-def _is_over(recipe: VariationalRecipe, images_seen: int, since_best: int) -> bool:
-    patience = recipe.schedule.patience_reports
-    return images_seen >= recipe.schedule.total_images or (patience is not None and since_best >= patience)
 
 
 def decoder(recipe: VariationalRecipe, classes: int) -> dict[str, Any]:
@@ -204,13 +199,6 @@ def encoder(recipe: VariationalRecipe, classes: int) -> nn.Module:
             chosen.image_px, chosen.features, chosen.latent, chosen.blocks, chosen.links, classes
         )
     return DenseEncoder(chosen.image_px, chosen.widths, chosen.latent, classes)
-
-
-def withheld(labels: Tensor | None, share: float, classes: int, draw: torch.Generator) -> Tensor | None:
-    """Class numbers (B,), some of them replaced by the number that says nothing (`ClassVector`)."""
-    if labels is None or not share:
-        return labels
-    return torch.where(torch.rand(len(labels), generator=draw) < share, classes, labels)
 
 
 class Sums:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dicom_io.errors import Rejected
+from plugin.cli.cores import cores
 
 if TYPE_CHECKING:
     from dicom_io.conversion import Report, Row
@@ -81,7 +81,7 @@ def convert(
             paths,
             out,
             options,
-            processes=processes or _cores(),
+            processes=processes or cores(),
             progress=lambda done, total: bar({"stage": "series", "done": done, "total": total}),
         )
     if report is not None:
@@ -89,10 +89,6 @@ def convert(
     typer.echo(_as_json(made) if as_json else _summary(made, out))
     if not made.count("converted") + made.count("split"):
         raise Rejected(f"nothing was converted of {len(made.rows)} objects and series; {out / 'report.json'} says why")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _summary(made: Report, out: Path) -> str:

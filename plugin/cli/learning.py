@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from plugin.cli.cores import cores
 from plugin.cli.shelf import Config, Models, models_folder
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def train(
     from models import training
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        torch.set_num_threads(cores())
     chosen = recipes.load(recipe)
     if seed is not None:
         chosen = chosen.model_copy(update={"seed": seed})

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dicom_io import cohort as cohorts
+from dicom_io import near_duplicates
 from dicom_io.cohort import Channel, Cohort, Item, SplitUnit, Task
 from dicom_io.errors import Rejected
 
@@ -17,7 +18,10 @@ LEFT_OUT = "left_out.json"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cohort will be, before an image was read. unit: what `patient` of its items stands for."""
+    """What a cohort will be, before an image was read. unit: what `patient` of its items stands for.
+
+    guessed: patients were told from names of files, so that pictures of one may lie in two splits.
+    """
 
     name: str
     description: str
@@ -25,6 +29,7 @@ class Plan:
     labels: tuple[str, ...]
     channels: tuple[Channel, ...]
     unit: SplitUnit = "patient"
+    guessed: bool = False
 
 
 def split(patients: Iterable[str], name: str) -> dict[str, str]:
@@ -54,7 +59,7 @@ def gather(
     they themselves in `left_out.json` beside the data list, so they name patients by pseudonym only.
 
     Raises:
-        Rejected: nothing could be used.
+        Rejected: nothing could be used; or patients are guessed, and pictures of two splits show the same thing.
     """
     found: dict[str, list[Item]] = {split: [] for split in cohorts.SPLITS}
     for done, (patient, split_) in enumerate(sorted(splits.items())):
@@ -76,5 +81,7 @@ def gather(
     if left_out:
         made = replace(made, description=f"{plan.description}; {len(left_out)} left out, see {LEFT_OUT}")
         (out / LEFT_OUT).write_text(json.dumps(left_out, indent=1) + "\n")
+    if plan.guessed:
+        near_duplicates.refuse_leaks(made, progress=progress)
     cohorts.save(made)
     return made

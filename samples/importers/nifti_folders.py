@@ -153,6 +153,7 @@ def _cohort(
         task=task,
         labels=_labels(examples, task, label_names),
         channels=channels,
+        guessed=True,
     )
 
     def items(patient: str) -> list[Item]:

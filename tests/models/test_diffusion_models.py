@@ -33,6 +33,7 @@ from models.networks.diffusion import Diffusion
 from models.networks.samplers import SAMPLERS, levels
 from models.recipe import Recipe
 from models.training import diffusion
+from models.training.batches import withheld
 from models.version import read_weights
 from plugin import pipeline
 from plugin.cli import learning, results
@@ -295,11 +296,11 @@ def test_guidance_of_one_is_the_class_alone_and_other_weights_push_away_from_non
 
 def test_label_dropout_hides_its_share_behind_the_number_that_says_none():
     labels = torch.arange(5000) % 3
-    told = diffusion.hidden(labels, 0.2, 3, torch.Generator().manual_seed(0))
+    told = withheld(labels, 0.2, 3, torch.Generator().manual_seed(0))
     gone = told == 3
     assert float(gone.float().mean()) == pytest.approx(0.2, abs=0.02)
     assert torch.equal(told[~gone], labels[~gone])
-    assert diffusion.hidden(None, 0.2, 0, torch.Generator()) is None
+    assert withheld(None, 0.2, 0, torch.Generator()) is None
 
 
 def test_training_tells_the_network_classes_and_now_and_then_none(sides, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from dicom_io.volume import Projection, Source
 from models import bundle, elbo, generator, recipe, training
 from models.networks.vae import VAE
 from models.training import variational
+from models.training.batches import withheld
 from models.training.journal import Journal
 from models.variational_recipe import VariationalRecipe
 from models.version import read_weights
@@ -184,12 +185,12 @@ def test_beta_rises_over_its_share_and_stays():
 
 def test_labels_are_withheld_in_the_share_that_the_recipe_says():
     labels = torch.arange(4000) % 2
-    told = variational.withheld(labels, 0.3, 3, torch.Generator().manual_seed(0))
+    told = withheld(labels, 0.3, 3, torch.Generator().manual_seed(0))
     assert (told == 3).float().mean().item() == pytest.approx(0.3, abs=0.03)
     assert torch.equal(told[told != 3], labels[told != 3])
-    assert torch.equal(variational.withheld(labels, 0.0, 3, torch.Generator()), labels)
-    assert bool((variational.withheld(labels, 1.0, 3, torch.Generator()) == 3).all())
-    assert variational.withheld(None, 0.3, 3, torch.Generator()) is None
+    assert torch.equal(withheld(labels, 0.0, 3, torch.Generator()), labels)
+    assert bool((withheld(labels, 1.0, 3, torch.Generator()) == 3).all())
+    assert withheld(None, 0.3, 3, torch.Generator()) is None
 
 
 def test_patience_ends_a_training_that_gets_no_better(spots, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from dicom_io import cohort as cohorts
@@ -418,6 +419,24 @@ def test_a_data_lists_own_split_is_kept(tmp_path):
     where = {split: sorted(item.patient for item in cohort.splits[split]) for split in cohorts.SPLITS}
     names = {"training": ["1", "2"], "validation": ["4"], "test": ["3"]}
     assert where == {split: sorted(pseudonym(KEY, n, prefix="P") for n in found) for split, found in names.items()}
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_split_in_which_one_image_lies_twice_is_refused_where_patients_are_told_from_names(mirrored, tmp_path):
+    folder = tmp_path / "in/data"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        voxels = gaussian_filter(np.random.default_rng(number).normal(size=(40, 36, 5)), (2, 2, 0)).astype(np.float32)
+        if number == 3:  # the first one again
+            voxels = nibabel.load(folder / "s_0.nii.gz").get_fdata(dtype=np.float32)
+            voxels = voxels[::-1] if mirrored else voxels
+        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.0, 1.0, 3.0, 1.0])), folder / f"s_{number}.nii.gz")
+    lists = {"training": [entry("s_0", 0), entry("s_1", 1)], "validation": [entry("s_2", 1)], "test": [entry("s_3", 0)]}
+    (tmp_path / "in/datalist.json").write_text(json.dumps(lists))
+
+    with pytest.raises(Rejected, match=r"show the same thing, such as .* in t.*; take one of each pair out"):
+        imported("monai-datalist", tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out/datalist.json").exists()
 
 
 def test_numbers_are_classes_and_several_images_are_channels(tmp_path):
