@@ -179,8 +179,8 @@ def refuse_leaks(cohort: Cohort, *, flips: bool = True, progress: Progress = _si
         worst = max(found, key=lambda leak: leak.correlation)
         raise Rejected(
             f"cohort {cohort.name!r}: {len(found)} pairs of pictures in different splits show the same thing, such as "
-            f"{worst.first} in {worst.first_split} and {worst.second} in {worst.second_split}; take one of each pair out, "
-            "or give both one patient"
+            f"{worst.first} in {worst.first_split} and {worst.second} in {worst.second_split}; "
+            "take one of each pair out, or give both one patient"
         )
 
 
