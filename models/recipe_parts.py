@@ -92,7 +92,8 @@ class GenerationBase(RecipeBase):
     pixel_range: in the units that the chain leaves; values outside are clipped and samples come back inside it.
     minimum_signal: slices whose 99th percentile lies below this share of the range are left out (air).
     conditional: one generator for all labels of the cohort (of slices, or of items), and batches balanced over them.
-    audit_samples: how many samples the evaluation of a release draws.
+    audit_samples: how many samples the evaluation of a release draws. alarms: whether a run that fails stops or goes on
+    with a warning.
     """
 
     task: Literal["generation"]
@@ -102,6 +103,7 @@ class GenerationBase(RecipeBase):
     pixel_range: tuple[float, float]
     minimum_signal: Share = 0.02
     audit_samples: Annotated[int, Field(ge=16)] = 256
+    alarms: Literal["stop", "warn"] = "stop"
 
     @model_validator(mode="after")
     def _range_is_open(self) -> Self:

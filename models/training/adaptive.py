@@ -28,11 +28,11 @@ class Adaptation:
         self.p = 0.0
         self._signs: list[float] = []
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
         return {"p": self.p, "signs": list(self._signs)}
 
-    def resume(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.p, self._signs = state["p"], list(state["signs"])
 
     def change(self, images: Tensor, draw: torch.Generator) -> Tensor:

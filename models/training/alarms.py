@@ -76,11 +76,11 @@ class Alarms:
         self._sums = [0.0] * 4
         self._due: list[tuple[str, str]] = []
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
         return {"strikes": dict(self._strikes), "told": list(self._told), "levels": list(self._levels)}
 
-    def resume(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._strikes, self._told = dict(state["strikes"]), list(state["told"])
         self._levels = list(state["levels"])
 

@@ -21,7 +21,7 @@ from dicom_io.errors import Rejected
 from dicom_io.volume import Projection, Source
 from models import bundle, elbo, generator, recipe, training
 from models.networks.vae import VAE
-from models.training import variational
+from models.training import pictures, variational
 from models.training.batches import withheld
 from models.training.journal import Journal
 from models.variational_recipe import VariationalRecipe
@@ -382,7 +382,7 @@ def test_files_are_generated_of_a_label(sided, tmp_path):
 def test_terms_on_unseen_patients_are_those_of_the_bound(spots, sided):
     """Two terms of 32 slices, counted one slice at a time."""
     chosen = small()
-    _, unseen = variational.pictures.read(spots, "validation", chosen, PX)
+    _, unseen = pictures.read(spots, "validation", chosen, PX)
     vae = VAE(variational.encoder(chosen, 3), variational.built(variational.decoder(chosen, 3))).eval()
     with torch.no_grad():
         vae.decoder.class_prior.table.weight[:2] = torch.randn(2, 16, generator=torch.Generator().manual_seed(1))
