@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from dicom_io.cohort import Cohort
+from dicom_io.cohort import COLOURS, Cohort
 from dicom_io.errors import Rejected
 from models import version
 from models.networks.maker import Maker
@@ -71,7 +71,7 @@ class Session:
         self.judge = Judge(self.reals, self.unseen, self.batches.present, samples)
         self.clock = Clock(recipe.schedule, minutes)
         self.journal = Journal(run, recipe, cohort, self.clock, progress, resume)
-        self._strip = Strip(run, recipe.name, recipe.seed, len(self.batches.present))
+        self._strip = Strip(run, recipe.name, recipe.seed, len(self.batches.present), recipe.channels == COLOURS)
         self.alarms = self.watch()
         self._stateful: dict[str, Stateful] = {}
         self.step, self.images_seen = 0, 0
