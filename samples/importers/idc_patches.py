@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dicom_io import cohort as cohorts
-from dicom_io.cohort import Channel, Cohort, Item
+from dicom_io.cohort import Cohort, Item
 from dicom_io.errors import Rejected
 from dicom_io.pseudonym import pseudonym
 from dicom_io.volume import Volume
@@ -33,7 +33,7 @@ UInt8 = npt.NDArray[np.uint8]
 
 SIDE = 50
 WHITE = 255
-CHANNELS = tuple(Channel(name, "SM", "1") for name in ("red", "green", "blue"))
+CHANNELS = cohorts.colour_channels("SM")
 # Of a label map: where no patch was.
 NO_PATCH = -1
 # Of labels 0, 1 and -1, red, green and blue.
