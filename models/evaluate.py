@@ -38,7 +38,10 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
     task = model.description.task
     if task not in (cohort.task, "generation"):
         raise Rejected(f"{model.identity.address} is for {task}, cohort {cohort.name!r} for {cohort.task}")
-    if cohort.channels[: len(model.description.channels)] != model.description.channels:
+    wanted = model.description.channels
+    # A generator's channels are taken by name, a predictor's in the cohort's order.
+    given = set(wanted) <= set(cohort.channels) if task == "generation" else cohort.channels[: len(wanted)] == wanted
+    if not given:
         names = ", ".join(channel.name for channel in model.description.channels)
         raise Rejected(f"{model.identity.address} needs channels {names}, which cohort {cohort.name!r} does not give")
     if not cohort.test:

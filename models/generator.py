@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dicom_io.cohort import COLOURS
+from dicom_io.cohort import is_colour
 from dicom_io.errors import Rejected
 from dicom_io.provenance import ModelIdentity
 from dicom_io.volume import Float32
@@ -73,7 +73,7 @@ class Generator:
     @property
     def colour(self) -> bool:
         """Whether the channels are red, green and blue."""
-        return self.channels == COLOURS
+        return is_colour(self.model.description.channels)
 
     @property
     def mask_labels(self) -> tuple[str, ...]:
