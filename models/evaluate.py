@@ -128,17 +128,10 @@ def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     # Another cohort's class numbers may mean something else; then the spread is that of all classes together.
     labels = bool(model.labels) and cohort.labels == description.labels
 
-    if model.mask_labels not in ((), cohort.labels[1:]):
-        raise Rejected(
-            f"{model.identity.address} draws {', '.join(model.mask_labels)}, masks of cohort {cohort.name!r} show "
-            f"{', '.join(cohort.labels[1:]) or 'nothing'}; evaluate it on one with the same labels"
-        )
-    numbers_of = pictures.numbers_of(model.channels, cohort)
+    view = pictures.View(model.channels, model.mask_labels, description.only_label, labels)
 
     def real(items: Sequence[Item]) -> cases.Squares:
-        read = cases.load(cohort, items, model.model.model_input, masks=bool(model.mask_labels), labels=labels)
-        drawn = len(model.mask_labels)
-        return cases.squares(read, px, description.minimum_signal, channels=numbers_of, mask_planes=drawn)
+        return view.read(cohort, items, model.model.model_input, px, description.minimum_signal)[1]
 
     # Classes, where there are any, come in the shares that training had.
     synthetic = torch.from_numpy(np.stack([*model.pictures(description.audit_samples, AUDIT_SEED)]))
