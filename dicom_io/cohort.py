@@ -30,6 +30,7 @@ from dicom_io.volume import Float32, Projection, Volume, stack_channels
 Task = Literal["classification", "segmentation", "generation"]
 SplitUnit = Literal["patient", "slide", "near-duplicate group", "none"]
 SPLITS = ("training", "validation", "test")
+# Names of the channels of a colour picture, in this order.
 COLOURS = ("red", "green", "blue")
 _TOMBSTONES = "tombstones.json"
 

@@ -16,6 +16,7 @@ from models import cases, generator, predictor, version
 from models.evaluation import classification, fidelity, privacy, segmentation
 from models.evaluation.features import EncodedFeatures, RandomFeatures
 from models.evaluation.segmentation import Pair
+from models.training import pictures
 
 AUDIT_SEED = 20261120
 # Below this many test patients a bootstrap interval cannot carry a claim: with n patients the chance that all draws are
@@ -124,14 +125,20 @@ def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     # Another cohort's class numbers may mean something else; then the spread is that of all classes together.
     labels = bool(model.labels) and cohort.labels == description.labels
 
-    def real(items: Sequence[Item]) -> cases.Squares:
-        read = cases.load(cohort, items, model.model.model_input, masks=False, labels=labels)
-        return cases.squares(read, px, description.minimum_signal)
+    if model.mask_labels not in ((), cohort.labels[1:]):
+        raise Rejected(
+            f"{model.identity.address} draws {', '.join(model.mask_labels)}, masks of cohort {cohort.name!r} show "
+            f"{', '.join(cohort.labels[1:]) or 'nothing'}; evaluate it on one with the same labels"
+        )
+    numbers_of = pictures.numbers_of(model.channels, cohort)
 
-    low, high = model.pixel_range
+    def real(items: Sequence[Item]) -> cases.Squares:
+        read = cases.load(cohort, items, model.model.model_input, masks=bool(model.mask_labels), labels=labels)
+        drawn = len(model.mask_labels)
+        return cases.squares(read, px, description.minimum_signal, channels=numbers_of, mask_planes=drawn)
+
     # Classes, where there are any, come in the shares that training had.
-    values = model.sample(description.audit_samples, AUDIT_SEED)
-    synthetic = torch.from_numpy((values - low) / (high - low) * 2 - 1)[:, None]
+    synthetic = torch.from_numpy(np.stack([*model.pictures(description.audit_samples, AUDIT_SEED)]))
     training, held_out = real(cohort.training), real(cohort.test)
     if min(len(training.images), len(held_out.images)) < 2:
         raise Rejected(f"cohort {cohort.name!r} has too few slices above minimum_signal for an evaluation")
@@ -142,7 +149,7 @@ def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
         "seed": AUDIT_SEED,
         "samples": description.audit_samples,
         "spread": _spread(synthetic, numbers, training, description.labels),
-        "fidelity": fidelity.evaluate(synthetic, seen, unseen, [RandomFeatures(), encoded], draws=draws),
+        "fidelity": fidelity.evaluate(synthetic, seen, unseen, [RandomFeatures(training.planes), encoded], draws=draws),
         "privacy": privacy.evaluate(synthetic, training.images, unseen, [privacy.small_pixels, encoded], draws=draws),
     }
 
@@ -151,7 +158,7 @@ def _spread(
     synthetic: torch.Tensor, numbers: Sequence[int | None], real: cases.Squares, names: Sequence[str]
 ) -> dict[str, float | None]:
     """By class, or of all together where there are none: see `fidelity.spread`; None where it is undefined."""
-    features = RandomFeatures()
+    features = RandomFeatures(real.planes)
     if real.labels is None:
         ratios = {"all": fidelity.spread(features(synthetic), features(real.images))}
     else:
