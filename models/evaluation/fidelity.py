@@ -58,10 +58,10 @@ def blurred(images: Tensor) -> Tensor:
     return images
 
 
-def noisy(images: Tensor) -> Tensor:
-    """With white noise of 0.1 of the range."""
+def noisy(images: Tensor, share: float = 0.1) -> Tensor:
+    """With white noise of this share of the range, which is -1 to 1."""
     source = torch.Generator().manual_seed(1)
-    return images + 0.2 * torch.randn(images.shape, generator=source)
+    return images + 2 * share * torch.randn(images.shape, generator=source)
 
 
 def evaluate(
