@@ -200,17 +200,13 @@ class Adaptive(Settings):
 
 
 class AdversarialRecipe(GenerationBase):
-    """Noise -> slice, against a critic. alarms: whether a run that fails stops or goes on with a warning.
-
-    adaptive: None is no adaptive augmentation.
-    """
+    """Noise -> slice, against a critic. adaptive: None is no adaptive augmentation."""
 
     family: Literal["adversarial"] = "adversarial"
     network: Networks = DCGAN()
     loss: AdversarialLoss = AdversarialLoss()
     optimiser: AdversarialOptimiser = AdversarialOptimiser()
     adaptive: Adaptive | None = None
-    alarms: Literal["stop", "warn"] = "stop"
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

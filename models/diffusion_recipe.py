@@ -83,7 +83,7 @@ class DiffusionOptimiser(Settings):
 
 
 class DiffusionRecipe(GenerationBase):
-    """Noise -> slice, by a denoiser. alarms: whether a run that fails stops or goes on with a warning.
+    """Noise -> slice, by a denoiser.
 
     report_samples: how many samples (of each class at least 16) a report compares with unseen patients; a sample takes
     tens of calls of the network.
@@ -95,7 +95,6 @@ class DiffusionRecipe(GenerationBase):
     loss: DiffusionLoss = DiffusionLoss()
     optimiser: DiffusionOptimiser = DiffusionOptimiser()
     report_samples: Annotated[int, Field(ge=16)] = 64
-    alarms: Literal["stop", "warn"] = "stop"
 
     @model_validator(mode="after")
     def _guidance_has_a_class(self) -> Self:

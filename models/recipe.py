@@ -200,6 +200,6 @@ def parse(document: object, origin: str) -> Recipe:
         raise Rejected(f"{origin}: {where}{reason}{value}; shipped recipes show every key") from error
 
 
-def dump(recipe: Recipe) -> str:
+def dump(recipe: RecipeBase) -> str:
     """The recipe as YAML, every default written out; `load` reads it back equal."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)

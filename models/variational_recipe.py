@@ -106,15 +106,13 @@ class VariationalOptimiser(Settings):
 
 
 class VariationalRecipe(GenerationBase):
-    """Noise -> slice, by the decoder of a variational autoencoder. alarms: whether a run that fails stops or goes on
-    with a warning. stages: None trains everything from the start."""
+    """Noise -> slice, by the decoder of a variational autoencoder. stages: None trains everything from the start."""
 
     family: Literal["variational"]
     network: Networks = ConvolutionalVAE()
     loss: EvidenceBound = EvidenceBound()
     optimiser: VariationalOptimiser = VariationalOptimiser()
     stages: Stages | None = None
-    alarms: Literal["stop", "warn"] = "stop"
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -11,6 +11,8 @@ from dicom_io.errors import Rejected
 from models.diffusion_recipe import DiffusionRecipe
 from models.recipe import ClassificationRecipe, Recipe, SegmentationRecipe
 from models.training import adversarial, classification, diffusion, segmentation, variational
+from models.training.judge import SAMPLES
+from models.training.session import Session
 from models.variational_recipe import VariationalRecipe
 
 Progress = Callable[[dict[str, Any]], None]
@@ -41,9 +43,22 @@ def train(
         classification.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
     elif isinstance(recipe, SegmentationRecipe):
         segmentation.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
-    elif isinstance(recipe, VariationalRecipe):
-        variational.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
-    elif isinstance(recipe, DiffusionRecipe):
-        diffusion.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
     else:
-        adversarial.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
+        samples = recipe.report_samples if isinstance(recipe, DiffusionRecipe) else SAMPLES
+        session = Session(
+            recipe,
+            cohort,
+            run,
+            image_px=recipe.network.image_px,
+            resume=resume,
+            minutes=minutes,
+            progress=progress,
+            device=device,
+            samples=samples,
+        )
+        if isinstance(recipe, VariationalRecipe):
+            variational.train(recipe, session)
+        elif isinstance(recipe, DiffusionRecipe):
+            diffusion.train(recipe, session)
+        else:
+            adversarial.train(recipe, session)

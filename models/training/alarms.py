@@ -76,11 +76,11 @@ class Alarms:
         self._sums = [0.0] * 4
         self._due: list[tuple[str, str]] = []
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
         return {"strikes": dict(self._strikes), "told": list(self._told), "levels": list(self._levels)}
 
-    def resume(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._strikes, self._told = dict(state["strikes"]), list(state["told"])
         self._levels = list(state["levels"])
 
@@ -121,7 +121,7 @@ class Alarms:
     ) -> None:
         """At every report, before its checkpoint; what is wrong, `sound` says after it.
 
-        fraction: of the training; samples: (n, 1, px, px) in [-1, 1]; spread: see `judge`. beside: what the family
+        fraction: of the training; samples: (n, planes, px, px) in [-1, 1]; spread: see `judge`. beside: what the family
         found wrong by its own measures, as sentences by name; they are said after three reports in a row, too.
         """
         steps, level, right_real, right_fake = self._sums

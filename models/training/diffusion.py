@@ -15,27 +15,20 @@ running average.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dicom_io.cohort import Cohort
-from models import networks, version
+from models import networks
 from models.diffusion_recipe import DiffusionLoss, DiffusionRecipe
 from models.networks.diffusion import Diffusion
-from models.training import average, optimisers, pictures, summary
-from models.training.alarms import Alarms, WaysOut
-from models.training.augmentation import augment
-from models.training.batches import Batches, withheld
-from models.training.journal import Journal
-from models.training.judge import Judge
+from models.training import average, optimisers
+from models.training.alarms import WaysOut
+from models.training.augmentation import augment_pictures
+from models.training.batches import withheld
 from models.training.precision import autocast
-from models.training.randomness import seed_of, start_step
-from models.training.schedule import Clock
-from models.training.strip import Strip
+from models.training.session import Session
 
 # Images of one grey have no deviation, and a denoiser needs one: about a grey level of 256.
 FLATTEST = 0.01
@@ -47,75 +40,36 @@ WAYS_OUT = WaysOut(
 )
 
 
-def train(
-    recipe: DiffusionRecipe,
-    cohort: Cohort,
-    run: Path,
-    *,
-    resume: bool = False,
-    minutes: float | None = None,
-    progress: Callable[[dict[str, Any]], None] | None = None,
-    device: str = "auto",
-) -> None:
-    """One training, from cohort to a run that samples. See `models.training.train`."""
-    # Patients are split already; read them once. Only the training split reaches the network.
-    summary.require_splits(cohort)
-    on = summary.device_named(device)
-    px = recipe.network.image_px
-    training, reals = pictures.read(cohort, "training", recipe, px)
-    _, unseen = pictures.read(cohort, "validation", recipe, px)
-    names = cohort.labels if recipe.conditional else ()
-    batches = Batches(reals, names)
-    judge = Judge(reals, unseen, batches.present, recipe.report_samples)
-
+def train(recipe: DiffusionRecipe, session: Session) -> None:
+    """One training, from a session's slices to a run that samples. See `models.training.train`."""
     # Network, optimiser and running average.
-    torch.manual_seed(seed_of(recipe.seed, "weights", 0))
-    definition = definition_of(recipe, len(names), reals.images)
+    on, classes = session.device, len(session.names)
+    definition = definition_of(recipe, classes, session.reals.images)
     denoiser = networks.build(definition).to(on)
     assert isinstance(denoiser, Diffusion)
     kept: Diffusion = average.start(denoiser)
-    rates = recipe.optimiser
+    masks = session.reals.mask_planes
+    rates, schedule = recipe.optimiser, recipe.schedule
     optimiser = torch.optim.Adam(denoiser.parameters(), rates.learning_rate, (rates.beta_1, rates.beta_2))
-    batch_size = recipe.schedule.batch_size
+    alarms = session.watch(WAYS_OUT)
 
     # Resume from the newest checkpoint, if there is one.
-    clock = Clock(recipe.schedule, minutes)
-    journal = Journal(run, recipe, cohort, clock, progress, resume)
-    strip = Strip(run, recipe.name, recipe.seed, len(batches.present))
-    alarms = Alarms(
-        journal.warn,
-        stop=recipe.alarms == "stop",
-        names=names,
-        contrast=float(reals.images.flatten(1).std(1).mean()),
-        ways_out=WAYS_OUT,
-    )
-    step, images_seen, best, since_best = 0, 0, float("inf"), 0
-    stateful: dict[str, Any] = {"denoiser": denoiser, "average": kept, "optimiser": optimiser}
-    if journal.resumed:
-        for name, each in stateful.items():
-            each.load_state_dict(journal.resumed[name])
-        alarms.resume(journal.resumed["alarms"])
-        step, images_seen, best, since_best = (
-            journal.resumed[key] for key in ("step", "images_seen", "best", "reports_since_best")
-        )
-    reported, since_report = images_seen, []
-    for sentence in pictures.few_patients(reals, names):
-        journal.warn(sentence)
+    session.begin({"denoiser": denoiser, "average": kept, "optimiser": optimiser})
+    since_report: list[float] = []
 
-    finished = recipe.schedule.is_over(images_seen, since_best)
-    while not finished:
-        draw = start_step(recipe.seed, step)
-        optimisers.set_rate(optimiser, clock.learning_rate(images_seen, rates.learning_rate))
+    while session.going:
+        draw = session.draw()
+        optimisers.set_rate(optimiser, session.learning_rate(rates.learning_rate))
 
         # Draw reals, hide some of their classes, add noise of a random level to each.
-        clean, labels = batches.draw(batch_size, draw)
-        clean, _ = augment(clean.to(on), None, recipe.augmentation, draw)
-        labels = withheld(labels, recipe.loss.label_dropout, len(names), draw)
-        sigma = noise_levels(batch_size, recipe.loss, draw).to(on)
+        clean, labels = session.batches.draw(schedule.batch_size, draw)
+        clean = augment_pictures(clean.to(on), recipe.augmentation, draw, masks)
+        labels = withheld(labels, recipe.loss.label_dropout, classes, draw)
+        sigma = noise_levels(schedule.batch_size, recipe.loss, draw).to(on)
         noisy = clean + sigma[:, None, None, None] * torch.randn(clean.shape, generator=draw).to(on)
 
         # Take it off again.
-        with autocast(on, recipe.schedule.precision):
+        with autocast(on, schedule.precision):
             denoised = denoiser(noisy, sigma, None if labels is None else labels.to(on))
         loss = weighted_error(denoised, clean, sigma, denoiser.sigma_data)
         optimiser.zero_grad()
@@ -125,53 +79,33 @@ def train(
         optimiser.step()
 
         # Follow with the running average.
-        step += 1
-        average.follow(kept, denoiser, images_seen, batch_size, recipe.schedule.ema_half_life_images)
-        images_seen += batch_size
+        session.took(schedule.batch_size, loss.item())
+        average.follow(kept, denoiser, session.images_seen, schedule.batch_size, schedule.ema_half_life_images)
         since_report.append(loss.item())
-        alarms.losses(images_seen, denoiser=loss.item())
-        journal.progress(images_seen, loss.item())
-        finished = clock.fraction(images_seen) >= 1
+        alarms.losses(session.images_seen, denoiser=loss.item())
 
         # Each `report_images`, and at the end: compare with unseen patients, keep the best, save panel and checkpoint.
-        if finished or images_seen - reported >= recipe.schedule.report_images:
-            panel = judge.panel(kept, on)
-            score, spread = judge.kid(panel), judge.spread(panel)
-            since_best = 0 if score < best else since_best + 1
-            if score < best:
-                best = score
-                journal.keep_best({"state": kept.state_dict()})
-            strip.add(panel.images, images_seen, clock.fraction(images_seen))
+        if session.due:
             # Levels differ from step to step, and the loss with them: only a mean can be compared.
-            line = {"images_seen": images_seen, "loss": round(sum(since_report) / len(since_report), 5)}
-            line |= {"validation_kid": round(score, 6)}
-            journal.report(line | {"spread": round(min(spread.values(), default=float("nan")), 4)})
-            alarms.look(clock.fraction(images_seen), images_seen, panel.images, spread)
-            journal.save(
-                {name: each.state_dict() for name, each in stateful.items()}
-                | {"alarms": alarms.state(), "step": step, "images_seen": images_seen}
-                | {"best": best, "reports_since_best": since_best}
-            )
-            alarms.sound()
-            reported, since_report = images_seen, []
-            finished = finished or recipe.schedule.is_over(images_seen, since_best)
+            session.report(kept, kept, {"loss": round(sum(since_report) / len(since_report), 5)})
+            since_report = []
 
-    # Leave what sampling needs, with range, units and spacing of the slices.
-    made = pictures.description(recipe, cohort, journal.data_hash, training, px, images_seen, batches.counts)
-    version.write(run, made, definition, pictures.input_chain(recipe), None, 0.0, journal.best()["state"])
-    journal.done(images_seen=images_seen, validation_kid=best, reports_since_best=since_best)
+    # Leave what sampling needs.
+    session.leave(definition)
 
 
 def definition_of(recipe: DiffusionRecipe, classes: int, reals: Tensor) -> dict[str, Any]:
-    """`network_def` of the bundle: denoiser, sampler, and the mean and deviation of the training reals' pixels."""
-    pixels = reals.double()
+    """`network_def` of the bundle: denoiser, sampler, and the mean and deviation of the training reals' planes."""
+    planes = reals.double().transpose(0, 1).flatten(1)
+    means = [round(float(mean), 4) for mean in planes.mean(1)]
+    deviations = [max(round(float(deviation), 4), FLATTEST) for deviation in planes.std(1)]
     chosen = recipe.sampler.model_dump(exclude={"kind"})
     return {
         "_target_": "models.networks.diffusion.Diffusion",
         **recipe.network.model_dump(mode="json"),
         "classes": classes,
-        "data_mean": round(float(pixels.mean()), 4),
-        "sigma_data": max(round(float(pixels.std()), 4), FLATTEST),
+        "data_mean": means[0] if len(means) == 1 else means,
+        "sigma_data": deviations[0] if len(means) == 1 else deviations,
         "sampler": recipe.sampler.kind,
         **chosen,
     }
@@ -182,7 +116,9 @@ def noise_levels(count: int, loss: DiffusionLoss, source: torch.Generator) -> Te
     return (loss.mean_log_sigma + loss.deviation_log_sigma * torch.randn(count, generator=source)).exp()
 
 
-def weighted_error(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-    """The mean over images (B, 1, rows, columns), each weighted by its level (B,): Karras 2022, table 1."""
-    weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-    return (weight * (denoised - clean).square().flatten(1).mean(1)).mean()
+def weighted_error(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: Tensor | float) -> Tensor:
+    """The mean over images (B, planes, rows, columns), each plane weighted by its deviation (planes, 1, 1) and by the
+    level (B,): Karras 2022, table 1."""
+    level = sigma[:, None, None, None]
+    weight = (level**2 + sigma_data**2) / (level * sigma_data) ** 2
+    return (weight * (denoised - clean).square()).mean()

@@ -27,7 +27,7 @@ from typing import Any
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models import recipe as recipes
-from models.recipe import Recipe
+from models.recipe_parts import RecipeBase
 from models.training import checkpoint
 from models.training.board import Board
 from models.training.schedule import Clock
@@ -41,7 +41,7 @@ class Journal:
     def __init__(
         self,
         run: Path,
-        recipe: Recipe,
+        recipe: RecipeBase,
         cohort: Cohort,
         clock: Clock,
         progress: Callable[[Event], None] | None,
@@ -50,7 +50,6 @@ class Journal:
         self.run = run
         self._tell = progress or (lambda event: None)
         self._clock = clock
-        self._recipe = recipe
         self._told_s = 0.0
         self._seen_at_start: int | None = None
         text = recipes.dump(recipe)
@@ -93,7 +92,7 @@ class Journal:
         self._told_s = spent_s
         fraction = self._clock.fraction(images_seen)
         images_per_s = (images_seen - self._seen_at_start) / spent_s
-        total = self._recipe.schedule.total_images
+        total = self._clock.schedule.total_images
         self._tell(
             {
                 "kind": "progress",

@@ -12,28 +12,22 @@ everything. What was made before there were labels is never kept as the best.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dicom_io.cohort import Cohort
-from models import elbo, networks, version
+from models import elbo, networks
 from models.cases import Squares
 from models.generator import source_of
 from models.networks.vae import VAE, ConvolutionalEncoder, Decoder, DenseEncoder, Law
-from models.training import average, optimisers, pictures, summary
-from models.training.alarms import Alarms, WaysOut
-from models.training.augmentation import augment
-from models.training.batches import Batches, withheld
-from models.training.journal import Journal
-from models.training.judge import AT_MOST, Judge
+from models.training import average, optimisers
+from models.training.alarms import WaysOut
+from models.training.augmentation import augment_pictures
+from models.training.batches import withheld
+from models.training.judge import AT_MOST
 from models.training.precision import autocast
-from models.training.randomness import seed_of, start_step
-from models.training.schedule import Clock
-from models.training.strip import Strip
+from models.training.session import Session
 from models.variational_recipe import ConvolutionalVAE, VariationalRecipe
 
 UNUSED_NATS, NEARLY_ALL = 0.01, 0.95
@@ -46,80 +40,39 @@ WAYS_OUT = WaysOut(
 )
 
 
-def train(
-    recipe: VariationalRecipe,
-    cohort: Cohort,
-    run: Path,
-    *,
-    resume: bool = False,
-    minutes: float | None = None,
-    progress: Callable[[dict[str, Any]], None] | None = None,
-    device: str = "auto",
-) -> None:
-    """One training, from cohort to a run that samples. See `models.training.train`."""
-    # Patients are split already; read them once. Only the training split reaches the networks.
-    summary.require_splits(cohort)
-    on = summary.device_named(device)
-    px = recipe.network.image_px
-    training, reals = pictures.read(cohort, "training", recipe, px)
-    _, unseen = pictures.read(cohort, "validation", recipe, px)
-    names = cohort.labels if recipe.conditional else ()
-    batches = Batches(reals, names)
-    judge = Judge(reals, unseen, batches.present)
-
+def train(recipe: VariationalRecipe, session: Session) -> None:
+    """One training, from a session's slices to a run that samples. See `models.training.train`."""
     # Network, optimiser and running average.
-    torch.manual_seed(seed_of(recipe.seed, "weights", 0))
-    definition = decoder(recipe, len(names))
-    vae = VAE(encoder(recipe, len(names)), built(definition)).to(on)
+    on, classes, planes = session.device, len(session.names), session.reals.planes
+    definition = decoder(recipe, classes, planes)
+    vae = VAE(encoder(recipe, classes, planes), built(definition)).to(on)
     kept = average.start(vae)
-    rates, loss = recipe.optimiser, recipe.loss
+    masks = session.reals.mask_planes
+    rates, loss, schedule = recipe.optimiser, recipe.loss, recipe.schedule
     optimiser = torch.optim.AdamW(vae.parameters(), lr=rates.learning_rate, weight_decay=rates.weight_decay)
-    batch_size = recipe.schedule.batch_size
+    alarms = session.watch(WAYS_OUT)
 
     # Resume from the newest checkpoint, if there is one.
-    clock = Clock(recipe.schedule, minutes)
-    journal = Journal(run, recipe, cohort, clock, progress, resume)
-    strip = Strip(run, recipe.name, recipe.seed, len(batches.present))
-    alarms = Alarms(
-        journal.warn,
-        stop=recipe.alarms == "stop",
-        names=names,
-        contrast=float(reals.images.flatten(1).std(1).mean()),
-        ways_out=WAYS_OUT,
-    )
-    step, images_seen, best, since_best, reported = 0, 0, float("inf"), 0, 0
-    if journal.resumed:
-        vae.load_state_dict(journal.resumed["network"])
-        kept.load_state_dict(journal.resumed["average"])
-        optimiser.load_state_dict(journal.resumed["optimiser"])
-        alarms.resume(journal.resumed["alarms"])
-        step, images_seen, best, since_best = (
-            journal.resumed[key] for key in ("step", "images_seen", "best", "reports_since_best")
-        )
-        reported = images_seen
-    for sentence in pictures.few_patients(reals, names):
-        journal.warn(sentence)
+    session.begin({"network": vae, "average": kept, "optimiser": optimiser})
     sums = Sums(recipe.network.latent)
 
-    finished = recipe.schedule.is_over(images_seen, since_best)
-    while not finished:
-        draw = start_step(recipe.seed, step)
-        optimisers.set_rate(optimiser, clock.learning_rate(images_seen, rates.learning_rate))
-        fraction = clock.fraction(images_seen)
-        stage, beta = recipe.stage(fraction), recipe.beta(fraction)
+    while session.going:
+        draw = session.draw()
+        optimisers.set_rate(optimiser, session.learning_rate(rates.learning_rate))
+        stage, beta = recipe.stage(session.fraction), recipe.beta(session.fraction)
         for weight in vae.convolutions():
             weight.requires_grad_(stage != "frozen")
 
         # Draw slices and what the encoder is told of them: a noisy image, and a class that may be withheld.
-        real, labels = batches.draw(batch_size, draw)
-        real, _ = augment(real.to(on), None, recipe.augmentation, draw)
-        told = withheld(labels, 1.0 if stage == "pretraining" else loss.label_dropout, len(names), draw)
+        real, labels = session.batches.draw(schedule.batch_size, draw)
+        real = augment_pictures(real.to(on), recipe.augmentation, draw, masks)
+        told = withheld(labels, 1.0 if stage == "pretraining" else loss.label_dropout, classes, draw)
         told = None if told is None else told.to(on)
         noisy = real + loss.image_noise * torch.randn(real.shape, generator=draw).to(on) if loss.image_noise else real
-        noise = vae.decoder.noise(batch_size, draw).to(on)
+        noise = vae.decoder.noise(schedule.batch_size, draw).to(on)
 
         # There and back; what is lost on the way, and what it takes to say the latent.
-        with autocast(on, recipe.schedule.precision):
+        with autocast(on, schedule.precision):
             made, posterior, prior = vae(noisy, noise, told)
         lost = elbo.reconstruction(loss, real, made.float()).mean()
         diverged = elbo.divergence(posterior, fixed(prior))
@@ -131,53 +84,36 @@ def train(
         optimiser.step()
 
         # Follow with the running average.
-        step += 1
-        images_seen += batch_size
-        average.follow(kept, vae, images_seen, batch_size, recipe.schedule.ema_half_life_images)
-        alarms.losses(images_seen, whole=whole.item())
+        session.took(schedule.batch_size, whole.item())
+        average.follow(kept, vae, session.images_seen, schedule.batch_size, schedule.ema_half_life_images)
+        alarms.losses(session.images_seen, whole=whole.item())
         sums.add(diverged)
-        journal.progress(images_seen, whole.item())
-        finished = clock.fraction(images_seen) >= 1
 
         # Each `report_images`, and at the end: compare with unseen patients, keep the best, save panel and checkpoint.
-        if finished or images_seen - reported >= recipe.schedule.report_images:
-            reported = images_seen
-            panel = judge.panel(kept.decoder, on)
-            score, spread = judge.kid(panel), judge.spread(panel)
-            if recipe.stage(clock.fraction(images_seen)) != "pretraining":
-                since_best = 0 if score < best else since_best + 1
-                if score < best:
-                    best = score
-                    journal.keep_best({"state": kept.decoder.state_dict()})
-            strip.add(panel.images, images_seen, clock.fraction(images_seen))
+        if session.due:
             nats = sums.mean()
-            line = {"images_seen": images_seen, "loss": round(whole.item(), 3)}
-            line |= {"reconstruction": round(lost.item(), 3), "divergence": round(float(nats.sum()), 3)}
-            line |= {"used_dimensions": int((nats > UNUSED_NATS).sum()), "beta": round(beta, 5)}
-            line |= of_unseen(kept, recipe, unseen, on) | {"validation_kid": round(score, 6)}
-            journal.report(line | {"spread": round(min(spread.values(), default=float("nan")), 4)})
-            asked = beta >= loss.beta > 0
-            beside = collapsed(nats) if asked else {}
-            alarms.look(clock.fraction(images_seen), images_seen, panel.images, spread, beside)
-            journal.save(
-                {"network": vae.state_dict(), "average": kept.state_dict(), "optimiser": optimiser.state_dict()}
-                | {"alarms": alarms.state(), "step": step, "images_seen": images_seen}
-                | {"best": best, "reports_since_best": since_best}
+            figures = {"loss": round(whole.item(), 3), "reconstruction": round(lost.item(), 3)}
+            figures |= {"divergence": round(float(nats.sum()), 3)}
+            figures |= {"used_dimensions": int((nats > UNUSED_NATS).sum()), "beta": round(beta, 5)}
+            session.report(
+                kept.decoder,
+                kept.decoder,
+                figures | of_unseen(kept, recipe, session.unseen, on),
+                # What was made before there were labels is none of them.
+                may_be_best=recipe.stage(session.fraction) != "pretraining",
+                beside=collapsed(nats) if beta >= loss.beta > 0 else {},
             )
-            alarms.sound()
-            finished = finished or recipe.schedule.is_over(images_seen, since_best)
 
-    # Leave what sampling needs, with range, units and spacing of the slices.
-    described = pictures.description(recipe, cohort, journal.data_hash, training, px, images_seen, batches.counts)
-    version.write(run, described, definition, pictures.input_chain(recipe), None, 0.0, journal.best()["state"])
-    journal.done(images_seen=images_seen, validation_kid=best, reports_since_best=since_best)
+    # Leave what sampling needs.
+    session.leave(definition)
 
 
-def decoder(recipe: VariationalRecipe, classes: int) -> dict[str, Any]:
+def decoder(recipe: VariationalRecipe, classes: int, planes: int = 1) -> dict[str, Any]:
     """`network_def` of the bundle. classes: 0 is an unlabelled one."""
     settings = recipe.network.model_dump(mode="json", exclude={"kind"})
+    several = {"planes": planes} if planes > 1 else {}
     name = "ConvolutionalDecoder" if isinstance(recipe.network, ConvolutionalVAE) else "DenseDecoder"
-    return {"_target_": f"models.networks.vae.{name}", **settings, "classes": classes}
+    return {"_target_": f"models.networks.vae.{name}", **settings, "classes": classes, **several}
 
 
 def built(definition: dict[str, Any]) -> Decoder:
@@ -191,14 +127,14 @@ def fixed(law: Law) -> Law:
     return law[0].detach(), law[1].detach()
 
 
-def encoder(recipe: VariationalRecipe, classes: int) -> nn.Module:
+def encoder(recipe: VariationalRecipe, classes: int, planes: int = 1) -> nn.Module:
     """The half that is not released, with fresh weights."""
     chosen = recipe.network
     if isinstance(chosen, ConvolutionalVAE):
         return ConvolutionalEncoder(
-            chosen.image_px, chosen.features, chosen.latent, chosen.blocks, chosen.links, classes
+            chosen.image_px, chosen.features, chosen.latent, chosen.blocks, chosen.links, classes, planes
         )
-    return DenseEncoder(chosen.image_px, chosen.widths, chosen.latent, classes)
+    return DenseEncoder(chosen.image_px, chosen.widths, chosen.latent, classes, planes)
 
 
 class Sums:

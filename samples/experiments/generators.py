@@ -269,8 +269,15 @@ def _save_sheet(model: generator.Generator, run: Path) -> None:
         shown, across = model.sample(SHEET_PICTURES, SHEET_SEED), 4
     folder = run.parent.parent / "samples"
     folder.mkdir(exist_ok=True)
-    address = model.identity.address
-    sheet.save(shown, model.pixel_range, folder / f"{run.name}.png", model=address, seed=SHEET_SEED, across=across)
+    sheet.save(
+        shown,
+        model.pixel_range,
+        folder / f"{run.name}.png",
+        model=model.identity.address,
+        seed=SHEET_SEED,
+        colour=model.colour,
+        across=across,
+    )
 
 
 # The rows beside the models

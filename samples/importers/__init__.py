@@ -17,6 +17,7 @@ from samples.importers import (
     pet_regions,
     pet_sarcoma,
     phantom_folders,
+    slides,
     wmh_challenge,
 )
 from samples.importers.by_patient import Progress
@@ -59,6 +60,17 @@ IMPORTERS = {
             "breast-pet-lesions",
             "our breast PET: PATIENT/dicom/*.dcm, PATIENT/truth/mask.nii.gz; one label per slice, lesion or not",
             phantom_folders.breast_pet_lesions,
+        ),
+        Importer(
+            "histology-phantoms",
+            "our slides: PATIENT/dicom/*.dcm, PATIENT/truth/segmentation.dcm; tiles at 5x, carcinoma or not",
+            phantom_folders.histology,
+        ),
+        Importer(
+            "slide-tiles",
+            "whole slides in DICOM, any folders, patients by Patient ID; tiles of the level near 5x, with tiled SEG "
+            "(segments named carcinoma or tumour) for classifiers, without for generators",
+            slides.tiles,
         ),
         Importer(
             "idc-patches",

@@ -80,7 +80,7 @@ def test_the_chance_and_what_it_is_learned_from_go_on_from_a_checkpoint():
     first, second = Adaptation(Adaptive(speed_images=100)), Adaptation(Adaptive(speed_images=100))
     for _ in range(6):
         first.learn(torch.ones(4), 4)
-    second.resume(first.state())
+    second.load_state_dict(first.state_dict())
     for ada in (first, second):
         ada.learn(torch.ones(4), 4)
         ada.learn(torch.ones(4), 4)

@@ -216,6 +216,6 @@ def test_a_count_goes_on_from_a_checkpoint():
     for _ in range(2):
         report(watch, whole=0.1)
     later = alarms()
-    later.resume(watch.state())
+    later.load_state_dict(watch.state_dict())
     with pytest.raises(Rejected, match="mode collapse"):
         report(later, whole=0.1)

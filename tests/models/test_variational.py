@@ -21,7 +21,7 @@ from dicom_io.errors import Rejected
 from dicom_io.volume import Projection, Source
 from models import bundle, elbo, generator, recipe, training
 from models.networks.vae import VAE
-from models.training import variational
+from models.training import pictures, variational
 from models.training.batches import withheld
 from models.training.journal import Journal
 from models.variational_recipe import VariationalRecipe
@@ -347,7 +347,7 @@ def sided(spots: Cohort, tmp_path_factory: pytest.TempPathFactory) -> generator.
 
 def brighter_side(samples: np.ndarray) -> np.ndarray:
     """1 where the right half is the brighter one."""
-    return (samples[..., PX // 2 :].mean((1, 2)) > samples[..., : PX // 2].mean((1, 2))).astype(int)
+    return (samples[..., PX // 2 :].mean((1, 2, 3)) > samples[..., : PX // 2].mean((1, 2, 3))).astype(int)
 
 
 def test_a_conditional_generator_makes_what_it_is_asked_for(sided):
@@ -359,7 +359,7 @@ def test_a_conditional_generator_makes_what_it_is_asked_for(sided):
 def test_a_sample_depends_on_nothing_but_seed_number_and_label(sided):
     many = sided.sample(6, 5, "right")
     np.testing.assert_array_equal(many[:2], sided.sample(2, 5, "right"))
-    assert many.shape == (6, PX, PX) and many.min() >= 0 and many.max() <= 255
+    assert many.shape == (6, 1, PX, PX) and many.min() >= 0 and many.max() <= 255
     assert not np.array_equal(many, sided.sample(6, 5, "left"))
 
 
@@ -382,7 +382,7 @@ def test_files_are_generated_of_a_label(sided, tmp_path):
 def test_terms_on_unseen_patients_are_those_of_the_bound(spots, sided):
     """Two terms of 32 slices, counted one slice at a time."""
     chosen = small()
-    _, unseen = variational.pictures.read(spots, "validation", chosen, PX)
+    _, unseen = pictures.read(spots, "validation", chosen, PX)
     vae = VAE(variational.encoder(chosen, 3), variational.built(variational.decoder(chosen, 3))).eval()
     with torch.no_grad():
         vae.decoder.class_prior.table.weight[:2] = torch.randn(2, 16, generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,205 @@
+"""What surrounds the steps of a generator's training, whatever its family: slices, reports, checkpoints, the end.
+
+A loop draws from the session, takes a step, says how many images it took, and reports when the session is due. At a
+report samples of fixed seeds are compared with unseen patients, and the best by that distance is kept: no loss of any
+family tells when its samples are good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from dicom_io.cohort import COLOURS, Cohort
+from dicom_io.errors import Rejected
+from models import version
+from models.networks.maker import Maker
+from models.recipe_parts import GenerationBase
+from models.training import pictures, summary
+from models.training.alarms import OF_A_CRITIC, Alarms, WaysOut
+from models.training.batches import Batches
+from models.training.journal import Journal
+from models.training.judge import SAMPLES, Judge
+from models.training.randomness import seed_of, start_step
+from models.training.schedule import Clock
+from models.training.strip import Strip
+
+
+class Stateful(Protocol):
+    """What a checkpoint holds and gives back."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+class Session:
+    """One training of a generator. samples: at most so many are compared at a report.
+
+    Only the training split is drawn from (`batches`); validation is for the judge. step, images_seen: so far.
+
+    Raises:
+        Rejected: a split is empty, recipe and cohort do not fit, or the run folder holds another training.
+    """
+
+    def __init__(
+        self,
+        recipe: GenerationBase,
+        cohort: Cohort,
+        run: Path,
+        *,
+        image_px: int,
+        resume: bool = False,
+        minutes: float | None = None,
+        progress: Callable[[dict[str, Any]], None] | None = None,
+        device: str = "auto",
+        samples: int = SAMPLES,
+    ) -> None:
+        # Patients are split already; read them once.
+        summary.require_splits(cohort)
+        self.device = summary.device_named(device)
+        self.recipe, self.cohort = recipe, cohort
+        self._px = image_px
+        self._training, self.reals = pictures.read(cohort, "training", recipe, image_px)
+        _, self.unseen = pictures.read(cohort, "validation", recipe, image_px)
+        self.names = cohort.labels if recipe.conditional else ()
+        self.batches = Batches(self.reals, self.names)
+        self.judge = Judge(self.reals, self.unseen, self.batches.present, samples)
+        self.clock = Clock(recipe.schedule, minutes)
+        self.journal = Journal(run, recipe, cohort, self.clock, progress, resume)
+        self._strip = Strip(run, recipe.name, recipe.seed, len(self.batches.present), recipe.channels == COLOURS)
+        self.alarms = self.watch()
+        self._stateful: dict[str, Stateful] = {}
+        self.step, self.images_seen = 0, 0
+        self._best, self._since_best, self._reported = float("inf"), 0, 0
+        self._finished = False
+        # First weights are drawn from here on.
+        torch.manual_seed(seed_of(recipe.seed, "weights", 0))
+
+    def watch(self, ways_out: WaysOut = OF_A_CRITIC, middle: float | None = None) -> Alarms:
+        """The alarms of this training, by what the family can do about them. middle: see `losses.middle`."""
+        self.alarms = Alarms(
+            self.journal.warn,
+            stop=self.recipe.alarms == "stop",
+            names=self.names,
+            middle=middle,
+            contrast=float(self.reals.images.flatten(1).std(1).mean()),
+            ways_out=ways_out,
+        )
+        return self.alarms
+
+    def begin(self, stateful: Mapping[str, Stateful]) -> None:
+        """Go on from the newest checkpoint, if there is one. stateful: all that a step changes, by name.
+
+        Raises:
+            Rejected: the checkpoint lacks one of them.
+        """
+        self._stateful = {**stateful, "alarms": self.alarms}
+        found = self.journal.resumed
+        if found:
+            for name, each in self._stateful.items():
+                if name not in found:
+                    raise Rejected(
+                        f"{self.journal.run}: its checkpoint has no {name!r}, it was begun by another release; "
+                        "train anew in another folder"
+                    )
+                each.load_state_dict(found[name])
+            self.step, self.images_seen = found["step"], found["images_seen"]
+            self._best, self._since_best = found["best"], found["reports_since_best"]
+            self._reported = self.images_seen
+        for sentence in pictures.few_patients(self.reals, self.names):
+            self.journal.warn(sentence)
+
+    @property
+    def fraction(self) -> float:
+        """Of the training: 0 at the start, 1 at the end."""
+        return self.clock.fraction(self.images_seen)
+
+    @property
+    def going(self) -> bool:
+        """Neither images nor minutes nor patience have run out."""
+        return not self._finished and not self.recipe.schedule.is_over(self.images_seen, self._since_best)
+
+    def draw(self) -> torch.Generator:
+        """The source of random numbers for the next step."""
+        return start_step(self.recipe.seed, self.step)
+
+    def learning_rate(self, peak: float) -> float:
+        return self.clock.learning_rate(self.images_seen, peak)
+
+    def took(self, images: int, loss: float) -> None:
+        """After every step."""
+        self.step += 1
+        self.images_seen += images
+        self.journal.progress(self.images_seen, loss)
+        # Asked once a step: the clock of a budget goes on, and the last report must not be missed.
+        self._finished = self.fraction >= 1
+
+    @property
+    def due(self) -> bool:
+        """Each `report_images`, and at the end."""
+        return self._finished or self.images_seen - self._reported >= self.recipe.schedule.report_images
+
+    def report(
+        self,
+        maker: Maker,
+        released: nn.Module,
+        figures: Mapping[str, Any],
+        *,
+        may_be_best: bool = True,
+        beside: Mapping[str, str] | None = None,
+        after: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Compare with unseen patients, keep the best, write sheet, line and checkpoint, sound the alarms.
+
+        maker: makes the samples; released: what a version would hold. figures, after: of the line in metrics.csv,
+        before and after the distance. beside: see `Alarms.look`.
+
+        Raises:
+            Rejected: something is wrong, and the recipe says to stop.
+        """
+        self._reported = self.images_seen
+        panel = self.judge.panel(maker, self.device)
+        score, spread = self.judge.kid(panel), self.judge.spread(panel)
+        if may_be_best:
+            self._keep(score, released)
+        self._strip.add(panel.images, self.images_seen, self.fraction)
+        self.journal.report(
+            {"images_seen": self.images_seen}
+            | dict(figures)
+            | {"validation_kid": round(score, 6)}
+            | {"spread": round(min(spread.values(), default=float("nan")), 4)}
+            | dict(after or {})
+        )
+        self.alarms.look(self.fraction, self.images_seen, panel.images, spread, beside)
+        self.journal.save(
+            {name: each.state_dict() for name, each in self._stateful.items()}
+            | {"step": self.step, "images_seen": self.images_seen}
+            | {"best": self._best, "reports_since_best": self._since_best}
+        )
+        self.alarms.sound()
+
+    def _keep(self, score: float, released: nn.Module) -> None:
+        self._since_best = 0 if score < self._best else self._since_best + 1
+        if score < self._best:
+            self._best = score
+            self.journal.keep_best({"state": released.state_dict()})
+
+    def leave(self, definition: Mapping[str, Any]) -> None:
+        """What sampling needs, with range, units and spacing of the slices. definition: `network_def` of the best."""
+        made = pictures.description(
+            self.recipe,
+            self.cohort,
+            self.journal.data_hash,
+            self._training,
+            self._px,
+            self.images_seen,
+            self.batches.counts,
+        )
+        chain, best = pictures.input_chain(self.recipe), self.journal.best()["state"]
+        version.write(self.journal.run, made, definition, chain, None, 0.0, best)
+        self.journal.done(images_seen=self.images_seen, validation_kid=self._best, reports_since_best=self._since_best)
