@@ -138,13 +138,30 @@ def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     training, held_out = real(cohort.training), real(cohort.test)
     if min(len(training.images), len(held_out.images)) < 2:
         raise Rejected(f"cohort {cohort.name!r} has too few slices above minimum_signal for an evaluation")
-    encoded = EncodedFeatures(training.images)
-    seen, unseen = (training.images, training.patients), (held_out.images, held_out.patients)
     numbers = [model.class_of(AUDIT_SEED, index) for index in range(description.audit_samples)]
     return {
         "seed": AUDIT_SEED,
         "samples": description.audit_samples,
-        "spread": _spread(synthetic, numbers, training, description.labels),
+        **measured(synthetic, numbers, training, held_out, description.labels, draws),
+    }
+
+
+def measured(
+    synthetic: torch.Tensor,
+    numbers: Sequence[int | None],
+    training: cases.Squares,
+    held_out: cases.Squares,
+    names: Sequence[str],
+    draws: int,
+) -> dict[str, Any]:
+    """The figures of pictures, wherever they come from: spread, fidelity, privacy.
+
+    synthetic: as the images of `training`. numbers: the class of each, an index into `names`, or None.
+    """
+    encoded = EncodedFeatures(training.images)
+    seen, unseen = (training.images, training.patients), (held_out.images, held_out.patients)
+    return {
+        "spread": _spread(synthetic, numbers, training, names),
         "fidelity": fidelity.evaluate(synthetic, seen, unseen, [RandomFeatures(training.planes), encoded], draws=draws),
         "privacy": privacy.evaluate(synthetic, training.images, unseen, [privacy.small_pixels, encoded], draws=draws),
     }
