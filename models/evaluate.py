@@ -128,7 +128,7 @@ def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     # Another cohort's class numbers may mean something else; then the spread is that of all classes together.
     labels = bool(model.labels) and cohort.labels == description.labels
 
-    view = pictures.View(model.channels, model.mask_labels, description.only_label, labels)
+    view = pictures.View(model.channels, model.mask_labels, description.only_label, labels, model.dims)
 
     def real(items: Sequence[Item]) -> cases.Squares:
         return view.read(cohort, items, model.model.model_input, px, description.minimum_signal)[1]

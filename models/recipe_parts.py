@@ -95,6 +95,7 @@ class GenerationBase(RecipeBase):
     only: a label; slices of others are left out, so that this is the generator of one class. served_px: samples are
     brought to this size, by the mean of the area of a pixel; None leaves them as the network makes them.
 
+    spatial_dims: 3 makes volumes, cubes of image_px, of the cohort's volumes; 2 makes slices.
     pixel_range: in the units that the chain leaves; values outside are clipped and samples come back inside it.
     minimum_signal: slices whose 99th percentile lies below this share of the range are left out (air).
     conditional: one generator for all labels of the cohort (of slices, or of items), and batches balanced over them.
@@ -103,6 +104,7 @@ class GenerationBase(RecipeBase):
     """
 
     task: Literal["generation"]
+    spatial_dims: Literal[2, 3] = 2
     channels: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     mask: bool = False
     only: str | None = None
@@ -121,8 +123,20 @@ class GenerationBase(RecipeBase):
             raise ValueError(f"pixel_range: {self.pixel_range[0]} is not below {self.pixel_range[1]}")
         if self.channels and len(set(self.channels)) < len(self.channels):
             raise ValueError(f"channels: {', '.join(self.channels)} names one twice")
+        if self.spatial_dims == 3:
+            self._require_of_slices()
         if self.only is not None and self.conditional:
             raise ValueError(f"only: {self.only!r} alone leaves nothing to be conditional on; set one of the two")
         if self.mask and self.channels == COLOURS:
             raise ValueError("mask: masks of colour pictures are not written; set it to false, or take one channel")
         return self
+
+    def _require_of_slices(self) -> None:
+        """What is made for slices alone, and asked for."""
+        changed = self.augmentation
+        if changed.rotation_degrees or changed.translation or changed.scale:
+            raise ValueError("augmentation: rotation_degrees, translation and scale are for slices; set them to 0")
+        if self.served_px is not None:
+            raise ValueError("served_px: volumes are served as they are made; leave it out")
+        if self.channels == COLOURS:
+            raise ValueError("channels: volumes are not made in colour; set spatial_dims to 2")

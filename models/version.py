@@ -55,13 +55,13 @@ class Saw(Settings):
 class Description(Settings):
     """What serving must know beside network, chain and inferer.
 
-    threshold: on the probability of any class but the first, fixed on validation; None for generators.
-    temperature: already divided into the weights; kept for the record.
-    pixel_range, units, spacing_mm (row, column): of a generator's samples; minimum_signal: slices it was shown reach
-    this share of the range; audit_samples: how many samples its evaluation draws. label_slices: of a conditional
-    generator, how many training slices each of `labels` had; a label of none cannot be asked for. mask_labels: what it
-    draws beside the image, a plane for each after those of `channels`. only_label: the label of the slices that it saw,
-    where it saw no others. served_px: the size of its samples, None where it is the network's.
+    threshold: on the probability of any class but the first, fixed on validation; None for generators. temperature:
+    already divided into the weights; kept for the record. pixel_range, units, spacing_mm ((slice,) row, column): of a
+    generator's samples; minimum_signal: what it was shown reaches this share of the range; audit_samples: how many
+    samples its evaluation draws. label_slices: of a conditional generator, how many training slices each of `labels`
+    had; a label of none cannot be asked for. mask_labels: what it draws beside the image, a plane for each after those
+    of `channels`. only_label: the label of the slices that it saw, where it saw no others. served_px: the size of its
+    samples, None where it is the network's.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Description(Settings):
     temperature: float | None = None
     pixel_range: tuple[float, float] | None = None
     units: str = ""
-    spacing_mm: tuple[float, float] | None = None
+    spacing_mm: tuple[float, ...] | None = None
     minimum_signal: float = 0.0
     audit_samples: int = 0
     label_slices: tuple[int, ...] = ()
@@ -218,7 +218,7 @@ def _data_format(description: Description, network: Mapping[str, Any], window_px
             "spatial_shape": pixels,
             "value_range": [-9, 9],
         }
-        size = [network["image_px"]] * 2
+        size = [network["image_px"]] * network.get("dims", 2)
         planes = [*names.values(), *(f"mask of {label}" for label in description.mask_labels)]
         made = image | {
             "num_channels": len(planes),

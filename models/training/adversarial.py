@@ -31,10 +31,11 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
     """One training, from a session's slices to a run that samples. See `models.training.train`."""
     # Networks, optimisers and running average.
     on, classes, planes = session.device, len(session.names), session.reals.planes
-    definition = pairs.generator(recipe.network, classes, planes)
+    dims = session.reals.dims
+    definition = pairs.generator(recipe.network, classes, planes, dims)
     generator = networks.build(definition).to(on)
     assert isinstance(generator, FromNoise)
-    critic = pairs.critic(recipe.network, classes, planes).to(on)
+    critic = pairs.critic(recipe.network, classes, planes, dims).to(on)
     kept: FromNoise = average.start(generator)
     masks = session.reals.mask_planes
     rates, loss, schedule = recipe.optimiser, recipe.loss, recipe.schedule
