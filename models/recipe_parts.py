@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dicom_io.cohort import COLOURS
 from models.preprocessing import check_steps
@@ -86,6 +86,39 @@ class RecipeBase(Settings):
         return self
 
 
+def _layers(asked: Any) -> int | tuple[str, ...]:
+    if isinstance(asked, int) and not isinstance(asked, bool) and asked > 0:
+        return asked
+    if isinstance(asked, list | tuple) and asked and all(isinstance(name, str) for name in asked):
+        return tuple(asked)
+    raise ValueError("give a number of layers above 0, or a list of their names")
+
+
+Layers = Annotated[int | tuple[str, ...], BeforeValidator(_layers)]
+
+
+class Transfer(Settings):
+    """What a training takes of the model that it starts from (`mirall train --start-from`), and what of it stays.
+
+    A family's parts are generator and critic, decoder and encoder, or the denoiser. fresh: parts that begin anew all
+    the same. freeze: of a part, how many layers from its input on (`critic: 3` is Freeze-D, Mo 2020), or their names; a
+    wrong name is answered with those that there are. frozen_share: of the training; then all layers train.
+    """
+
+    fresh: tuple[str, ...] = ()
+    freeze: dict[str, Layers] = {}
+    frozen_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _is_there_to_freeze(self) -> Self:
+        both = sorted({*self.fresh} & {*self.freeze})
+        if both:
+            raise ValueError(f"fresh and freeze: {both[0]} cannot begin anew and stay as it was")
+        if self.frozen_share != 1 and not self.freeze:
+            raise ValueError("frozen_share: nothing is frozen; name layers in freeze, or leave it out")
+        return self
+
+
 class GenerationBase(RecipeBase):
     """What every family of generators has: slices of the cohort, after `preprocessing`, scaled from pixel_range to
     [-1, 1].
@@ -100,7 +133,7 @@ class GenerationBase(RecipeBase):
     minimum_signal: slices whose 99th percentile lies below this share of the range are left out (air).
     conditional: one generator for all labels of the cohort (of slices, or of items), and batches balanced over them.
     audit_samples: how many samples the evaluation of a release draws. alarms: whether a run that fails stops or goes on
-    with a warning.
+    with a warning. transfer: of a training that starts from another model; None takes all and freezes nothing.
     """
 
     task: Literal["generation"]
@@ -116,6 +149,7 @@ class GenerationBase(RecipeBase):
     minimum_signal: Share = 0.02
     audit_samples: Annotated[int, Field(ge=16)] = 256
     alarms: Literal["stop", "warn"] = "stop"
+    transfer: Transfer | None = None
 
     @model_validator(mode="after")
     def _pictures_can_be_written(self) -> Self:
