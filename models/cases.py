@@ -162,9 +162,7 @@ def squares(
     """
     images = [case.image[list(channels)].transpose(0, 1) for case in cases]
     shown = torch.cat([_square(image, size_px) for image in images])
-    flat = shown.flatten(2)
-    tops = flat.kthvalue(max(1, round(0.99 * flat.shape[2])), dim=2).values.amax(1)
-    kept = tops > -1 + 2 * minimum_signal
+    kept = shows(shown, minimum_signal)
     labels = [case.labels for case in cases if case.labels is not None]
     numbers = torch.cat(labels) if labels else None
     if only is not None and numbers is not None:
@@ -182,6 +180,13 @@ def squares(
         patients=tuple(owner for owner, keep in zip(owners, kept.tolist(), strict=True) if keep),
         mask_planes=mask_planes,
     )
+
+
+def shows(slices: Tensor, minimum_signal: float) -> Tensor:
+    """(N,) bool, of (N, channels, rows, columns) in [-1, 1]: whether some channel shows more than air."""
+    flat = slices.flatten(2)
+    tops = flat.kthvalue(max(1, round(0.99 * flat.shape[2])), dim=2).values.amax(1)
+    return tops > -1 + 2 * minimum_signal
 
 
 def _planes_of(case: Case, labels: int) -> Tensor:

@@ -16,6 +16,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, mo
 from dicom_io.errors import Rejected
 from models.adversarial_recipe import AdversarialRecipe
 from models.diffusion_recipe import DiffusionRecipe
+from models.paired_recipe import PairedRecipe
 from models.preprocessing import INTENSITY
 from models.recipe_parts import Augmentation, NotNegative, Positive, Rate, RecipeBase, Schedule, Settings, Share
 from models.variational_recipe import VariationalRecipe
@@ -128,11 +129,13 @@ class SegmentationRecipe(RecipeBase):
         return self
 
 
-Recipe = ClassificationRecipe | SegmentationRecipe | AdversarialRecipe | DiffusionRecipe | VariationalRecipe
+Recipe = (
+    ClassificationRecipe | SegmentationRecipe | AdversarialRecipe | DiffusionRecipe | PairedRecipe | VariationalRecipe
+)
 # Families of generators beside the tasks; recipes from before there was a choice name none.
-_KINDS = ("classification", "segmentation", "adversarial", "diffusion", "variational")
+_KINDS = ("classification", "segmentation", "adversarial", "diffusion", "paired", "variational")
 # Where the parser came by; the person wrote only the keys between them.
-_TAGS = {*_KINDS, "dcgan", "pet", "brain-wcgan", "convolutional", "dense"}
+_TAGS = {*_KINDS, "dcgan", "pet", "brain-wcgan", "convolutional", "dense", "spade", "translator"}
 
 
 def _kind(value: Any) -> Any:
@@ -146,12 +149,14 @@ _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(
         | Annotated[SegmentationRecipe, Tag("segmentation")]
         | Annotated[AdversarialRecipe, Tag("adversarial")]
         | Annotated[DiffusionRecipe, Tag("diffusion")]
+        | Annotated[PairedRecipe, Tag("paired")]
         | Annotated[VariationalRecipe, Tag("variational")],
         Discriminator(
             _kind,
             custom_error_type="task",
             custom_error_message=(
-                "it is none of classification, segmentation, generation (of family adversarial, diffusion, variational)"
+                "it is none of classification, segmentation, generation (of family adversarial, diffusion, paired, "
+                "variational)"
             ),
         ),
     ]
