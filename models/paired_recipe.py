@@ -74,7 +74,7 @@ class PairedLoss(Settings):
     adversarial: NotNegative = 1.0
     absolute_error: NotNegative = 100.0
     feature_matching: NotNegative = 0.0
-    code: NotNegative = 0.05
+    code: NotNegative = 0.01
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

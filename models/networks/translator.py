@@ -73,7 +73,7 @@ class Translator(nn.Module):
 
     @torch.inference_mode()
     def make_from(self, given: Tensor, source: torch.Generator) -> Tensor:
-        """One picture of any size, filled up with air for the network: see `models.networks.from_picture`."""
+        """One picture of any size, its edge repeated to fill it up: see `models.networks.from_picture`."""
         return self._of(given[None])[0]
 
     @torch.inference_mode()
@@ -82,16 +82,19 @@ class Translator(nn.Module):
 
     def _of(self, given: Tensor) -> Tensor:
         rows, columns = given.shape[-2:]
-        filled = F.pad(given, [0, -columns % self.step, 0, -rows % self.step], value=-1.0)
+        filled = F.pad(given, [0, -columns % self.step, 0, -rows % self.step], mode="replicate")
         made: Tensor = self(filled)[..., : rows * self.factor, : columns * self.factor].float()
         return made.clamp(-1, 1)
 
 
 def enlarged(pictures: Tensor, factor: int) -> Tensor:
-    """Bicubic; a pixel becomes factor x factor that cover the same square (no shift by half a pixel)."""
+    """Bicubic (Keys 1981, a = -0.5, which torch takes with `antialias` alone; without, its -0.75 bends ramps).
+
+    A pixel becomes factor x factor that cover the same square: nothing moves by half a pixel.
+    """
     if factor == 1:
         return pictures
-    return F.interpolate(pictures, scale_factor=factor, mode="bicubic", align_corners=False)
+    return F.interpolate(pictures, scale_factor=factor, mode="bicubic", align_corners=False, antialias=True)
 
 
 class Residual(nn.Module):
