@@ -44,7 +44,7 @@ def waves(seed: int) -> Layers:
 
 
 def painted(seed: int) -> Layers:
-    """A mask of an ellipse in a box, and pictures whose grey is the label's, each slice darker or brighter as a whole."""
+    """An ellipse in a box as mask, and pictures of the label's grey, each slice darker or brighter as a whole."""
     rng = np.random.default_rng(seed)
     slices, row, column = np.mgrid[:SLICES, :ROWS, :COLUMNS]
     mask = np.zeros((SLICES, ROWS, COLUMNS), np.uint8)
