@@ -161,14 +161,14 @@ def squares(
         Rejected: nothing is left.
     """
     images = [case.image[list(channels)].transpose(0, 1) for case in cases]
-    shown = torch.cat([_square(image, size_px) for image in images])
+    shown = torch.cat([square(image, size_px) for image in images])
     kept = shows(shown, minimum_signal)
     labels = [case.labels for case in cases if case.labels is not None]
     numbers = torch.cat(labels) if labels else None
     if only is not None and numbers is not None:
         kept, numbers = kept & (numbers == only), None
     if mask_planes:
-        drawn = torch.cat([_square(_planes_of(case, mask_planes), size_px) for case in cases])
+        drawn = torch.cat([square(_planes_of(case, mask_planes), size_px) for case in cases])
         shown = torch.cat([shown, drawn], 1)
     if not kept.any():
         of = "" if only is None else " of the label that `only` names"
@@ -190,12 +190,17 @@ def shows(slices: Tensor, minimum_signal: float) -> Tensor:
 
 
 def _planes_of(case: Case, labels: int) -> Tensor:
-    """(slices, labels, rows, columns): 1 where the mask has label 1, 2, ..., -1 elsewhere."""
     assert case.mask is not None
-    return torch.stack([(case.mask == number + 1).float() * 2 - 1 for number in range(labels)], 1)
+    return mask_planes(case.mask, labels)
 
 
-def _square(slices: Tensor, size_px: int) -> Tensor:
+def mask_planes(mask: Tensor, labels: int) -> Tensor:
+    """(slices, rows, columns) -> (slices, labels, rows, columns): 1 where it has label 1, 2, ..., -1 elsewhere."""
+    return torch.stack([(mask == number + 1).float() * 2 - 1 for number in range(labels)], 1)
+
+
+def square(slices: Tensor, size_px: int) -> Tensor:
+    """(N, planes, rows, columns), air around them where they are no squares -> (N, planes, size_px, size_px)."""
     rows, columns = slices.shape[-2:]
     side = max(rows, columns)
     above, left = (side - rows) // 2, (side - columns) // 2

@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from models.adversarial_recipe import NormName
 from models.networks.patch_critic import smallest_px
-from models.recipe_parts import GenerationBase, NotNegative, Positive, Rate, Settings, Share
+from models.recipe_parts import GenerationBase, NotNegative, Positive, Rate, Settings, Share, require_grid
 
 
 class SpadeSettings(Settings):
@@ -134,8 +134,11 @@ class PairedRecipe(GenerationBase):
             raise ValueError(f"augmentation.{changed[0]} changes grey levels of given channels; set it to 0")
         if self.mask:
             raise ValueError("mask: masks are given here (source: mask), not made; set it to false")
-        if self.conditional:
-            raise ValueError("conditional: what is given says what to make; set it to false")
+        if self.conditional or self.only is not None:
+            raise ValueError("conditional, only: what is given says what to make; leave both out")
+        if self.served_px is not None:
+            raise ValueError("served_px: pictures come in the size of what is given; leave it out")
+        require_grid(self.preprocessing, "pictures lie where what is given does")
         if isinstance(self.network, TranslatorSettings):
             step = 2 ** (len(self.network.channels) - 1) * (self.factor or 1)
             if self.network.window_px % step:

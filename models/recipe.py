@@ -17,8 +17,17 @@ from dicom_io.errors import Rejected
 from models.adversarial_recipe import AdversarialRecipe
 from models.diffusion_recipe import DiffusionRecipe
 from models.paired_recipe import PairedRecipe
-from models.preprocessing import INTENSITY
-from models.recipe_parts import Augmentation, NotNegative, Positive, Rate, RecipeBase, Schedule, Settings, Share
+from models.recipe_parts import (
+    Augmentation,
+    NotNegative,
+    Positive,
+    Rate,
+    RecipeBase,
+    Schedule,
+    Settings,
+    Share,
+    require_grid,
+)
 from models.variational_recipe import VariationalRecipe
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -79,12 +88,6 @@ class Windows(Settings):
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
 
-def _require_grid(steps: tuple[dict[str, Any], ...], why: str) -> None:
-    for step in steps:
-        if step["_target_"] not in INTENSITY:
-            raise ValueError(f"preprocessing: {step['_target_']} changes the grid; {why}")
-
-
 class ClassificationRecipe(RecipeBase):
     """Slice or projection -> class probabilities.
 
@@ -103,7 +106,7 @@ class ClassificationRecipe(RecipeBase):
     @model_validator(mode="after")
     def _grid_is_kept(self) -> Self:
         if self.windows:
-            _require_grid(self.preprocessing, "windows are cut from the cohort's own grid")
+            require_grid(self.preprocessing, "windows are cut from the cohort's own grid")
         return self
 
 
@@ -120,7 +123,7 @@ class SegmentationRecipe(RecipeBase):
 
     @model_validator(mode="after")
     def _grid_is_kept(self) -> Self:
-        _require_grid(self.preprocessing, "a segmenter must keep it")
+        require_grid(self.preprocessing, "a segmenter must keep it")
         smallest = 2 ** (len(self.network.channels) - 1)
         if self.windows.window_px % smallest:
             raise ValueError(

@@ -82,8 +82,12 @@ class Translator(nn.Module):
 
     def _of(self, given: Tensor) -> Tensor:
         rows, columns = given.shape[-2:]
-        filled = F.pad(given, [0, -columns % self.step, 0, -rows % self.step], mode="replicate")
-        made: Tensor = self(filled)[..., : rows * self.factor, : columns * self.factor].float()
+        # A margin on every side: at its own border a convolution sees zeros, and draws spots into the corners.
+        margin, factor = self.step, self.factor
+        below, right = margin + -rows % self.step, margin + -columns % self.step
+        filled = F.pad(given, [margin, right, margin, below], mode="replicate")
+        top = margin * factor
+        made: Tensor = self(filled)[..., top : top + rows * factor, top : top + columns * factor].float()
         return made.clamp(-1, 1)
 
 
