@@ -114,10 +114,12 @@ def _sentence(reason: str) -> str:
 
 
 def _domain(domain: Domain, description: Description) -> list[str]:
+    if description.given and description.given.kind == "mask":
+        return _field(description)
     axes = _AXES[domain.kind]
     given = description.given
     taken = description.channels if given is None else given.channels
-    lines = [f"- a {domain.kind} with {len(taken)} channel(s)" if taken else f"- masks of a {domain.kind}"]
+    lines = [f"- a {domain.kind} with {len(taken)} channel(s)"]
     for name, (low, high) in zip(axes, domain.spacing_mm, strict=False):
         lines.append(f"- spacing {name}: {low:.2f} to {high:.2f} mm")
     for name, (low, high) in zip(axes, domain.extent_mm, strict=False):
@@ -125,6 +127,16 @@ def _domain(domain: Domain, description: Description) -> list[str]:
     for channel, (low, high) in zip(taken, domain.top_value, strict=False):
         lines.append(f"- 99.5th percentile of {channel.name}: {low:.3g} to {high:.3g} {channel.units}")
     return [*lines, "", "Anything else is refused, or marked out-of-domain where it is forced."]
+
+
+def _field(description: Description) -> list[str]:
+    """Of masks: what they cover, since their pixels are brought to the network's."""
+    down, across = description.spacing_mm or (1.0, 1.0)
+    return [
+        f"- masks of {', '.join(description.labels[1:])}; it makes squares of pixels of {down:.2f} x {across:.2f} mm",
+        "",
+        "Masks that cover much more or less are refused, or marked out-of-domain where it is forced.",
+    ]
 
 
 def _interval(value: Mapping[str, float | None]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,17 +14,12 @@ from dicom_io.volume import Projection, Volume
 from models.recipe_parts import Settings
 
 Range = tuple[float, float]
-Kind = Literal["volume", "projection"]
 # How far beyond the training images an image may lie. Steps between slices matter less to a network of one slice.
 _IN_PLANE_SPACING = 1.15
 _BETWEEN_SLICES = 1.5
-_EXTENT = (0.5, 1.25)
+EXTENT = (0.5, 1.25)
 _TOP_VALUE = (1 / 3, 3.0)
-_WAY_OUT = "choose another model, or force the run and have its results marked out-of-domain"
-_AXES: Mapping[Kind, tuple[str, ...]] = {
-    "volume": ("between slices", "down a slice", "across a slice"),
-    "projection": ("down", "across"),
-}
+_AXES = {"volume": ("between slices", "down a slice", "across a slice"), "projection": ("down", "across")}
 
 
 class Domain(Settings):
@@ -34,7 +29,7 @@ class Domain(Settings):
     top_value: per channel, of the 99.5th percentile in the channel's units; empty where units are arbitrary (MR).
     """
 
-    kind: Kind
+    kind: Literal["volume", "projection"]
     spacing_mm: tuple[Range, ...]
     extent_mm: tuple[Range, ...]
     top_value: tuple[Range, ...]
@@ -45,58 +40,49 @@ class Domain(Settings):
         Raises:
             OutOfDomain: one sentence with the image's value, the card's range and the way out.
         """
-        kind = _kind(image)
+        way_out = "choose another model, or force the run and have its results marked out-of-domain"
+        kind = "projection" if isinstance(image, Projection) else "volume"
         if kind != self.kind:
-            raise OutOfDomain(f"the image is a {kind}; the card of {address} says {self.kind}; {_WAY_OUT}")
+            raise OutOfDomain(f"the image is a {kind}; the card of {address} says {self.kind}; {way_out}")
         values = channels_of(image)
         if len(values) != len(channels):
             names = ", ".join(channel.name for channel in channels)
             raise OutOfDomain(
                 f"the {kind} has {len(values)} channel{'' if len(values) == 1 else 's'}; {address} needs "
-                f"{len(channels)} ({names}); {_WAY_OUT}"
+                f"{len(channels)} ({names}); {way_out}"
             )
         units = {channel.units for channel in channels}
         if len(units) == 1 and image.units not in units:
             raise OutOfDomain(
-                f"the {kind} is in {image.units!r}; the card of {address} says {units.pop()!r}; {_WAY_OUT}"
+                f"the {kind} is in {image.units!r}; the card of {address} says {units.pop()!r}; {way_out}"
             )
-        self._check_grid(kind, spacing_of(image), values.shape[1:], address)
-        for channel, top, (low, high) in zip(channels, top_values(values), self.top_value, strict=False):
-            if not low <= top <= high:
-                raise OutOfDomain(
-                    f"the 99.5th percentile of {channel.name} is {top:.3g} {channel.units}; the card of {address} says "
-                    f"{low:.3g} to {high:.3g}; {_WAY_OUT}"
-                )
-
-    def check_slices(self, what: str, spacing: Sequence[float], counts: Sequence[int], address: str) -> None:
-        """The same for what has no values, such as a mask, by (down, across) spacing in mm and counts of pixels alone.
-
-        Raises: as `check`.
-        """
-        ranges = {"spacing_mm": self.spacing_mm[-2:], "extent_mm": self.extent_mm[-2:]}
-        self.model_copy(update={"kind": "projection", **ranges})._check_grid(what, spacing, counts, address)
-
-    def _check_grid(self, what: str, spacing: Sequence[float], counts: Sequence[int], address: str) -> None:
-        for axis, (name, step, count) in enumerate(zip(_AXES[self.kind], spacing, counts, strict=False)):
+        spacing = spacing_of(image)
+        for axis, (name, step, count) in enumerate(zip(_AXES[kind], spacing, values.shape[1:], strict=False)):
             extent, (least, most) = step * count, self.extent_mm[axis] if self.extent_mm else (0.0, np.inf)
             if not least <= extent <= most:
-                unit = ("slice" if self.kind == "volume" and axis == 0 else "pixel") + ("" if count == 1 else "s")
+                what = ("slice" if kind == "volume" and axis == 0 else "pixel") + ("" if count == 1 else "s")
                 bound = f"at most {most:.0f} mm" if extent > most else f"at least {least:.0f} mm"
                 raise OutOfDomain(
-                    f"the {what} has {count} {unit} of {step:.2f} mm {name} covering {count * step:.0f} mm; "
-                    f"the card of {address} says {bound}; {_WAY_OUT}"
+                    f"the {kind} has {count} {what} of {step:.2f} mm {name} covering {count * step:.0f} mm; "
+                    f"the card of {address} says {bound}; {way_out}"
                 )
             finest, coarsest = self.spacing_mm[axis] if self.spacing_mm else (0.0, np.inf)
             if not finest <= step <= coarsest:
                 raise OutOfDomain(
-                    f"the {what} has a spacing of {step:.2f} mm {name}; the card of {address} says {finest:.2f} to "
-                    f"{coarsest:.2f} mm; {_WAY_OUT}"
+                    f"the {kind} has a spacing of {step:.2f} mm {name}; the card of {address} says {finest:.2f} to "
+                    f"{coarsest:.2f} mm; {way_out}"
+                )
+        for channel, top, (low, high) in zip(channels, top_values(values), self.top_value, strict=False):
+            if not low <= top <= high:
+                raise OutOfDomain(
+                    f"the 99.5th percentile of {channel.name} is {top:.3g} {channel.units}; the card of {address} says "
+                    f"{low:.3g} to {high:.3g}; {way_out}"
                 )
 
 
 def observed(images: Sequence[Volume | Projection], channels: Sequence[Channel]) -> Domain:
     """The domain that the training images span, with tolerance."""
-    kind = _kind(images[0])
+    kind: Literal["volume", "projection"] = "projection" if isinstance(images[0], Projection) else "volume"
     spacings = [spacing_of(image) for image in images]
     spacing_mm: tuple[Range, ...] = ()
     extent_mm: tuple[Range, ...] = ()
@@ -107,7 +93,7 @@ def observed(images: Sequence[Volume | Projection], channels: Sequence[Channel])
         if kind == "volume":
             tolerance[0] = _BETWEEN_SLICES
         spacing_mm = _ranges(steps.min(0) / tolerance, steps.max(0) * tolerance)
-        extent_mm = _ranges(extents.min(0) * _EXTENT[0], extents.max(0) * _EXTENT[1])
+        extent_mm = _ranges(extents.min(0) * EXTENT[0], extents.max(0) * EXTENT[1])
     top_value: tuple[Range, ...] = ()
     if all(channel.units not in ("", "1") for channel in channels):
         tops = np.array([top_values(channels_of(image)) for image in images])
@@ -117,10 +103,6 @@ def observed(images: Sequence[Volume | Projection], channels: Sequence[Channel])
 
 def _ranges(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> tuple[Range, ...]:
     return tuple((round(float(a), 4), round(float(b), 4)) for a, b in zip(low, high, strict=True))
-
-
-def _kind(image: Volume | Projection) -> Kind:
-    return "projection" if isinstance(image, Projection) else "volume"
 
 
 def channels_of(image: Volume | Projection) -> npt.NDArray[np.float32]:

@@ -18,10 +18,10 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from dicom_io.cohort import Channel
-from dicom_io.errors import Rejected
+from dicom_io.errors import OutOfDomain, Rejected
 from dicom_io.provenance import ModelIdentity
 from dicom_io.volume import Float32, Projection, Volume
-from models import cases, coarse, preprocessing, version
+from models import cases, coarse, domain, preprocessing, version
 from models.generator import source_of
 from models.networks.from_picture import FromPicture
 from models.tensors import to_metatensor
@@ -121,13 +121,32 @@ class Painter(_FromPictures):
 
     def spacing_mm(self, rows: int, columns: int) -> tuple[float, float]:
         """(down, across) of a mask without a place, as if it showed what a training slice did."""
+        down, across = self.field_mm
+        return down / max(rows, columns), across / max(rows, columns)
+
+    @property
+    def field_mm(self) -> tuple[float, float]:
+        """(down, across) that a square covered in training, in the median."""
         down, across = self.description.spacing_mm or (1.0, 1.0)
-        side = self.image_px / max(rows, columns)
-        return down * side, across * side
+        return down * self.image_px, across * self.image_px
 
     def check_domain(self, rows: int, columns: int, spacing_mm: tuple[float, float]) -> None:
-        """Pass, or raise OutOfDomain with one sentence. spacing_mm: (down, across)."""
-        self.description.domain.check_slices("mask", spacing_mm, (rows, columns), self.identity.address)
+        """Pass where the mask, with what fills it up to a square, covers about what squares did in training.
+
+        spacing_mm: (down, across). Its pixels may be of any size: they are brought to those of the network.
+
+        Raises:
+            OutOfDomain: one sentence: what the mask covers, what the card says, the way out.
+        """
+        least, most = domain.EXTENT
+        for name, step, usual in zip(("down", "across"), spacing_mm, self.field_mm, strict=True):
+            covered = step * max(rows, columns)
+            if not least * usual <= covered <= most * usual:
+                raise OutOfDomain(
+                    f"the mask of {rows} x {columns} pixels of {step:.2f} mm covers {covered:.0f} mm {name} as a "
+                    f"square; the card of {self.identity.address} says {least * usual:.0f} to {most * usual:.0f} mm; "
+                    "choose another model, or force the run and have its results marked out-of-domain"
+                )
 
     def squares(self, masks: npt.NDArray[np.uint8]) -> Tensor:
         """(slices, rows, columns) numbers -> (slices, labels, image_px, image_px) in [-1, 1], as training saw them."""
