@@ -14,6 +14,8 @@ from models.networks import faithful
 from models.networks.diffusion import Diffusion
 from models.networks.generator import Generator
 from models.networks.labelled import LabelledGenerator
+from models.networks.spade import Spade
+from models.networks.translator import Translator
 from models.networks.vae import ConvolutionalDecoder, DenseDecoder
 from models.networks.windowed import WindowedResNet
 from models.preprocessing import check_plain
@@ -27,6 +29,8 @@ _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
     "models.networks.faithful.WGANGenerator": faithful.WGANGenerator,
     "models.networks.generator.Generator": Generator,
     "models.networks.labelled.LabelledGenerator": LabelledGenerator,
+    "models.networks.spade.Spade": Spade,
+    "models.networks.translator.Translator": Translator,
     "models.networks.vae.ConvolutionalDecoder": ConvolutionalDecoder,
     "models.networks.vae.DenseDecoder": DenseDecoder,
     "models.networks.windowed.WindowedResNet": WindowedResNet,
