@@ -21,6 +21,9 @@ from torch.nn.utils.parametrizations import spectral_norm as spectral
 from models.networks.latent import FromNoise
 from models.networks.norm import ClassNorm, layer
 
+# So many neighbours of a batch are compared with each other.
+GROUP = 4
+
 
 class Generator(FromNoise):
     """Noise (B, latent) -> images (B, 1, image_px, image_px) in [-1, 1]. classes: 0 makes unlabelled images."""
@@ -127,7 +130,7 @@ def _as_it_is(module: nn.Module) -> nn.Module:
     return module
 
 
-def minibatch_deviation(maps: Tensor, group: int = 4) -> Tensor:
+def minibatch_deviation(maps: Tensor, group: int = GROUP) -> Tensor:
     """(B, C, H, W) -> (B, 1, H, W): mean standard deviation over groups of four neighbours in the batch."""
     size = math.gcd(group, len(maps))
     groups = maps.reshape(len(maps) // size, size, *maps.shape[1:])

@@ -10,8 +10,18 @@ from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models.diffusion_recipe import DiffusionRecipe
 from models.recipe import ClassificationRecipe, Recipe, SegmentationRecipe
-from models.training import adversarial, classification, diffusion, segmentation, variational
+from models.training import (
+    adversarial,
+    classification,
+    compiler,
+    diffusion,
+    segmentation,
+    sharing,
+    summary,
+    variational,
+)
 from models.training.judge import SAMPLES
+from models.training.ranks import joined
 from models.training.session import Session
 from models.variational_recipe import VariationalRecipe
 
@@ -27,38 +37,47 @@ def train(
     minutes: float | None = None,
     progress: Progress | None = None,
     device: str = "auto",
+    compiled: bool = False,
 ) -> None:
     """Train and leave a finished run: recipe, metrics.csv, checkpoints, and what serving needs in bundle form.
 
     minutes: a budget for this call; the schedule is squeezed into it. progress: called with events as plain dicts, see
-    `models.training.journal`. device: "cpu", "cuda" or "auto".
+    `models.training.journal`. device: "cpu", "cuda" or "auto". compiled: generators train through `torch.compile`.
+
+    Called in several processes (`models.training.ranks`), it shares the work; the first alone writes and tells.
 
     Raises:
-        Rejected: recipe and cohort do not fit, or the run folder holds another training.
+        Rejected: recipe and cohort do not fit, the run folder holds another training, the recipe cannot be shared by
+            so many processes, or nothing can be compiled here.
     """
     # Generators need images, and labels where they are conditional: every cohort has the first.
     if recipe.task not in (cohort.task, "generation"):
         raise Rejected(f"recipe {recipe.name!r} is for {recipe.task}, cohort {cohort.name!r} for {cohort.task}")
-    if isinstance(recipe, ClassificationRecipe):
-        classification.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
-    elif isinstance(recipe, SegmentationRecipe):
-        segmentation.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
-    else:
-        samples = recipe.report_samples if isinstance(recipe, DiffusionRecipe) else SAMPLES
-        session = Session(
-            recipe,
-            cohort,
-            run,
-            image_px=recipe.network.image_px,
-            resume=resume,
-            minutes=minutes,
-            progress=progress,
-            device=device,
-            samples=samples,
-        )
-        if isinstance(recipe, VariationalRecipe):
-            variational.train(recipe, session)
-        elif isinstance(recipe, DiffusionRecipe):
-            diffusion.train(recipe, session)
+    with joined(summary.device_named(device)) as ranks:
+        sharing.require(recipe, ranks.count)
+        if compiled:
+            compiler.require(recipe, device)
+        if isinstance(recipe, ClassificationRecipe):
+            classification.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
+        elif isinstance(recipe, SegmentationRecipe):
+            segmentation.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
         else:
-            adversarial.train(recipe, session)
+            session = Session(
+                recipe,
+                cohort,
+                run,
+                image_px=recipe.network.image_px,
+                resume=resume,
+                minutes=minutes,
+                progress=progress,
+                device=device,
+                samples=recipe.report_samples if isinstance(recipe, DiffusionRecipe) else SAMPLES,
+                ranks=ranks,
+                compiled=compiled,
+            )
+            if isinstance(recipe, VariationalRecipe):
+                variational.train(recipe, session)
+            elif isinstance(recipe, DiffusionRecipe):
+                diffusion.train(recipe, session)
+            else:
+                adversarial.train(recipe, session)

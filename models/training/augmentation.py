@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.draws import uniform
 from models.recipe_parts import Augmentation
 
 
@@ -81,7 +82,7 @@ def translate_and_cut(images: Tensor, translation: float, cutout: float, generat
     below, right = torch.arange(rows, device=device), torch.arange(columns, device=device)
     if translation:
         reach = torch.tensor([round(rows * translation), round(columns * translation)])
-        shift = torch.floor(torch.rand((batch, 2), generator=generator) * (2 * reach + 1)).long() - reach
+        shift = torch.floor(uniform(batch, generator, 2) * (2 * reach + 1)).long() - reach
         down, across = shift[:, 0, None].to(device) + below, shift[:, 1, None].to(device) + right
         inside = ((down >= 0) & (down < rows))[:, None, :, None] & ((across >= 0) & (across < columns))[
             :, None, None, :
@@ -95,7 +96,7 @@ def translate_and_cut(images: Tensor, translation: float, cutout: float, generat
         images = torch.where(inside, picked, -1.0)
     if cutout:
         half = torch.tensor([rows * cutout / 2, columns * cutout / 2])
-        centre = torch.rand((batch, 2), generator=generator) * torch.tensor([rows, columns])
+        centre = uniform(batch, generator, 2) * torch.tensor([rows, columns])
         in_rows = (below - centre[:, 0, None].to(device)).abs() < half[0]
         in_columns = (right - centre[:, 1, None].to(device)).abs() < half[1]
         images = images.masked_fill(in_rows[:, None, :, None] & in_columns[:, None, None, :], -1.0)

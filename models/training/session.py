@@ -7,6 +7,7 @@ family tells when its samples are good.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from torch import nn
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models import version
+from models.draws import Draws
 from models.networks.maker import Maker
 from models.recipe_parts import GenerationBase
 from models.training import pictures, summary
@@ -25,6 +27,7 @@ from models.training.batches import Batches
 from models.training.journal import Journal
 from models.training.judge import SAMPLES, Judge
 from models.training.randomness import seed_of, start_step
+from models.training.ranks import ALONE, Ranks
 from models.training.schedule import Clock
 from models.training.strip import Strip
 
@@ -40,10 +43,12 @@ class Stateful(Protocol):
 class Session:
     """One training of a generator. samples: at most so many are compared at a report.
 
-    Only the training split is drawn from (`batches`); validation is for the judge. step, images_seen: so far.
+    Only the training split is drawn from (`batches`); validation is for the judge. step, images_seen: so far. ranks:
+    the processes that share it; the first one reports and writes. compiled: networks go through `torch.compile`.
 
     Raises:
-        Rejected: a split is empty, recipe and cohort do not fit, or the run folder holds another training.
+        Rejected: a split is empty, recipe and cohort do not fit, the run folder holds another training, or processes do
+            not see the same.
     """
 
     def __init__(
@@ -58,19 +63,23 @@ class Session:
         progress: Callable[[dict[str, Any]], None] | None = None,
         device: str = "auto",
         samples: int = SAMPLES,
+        ranks: Ranks = ALONE,
+        compiled: bool = False,
     ) -> None:
         # Patients are split already; read them once.
         summary.require_splits(cohort)
         self.device = summary.device_named(device)
         self.recipe, self.cohort = recipe, cohort
+        self.ranks, self._compiled = ranks, compiled
         self._px = image_px
         self._training, self.reals = pictures.read(cohort, "training", recipe, image_px)
         _, self.unseen = pictures.read(cohort, "validation", recipe, image_px)
         self.names = cohort.labels if recipe.conditional else ()
         self.batches = Batches(self.reals, self.names)
         self.judge = Judge(self.reals, self.unseen, self.batches.present, samples)
-        self.clock = Clock(recipe.schedule, minutes)
-        self.journal = Journal(run, recipe, cohort, self.clock, progress, resume)
+        self.clock = Clock(recipe.schedule, minutes, ranks.same)
+        told = progress if ranks.first else None
+        self.journal = Journal(run, recipe, cohort, self.clock, told, resume, writes=ranks.first)
         self._strip = Strip(run, recipe.name, recipe.seed, len(self.batches.present))
         self.alarms = self.watch()
         self._stateful: dict[str, Stateful] = {}
@@ -93,10 +102,12 @@ class Session:
         return self.alarms
 
     def begin(self, stateful: Mapping[str, Stateful]) -> None:
-        """Go on from the newest checkpoint, if there is one. stateful: all that a step changes, by name.
+        """Go on from the newest checkpoint, if there is one; make the networks that learn ready for it.
+
+        stateful: all that a step changes, by name.
 
         Raises:
-            Rejected: the checkpoint lacks one of them.
+            Rejected: the checkpoint lacks one of them, or another process sees another.
         """
         self._stateful = {**stateful, "alarms": self.alarms}
         found = self.journal.resumed
@@ -111,6 +122,12 @@ class Session:
             self.step, self.images_seen = found["step"], found["images_seen"]
             self._best, self._since_best = found["best"], found["reports_since_best"]
             self._reported = self.images_seen
+        self.ranks.require_same(hashlib.sha256(f"{self.journal.fingerprint} {self.images_seen}".encode()).hexdigest())
+        for each in self._stateful.values():
+            if isinstance(each, nn.Module) and each.training:
+                self.ranks.spread(each)
+                if self._compiled:
+                    each.compile()
         for sentence in pictures.few_patients(self.reals, self.names):
             self.journal.warn(sentence)
 
@@ -124,9 +141,9 @@ class Session:
         """Neither images nor minutes nor patience have run out."""
         return not self._finished and not self.recipe.schedule.is_over(self.images_seen, self._since_best)
 
-    def draw(self) -> torch.Generator:
+    def draw(self) -> Draws:
         """The source of random numbers for the next step."""
-        return start_step(self.recipe.seed, self.step)
+        return start_step(self.recipe.seed, self.step, self.ranks)
 
     def learning_rate(self, peak: float) -> float:
         return self.clock.learning_rate(self.images_seen, peak)
@@ -137,6 +154,7 @@ class Session:
         self.images_seen += images
         self.journal.progress(self.images_seen, loss)
         # Asked once a step: the clock of a budget goes on, and the last report must not be missed.
+        self.clock.tick()
         self._finished = self.fraction >= 1
 
     @property
@@ -163,6 +181,9 @@ class Session:
             Rejected: something is wrong, and the recipe says to stop.
         """
         self._reported = self.images_seen
+        if not self.ranks.first:
+            self._agree()
+            return
         panel = self.judge.panel(maker, self.device)
         score, spread = self.judge.kid(panel), self.judge.spread(panel)
         if may_be_best:
@@ -182,6 +203,11 @@ class Session:
             | {"best": self._best, "reports_since_best": self._since_best}
         )
         self.alarms.sound()
+        self._agree()
+
+    def _agree(self) -> None:
+        """All wait for the first, and know what patience is counted from."""
+        self._best, self._since_best = self.ranks.same(self._best), int(self.ranks.same(self._since_best))
 
     def _keep(self, score: float, released: nn.Module) -> None:
         self._since_best = 0 if score < self._best else self._since_best + 1
@@ -191,6 +217,8 @@ class Session:
 
     def leave(self, definition: Mapping[str, Any]) -> None:
         """What sampling needs, with range, units and spacing of the slices. definition: `network_def` of the best."""
+        if not self.ranks.first:
+            return
         made = pictures.description(
             self.recipe,
             self.cohort,
