@@ -4,7 +4,8 @@
       datalist.json            {"name", "task", "split_unit", "labels", "channels",
                                 "training": [item, ...], "validation": [...], "test": [...],
                                 "split_rule": {"key", "shares": [[split, share], ...]} where `split_of` made it}
-      images/*.nii.gz          one file per channel and item (a projection is a NIfTI of one slice)
+      images/*.nii.gz          one file per channel and item (a projection is a NIfTI of one slice; one in colour is
+                               one file with all its channels)
       masks/*.nii.gz           on the grid of the item's image
       tombstones.json          items whose sources were deleted (`bury`); where there are any
 
@@ -24,11 +25,13 @@ import numpy as np
 
 from dicom_io import nifti
 from dicom_io.errors import Rejected
-from dicom_io.volume import Projection, Volume, stack_channels
+from dicom_io.volume import Float32, Projection, Volume, stack_channels
 
 Task = Literal["classification", "segmentation", "generation"]
 SplitUnit = Literal["patient", "slide", "near-duplicate group", "none"]
 SPLITS = ("training", "validation", "test")
+# Names of the channels of a colour picture, in this order.
+COLOURS = ("red", "green", "blue")
 _TOMBSTONES = "tombstones.json"
 
 
@@ -45,11 +48,22 @@ class Channel:
     contrast: str = ""
 
 
+def colour_channels(modality: str) -> tuple[Channel, ...]:
+    """Red, green and blue, in this order, of 0 to 255."""
+    return tuple(Channel(name, modality, "1") for name in COLOURS)
+
+
+def is_colour(channels: Sequence[Channel]) -> bool:
+    """Whether the channels are those of a picture in colour, which people are to see as one."""
+    return tuple(channel.name for channel in channels) == COLOURS
+
+
 @dataclass(frozen=True)
 class Item:
     """One training example: a volume (all channels on one grid) or a projection.
 
-    images: one path per channel, in the cohort's channel order. label: index into `Cohort.labels`, or None.
+    images: one path per channel, in the cohort's channel order; of a projection with several, one path to all of them.
+    label: index into `Cohort.labels`, or None.
     patient: a pseudonym, or the name of the item's group of near-duplicates where patients are not known.
     slice_labels: one label per slice where slices are what is classified, else empty.
     geometry: {"kind": "volume" | "projection", "shape": [...], "spacing_mm": [...]}.
@@ -265,9 +279,14 @@ def load_image(cohort: Cohort, item: Item) -> Volume | Projection:
     if nifti.kind(paths[0]) == "volume":
         return stack_channels([nifti.read(path) for path in paths])
     projections = [nifti.read_projection(path) for path in paths]
-    if len({projection.pixels.shape for projection in projections}) > 1:
+    if len({projection.pixels.shape[-2:] for projection in projections}) > 1:
         raise Rejected(f"cohort {cohort.name!r}: the channels of {item.images[0]} differ in size; give them one size")
-    return replace(projections[0], pixels=np.stack([projection.pixels for projection in projections]))
+    return replace(projections[0], pixels=np.concatenate([_with_channel_axis(each) for each in projections]))
+
+
+def _with_channel_axis(projection: Projection) -> Float32:
+    """A projection in colour has the axis already: (channels, rows, columns)."""
+    return projection.pixels.reshape(-1, *projection.pixels.shape[-2:])
 
 
 def load_mask(cohort: Cohort, item: Item) -> Volume:
@@ -330,7 +349,10 @@ def add_projection(
     label: int | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Item:
-    """Write images/NAME_CHANNEL.nii.gz of one slice; the item still has to be put in a split and saved."""
+    """Write images/NAME_CHANNEL.nii.gz of one slice; the item still has to be put in a split and saved.
+
+    channel: its name, or a word for all of them where the projection has several.
+    """
     nifti.write_projection(projection, folder / _image(name, channel))
     return Item(
         images=(_image(name, channel),),

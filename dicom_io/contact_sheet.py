@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dicom_io import picture
-from dicom_io.cohort import SPLITS, Cohort, Item, load_image, load_mask
+from dicom_io.cohort import SPLITS, Cohort, Item, is_colour, load_image, load_mask
 from dicom_io.errors import Rejected
 from dicom_io.picture import Picture, Tile
 from dicom_io.tally import classes_of
@@ -90,12 +90,12 @@ def _tile(cohort: Cohort, item: Item, slices: _Slices) -> Tile:
     if isinstance(image, Volume):
         mask = load_mask(cohort, item).voxels if item.mask else None
         index = _slice_to_show(image.spatial_shape[0], slices, mask)
-        plane = _gray(image.voxels[0, index])
+        plane = _shown(cohort, image.voxels[:, index])
         if mask is not None and mask[index].any():
             plane = picture.overlay(plane, mask[index].astype(np.int64))
         where = f"{item.patient} slice {index + 1}/{image.spatial_shape[0]}"
     else:
-        plane, where = _gray(image.pixels[0]), item.patient
+        plane, where = _shown(cohort, image.pixels), item.patient
     rows, columns = plane.shape[:2]
     plane = _fitted(plane)
     if item.synthetic:
@@ -108,6 +108,13 @@ def _slice_to_show(count: int, slices: _Slices, mask: Float32 | None) -> int:
     if mask is not None and mask[among].any():
         return int(among[(mask[among] > 0).sum((1, 2)).argmax()])
     return int(among[len(among) // 2])
+
+
+def _shown(cohort: Cohort, planes: Float32) -> Picture:
+    """The first channel of (channels, rows, columns) in gray; all three of a cohort in colour."""
+    if is_colour(cohort.channels):
+        return np.rint(np.clip(np.moveaxis(planes, 0, -1), 0, 255)).astype(np.uint8)
+    return _gray(planes[0])
 
 
 def _gray(plane: Float32) -> Picture:

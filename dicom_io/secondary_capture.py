@@ -107,11 +107,12 @@ def dequantise(quantised: Quantised) -> Float32:
 
 
 def generated(
-    frames: Float32,
+    frames: Float32 | npt.NDArray[np.uint8],
     *,
     model: ModelIdentity,
     seed: int,
     label: str,
+    channel: str = "",
     spacing_mm: Sequence[float] | None,
     units: str,
     study: FictitiousStudy | None = None,
@@ -120,76 +121,100 @@ def generated(
     value_range: tuple[float, float] | None = None,
     out_of_domain: bool = False,
     form: Form = "multi-frame",
+    first: int = 0,
+    total: int | None = None,
 ) -> list[tuple[Dataset, LabelRecord]]:
-    """Generated frames (n, rows, columns) as one series of a fictitious patient.
+    """Generated frames as one series of a fictitious patient.
 
-    spacing_mm: (down, across) between pixels, or None. units: UCUM, of the values. label: what was asked for, "" for
-    nothing. study: the one that the series joins; None makes the study of this model, seed and label.
-    value_range: what the 16 bits span (`quantise`), and the window; None is 0 to 1 for such values of unit "1", else
-    the range of these frames. form: up to 64 frames in one instance, or one.
+    frames: (n, rows, columns) float32, or (n, rows, columns, 3) uint8, true colour. spacing_mm: (down, across) between
+    pixels, or None. units: UCUM, of the values. label: what was asked for, "" for nothing. channel: which of several
+    images of the same samples this series holds, "" where there is one. study: the one that the series joins; None
+    makes the study of this model, seed and label.
+    value_range: what the 16 bits of floats span (`quantise`), and the window; None is 0 to 1 for such values of unit
+    "1", else the range of these frames. form: up to 64 frames in one instance, or one.
+    first, total: the frames are those from `first` on of a series of `total`, so that a series of any length can be
+    written in parts; `first` is a multiple of 64, and value_range is given, or frames of one series would differ in it.
 
     Raises:
         Rejected: a pixel is not finite or outside `value_range`.
-        ValueError: the frames have not three axes.
+        ValueError: the frames have not the axes above, or the part does not fit the series.
     """
-    if frames.ndim != 3:
+    colour = frames.dtype == np.uint8 and frames.ndim == 4
+    if frames.ndim != 3 and not colour:
         raise ValueError(f"generated frames have the axes (frame, row, column), not the shape {frames.shape}")
+    total = len(frames) if total is None else total
+    if first % FRAMES_PER_INSTANCE or first + len(frames) > total or (total > len(frames) and not value_range):
+        raise ValueError(f"frames {first} to {first + len(frames)} of {total} are no part of a series of one range")
     study = study or FictitiousStudy.named(model, seed, label, made_at)
     if value_range is None and units == "1" and np.all((frames >= 0) & (frames <= 1)):
         # One range for all series of such a model: what else is drawn with a picture does not change its pixels.
         value_range = (0.0, 1.0)
-    quantised = quantise(frames, value_range)
+    quantised = None if colour else quantise(frames, value_range)
     naming = {
         "seed": seed,
         "label": label,
-        "shape": list(frames.shape),
+        "shape": [total, *frames.shape[1:]],
         "units": units,
         "spacing_mm": [float(step) for step in spacing_mm or ()],
-        "range": [quantised.slope, quantised.intercept],
+        "range": [quantised.slope, quantised.intercept] if quantised else [],
         "encoding": _ENCODINGS[form],
+        **({"channel": channel} if channel else {}),
     }
-    marked = _Generated(quantised, model, seed, label, study, made_at, audit_id, out_of_domain, form, naming)
+    pixels = quantised.stored if quantised else frames
+    of = {"label": label, "channel": channel}
+    marked = _Generated(
+        pixels, quantised, model, seed, of, study, made_at, audit_id, out_of_domain, form, naming, first, total
+    )
+    words = " ".join(word for word in (label, channel) if word)
     made = []
     for dataset, record in marked.captures():
         if spacing_mm is not None:
             dataset.PixelSpacing = [format_number_as_ds(float(step)) for step in spacing_mm]
-        labels.apply(dataset, record, (), made_at, f"{label} by {model.address}".strip(), units)
+        labels.apply(dataset, record, (), made_at, f"{words} by {model.address}".strip(), units)
         made.append((dataset, record))
     return made
 
 
 @dataclass(frozen=True, eq=False)
 class _Generated:
-    """Quantised frames of nobody, on their way into captures of one series."""
+    """Frames of nobody, on their way into captures of one series. quantised: None for colours. of: what the series
+    shows, by name; "" says nothing."""
 
-    quantised: Quantised
+    pixels: npt.NDArray[Any]
+    quantised: Quantised | None
     model: ModelIdentity
     seed: int
-    label: str
+    of: Mapping[str, str]
     study: FictitiousStudy
     made_at: datetime
     audit_id: str
     out_of_domain: bool
     form: Form
     naming: Mapping[str, Any]
+    first: int
+    total: int
 
     def captures(self) -> list[tuple[Dataset, LabelRecord]]:
         """Captures that lack nothing but what the caller adds, and the labels."""
-        sop_class = MULTI_FRAME_GRAYSCALE_WORD if self.form == "multi-frame" else SECONDARY_CAPTURE
+        several = MULTI_FRAME_GRAYSCALE_WORD if self.quantised else MULTI_FRAME_TRUE_COLOUR
+        sop_class = several if self.form == "multi-frame" else SECONDARY_CAPTURE
         record = self._record(sop_class)
         made = []
-        for number, (part, mark_rows) in enumerate(_marked_parts(self.quantised.stored, record, (0, _FULL)), start=1):
+        before = self.first // _frames_per_instance(sop_class)
+        paper_and_ink = (0, _FULL if self.quantised else 255)
+        for number, (part, mark_rows) in enumerate(_marked_parts(self.pixels, record, paper_and_ink), start=before + 1):
             instance = result_uid(f"instance {number}", self.model, (), self.naming, sop_class)
             dataset = _capture(part, record, instance, number, self.made_at)
             filing.under_fictitious(dataset, self.study)
-            low = self.quantised.intercept
-            _set_gray(dataset, self.quantised, (low, low + _FULL * self.quantised.slope))
+            if self.quantised:
+                low = self.quantised.intercept
+                _set_gray(dataset, self.quantised, (low, low + _FULL * self.quantised.slope))
             made.append((dataset, replace(record, sop_instance_uid=instance, mark_rows=mark_rows)))
         return made
 
     def _record(self, sop_class: str) -> LabelRecord:
         series_uid = result_uid("series", self.model, (), self.naming, sop_class)
-        samples = {"samples": len(self.quantised.stored)}
+        told = {name: word for name, word in self.of.items() if word} | {"samples": self.total}
         return LabelRecord(
             kind="generated",
             model=self.model,
@@ -202,7 +227,7 @@ class _Generated:
             out_of_domain=self.out_of_domain,
             audit_id=self.audit_id,
             seed=self.seed,
-            parameters=canonical_json({"label": self.label, **samples} if self.label else samples),
+            parameters=canonical_json(told),
         )
 
 
@@ -212,6 +237,7 @@ def generated_volume(
     model: ModelIdentity,
     seed: int,
     label: str,
+    channel: str = "",
     study: FictitiousStudy | None = None,
     made_at: datetime,
     audit_id: str = "",
@@ -243,13 +269,18 @@ def generated_volume(
         "affine": volume.affine.round(9).tolist(),
         "range": [quantised.slope, quantised.intercept],
         "encoding": f"{_ENCODINGS[form]}, volume",
+        **({"channel": channel} if channel else {}),
     }
-    marked = _Generated(quantised, model, seed, label, study, made_at, audit_id, out_of_domain, form, naming)
+    of, total = {"label": label, "channel": channel}, len(volume.voxels)
+    marked = _Generated(
+        quantised.stored, quantised, model, seed, of, study, made_at, audit_id, out_of_domain, form, naming, 0, total
+    )
+    words = " ".join(word for word in (label, channel) if word)
     made, start = [], 0
     for dataset, record in marked.captures():
         frames = int(dataset.get("NumberOfFrames") or 1)
         capture_planes.set_places(dataset, volume, start, frames)
-        labels.apply(dataset, record, (), made_at, f"{label} by {model.address}".strip(), volume.units)
+        labels.apply(dataset, record, (), made_at, f"{words} by {model.address}".strip(), volume.units)
         made.append((dataset, record))
         start += frames
     return made

@@ -125,35 +125,69 @@ def one_size(cases: Sequence[Case]) -> tuple[Tensor, Tensor | None, list[str]]:
 
 @dataclass(frozen=True, eq=False)
 class Squares:
-    """Slices as generators see them. images: (N, 1, px, px) in [-1, 1]; labels: (N,), where the cases have them;
-    patients: of each slice."""
+    """Slices as generators see them.
+
+    images: (N, planes, px, px) in [-1, 1]: the channels of the image, then, of each label of the mask but the first,
+    the share of a pixel that it covers, from -1 for nothing to 1. labels: (N,), where the cases have them; patients: of
+    each slice; mask_planes: how many of the planes are of the mask.
+    """
 
     images: Tensor
     labels: Tensor | None
     patients: tuple[str, ...]
+    mask_planes: int = 0
+
+    @property
+    def planes(self) -> int:
+        return self.images.shape[1]
 
 
-def squares(cases: Sequence[Case], size_px: int, minimum_signal: float) -> Squares:
-    """Slices of the first channel as squares of one size: padded with -1, scaled, no air.
+def squares(
+    cases: Sequence[Case],
+    size_px: int,
+    minimum_signal: float,
+    *,
+    channels: Sequence[int] = (0,),
+    mask_planes: int = 0,
+    only: int | None = None,
+) -> Squares:
+    """Slices as squares of one size: padded with -1, scaled, no air.
 
-    minimum_signal: slices whose 99th percentile lies below this share of the range are left out.
+    minimum_signal: slices whose 99th percentile, in every channel, lies below this share of the range are left out.
+    channels: numbers of those that are taken. mask_planes: how many labels beside the first the masks have. only: a
+    class number; slices of other classes are left out, and what is left is of no class.
 
     Raises:
         Rejected: nothing is left.
     """
-    slices = torch.cat([_square(case.image[:1].transpose(0, 1), size_px) for case in cases])
-    flat = slices.flatten(1)
-    tops = flat.kthvalue(max(1, round(0.99 * flat.shape[1])), dim=1).values
+    images = [case.image[list(channels)].transpose(0, 1) for case in cases]
+    shown = torch.cat([_square(image, size_px) for image in images])
+    flat = shown.flatten(2)
+    tops = flat.kthvalue(max(1, round(0.99 * flat.shape[2])), dim=2).values.amax(1)
     kept = tops > -1 + 2 * minimum_signal
-    if not kept.any():
-        raise Rejected(f"no slice reaches minimum_signal {minimum_signal} of pixel_range; lower one of the two")
     labels = [case.labels for case in cases if case.labels is not None]
+    numbers = torch.cat(labels) if labels else None
+    if only is not None and numbers is not None:
+        kept, numbers = kept & (numbers == only), None
+    if mask_planes:
+        drawn = torch.cat([_square(_planes_of(case, mask_planes), size_px) for case in cases])
+        shown = torch.cat([shown, drawn], 1)
+    if not kept.any():
+        of = "" if only is None else " of the label that `only` names"
+        raise Rejected(f"no slice{of} reaches minimum_signal {minimum_signal} of pixel_range; lower one of the two")
     owners = [case.patient for case in cases for _ in range(case.image.shape[1])]
     return Squares(
-        images=slices[kept].contiguous(),
-        labels=torch.cat(labels)[kept] if labels else None,
+        images=shown[kept].contiguous(),
+        labels=None if numbers is None else numbers[kept],
         patients=tuple(owner for owner, keep in zip(owners, kept.tolist(), strict=True) if keep),
+        mask_planes=mask_planes,
     )
+
+
+def _planes_of(case: Case, labels: int) -> Tensor:
+    """(slices, labels, rows, columns): 1 where the mask has label 1, 2, ..., -1 elsewhere."""
+    assert case.mask is not None
+    return torch.stack([(case.mask == number + 1).float() * 2 - 1 for number in range(labels)], 1)
 
 
 def _square(slices: Tensor, size_px: int) -> Tensor:

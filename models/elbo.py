@@ -1,7 +1,7 @@
 """The evidence bound of a variational autoencoder (Kingma and Welling 2014), negated, in nats per image.
 
-x: images (B, 1, px, px) in [-1, 1], px * px = D pixels; y: the decoder's; m, v: the posterior's mean and log variance,
-p, w: the prior's, (B, latent). Minimised is
+x: pictures (B, planes, px, px) in [-1, 1], planes * px * px = D pixels; y: the decoder's; m, v: the posterior's mean
+and log variance, p, w: the prior's, (B, latent). Minimised is
 
     r + beta * sum over dimensions of max(free_bits, mean over the batch of d)
 

@@ -16,6 +16,7 @@ from models import cases, generator, predictor, version
 from models.evaluation import classification, fidelity, privacy, segmentation
 from models.evaluation.features import EncodedFeatures, RandomFeatures
 from models.evaluation.segmentation import Pair
+from models.training import pictures
 
 AUDIT_SEED = 20261120
 # Below this many test patients a bootstrap interval cannot carry a claim: with n patients the chance that all draws are
@@ -37,7 +38,10 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
     task = model.description.task
     if task not in (cohort.task, "generation"):
         raise Rejected(f"{model.identity.address} is for {task}, cohort {cohort.name!r} for {cohort.task}")
-    if cohort.channels[: len(model.description.channels)] != model.description.channels:
+    wanted = model.description.channels
+    # A generator's channels are taken by name, a predictor's in the cohort's order.
+    given = set(wanted) <= set(cohort.channels) if task == "generation" else cohort.channels[: len(wanted)] == wanted
+    if not given:
         names = ", ".join(channel.name for channel in model.description.channels)
         raise Rejected(f"{model.identity.address} needs channels {names}, which cohort {cohort.name!r} does not give")
     if not cohort.test:
@@ -124,25 +128,41 @@ def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     # Another cohort's class numbers may mean something else; then the spread is that of all classes together.
     labels = bool(model.labels) and cohort.labels == description.labels
 
-    def real(items: Sequence[Item]) -> cases.Squares:
-        read = cases.load(cohort, items, model.model.model_input, masks=False, labels=labels)
-        return cases.squares(read, px, description.minimum_signal)
+    view = pictures.View(model.channels, model.mask_labels, description.only_label, labels)
 
-    low, high = model.pixel_range
+    def real(items: Sequence[Item]) -> cases.Squares:
+        return view.read(cohort, items, model.model.model_input, px, description.minimum_signal)[1]
+
     # Classes, where there are any, come in the shares that training had.
-    values = model.sample(description.audit_samples, AUDIT_SEED)
-    synthetic = torch.from_numpy((values - low) / (high - low) * 2 - 1)[:, None]
+    synthetic = torch.from_numpy(np.stack([*model.pictures(description.audit_samples, AUDIT_SEED)]))
     training, held_out = real(cohort.training), real(cohort.test)
     if min(len(training.images), len(held_out.images)) < 2:
         raise Rejected(f"cohort {cohort.name!r} has too few slices above minimum_signal for an evaluation")
-    encoded = EncodedFeatures(training.images)
-    seen, unseen = (training.images, training.patients), (held_out.images, held_out.patients)
     numbers = [model.class_of(AUDIT_SEED, index) for index in range(description.audit_samples)]
     return {
         "seed": AUDIT_SEED,
         "samples": description.audit_samples,
-        "spread": _spread(synthetic, numbers, training, description.labels),
-        "fidelity": fidelity.evaluate(synthetic, seen, unseen, [RandomFeatures(), encoded], draws=draws),
+        **measured(synthetic, numbers, training, held_out, description.labels, draws),
+    }
+
+
+def measured(
+    synthetic: torch.Tensor,
+    numbers: Sequence[int | None],
+    training: cases.Squares,
+    held_out: cases.Squares,
+    names: Sequence[str],
+    draws: int,
+) -> dict[str, Any]:
+    """The figures of pictures, wherever they come from: spread, fidelity, privacy.
+
+    synthetic: as the images of `training`. numbers: the class of each, an index into `names`, or None.
+    """
+    encoded = EncodedFeatures(training.images)
+    seen, unseen = (training.images, training.patients), (held_out.images, held_out.patients)
+    return {
+        "spread": _spread(synthetic, numbers, training, names),
+        "fidelity": fidelity.evaluate(synthetic, seen, unseen, [RandomFeatures(training.planes), encoded], draws=draws),
         "privacy": privacy.evaluate(synthetic, training.images, unseen, [privacy.small_pixels, encoded], draws=draws),
     }
 
@@ -151,7 +171,7 @@ def _spread(
     synthetic: torch.Tensor, numbers: Sequence[int | None], real: cases.Squares, names: Sequence[str]
 ) -> dict[str, float | None]:
     """By class, or of all together where there are none: see `fidelity.spread`; None where it is undefined."""
-    features = RandomFeatures()
+    features = RandomFeatures(real.planes)
     if real.labels is None:
         ratios = {"all": fidelity.spread(features(synthetic), features(real.images))}
     else:

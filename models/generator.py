@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
+from dicom_io.cohort import is_colour
 from dicom_io.errors import Rejected
 from dicom_io.provenance import ModelIdentity
 from dicom_io.volume import Float32
@@ -20,11 +24,24 @@ from models import version
 from models.networks.maker import Maker
 from models.version import ModelVersion
 
+Labels = npt.NDArray[np.uint8]
+
 
 def source_of(seed: int, index: int, purpose: str = "sample") -> torch.Generator:
     """The random numbers of sample `index` of `seed`: a function of these alone."""
     digest = hashlib.sha256(f"{purpose}\0{seed}\0{index}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One picture. image: (channels, rows, columns) float32, in the generator's units and inside its pixel_range.
+
+    mask: (rows, columns) label numbers, 0 for none, where the generator draws one.
+    """
+
+    image: Float32
+    mask: Labels | None
 
 
 class Generator:
@@ -50,6 +67,21 @@ class Generator:
         return self.model.description.spacing_mm
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels of its images."""
+        return tuple(channel.name for channel in self.model.description.channels)
+
+    @property
+    def colour(self) -> bool:
+        """Whether the channels are red, green and blue."""
+        return is_colour(self.model.description.channels)
+
+    @property
+    def mask_labels(self) -> tuple[str, ...]:
+        """What label 1, 2, ... of its masks mean; empty where it draws none."""
+        return self.model.description.mask_labels
+
+    @property
     def audit_id(self) -> str:
         """Names the stored evaluation; "" for a run that was not released."""
         return self.model.description.audit_id
@@ -71,25 +103,32 @@ class Generator:
             raise Rejected(f"{self.identity.address} makes {', '.join(self.labels)}; say which with a label")
 
     def sample(self, n: int, seed: int, label: str | None = None) -> Float32:
-        """(n, rows, columns) float32 in `units`, inside `pixel_range`.
+        """(n, channels, rows, columns) float32 in `units`, inside `pixel_range`: the images of `samples`.
 
         label: None draws the class of each sample with it, in the shares of the training slices, where there are any.
 
         Raises:
             Rejected: a label is asked for that this generator was not trained on.
         """
-        return np.stack([*self.pictures(n, seed, label)])
+        return np.stack([sample.image for sample in self.samples(n, seed, label)])
+
+    def samples(self, n: int, seed: int, label: str | None = None) -> Iterator[Sample]:
+        """Image and mask one by one, for more of them than memory holds; of `served_px`, where the recipe says so."""
+        low, high = self.pixel_range
+        channels = len(self.channels)
+        for made in self.pictures(n, seed, label):
+            planes = _resized(made, self.model.description.served_px)
+            image = (low + (planes[:channels] + 1) / 2 * (high - low)).astype(np.float32)
+            yield Sample(image, _labels_of(planes[channels:]) if self.mask_labels else None)
 
     @torch.inference_mode()
     def pictures(self, n: int, seed: int, label: str | None = None) -> Iterator[Float32]:
-        """The pictures of `sample` one by one, for more of them than memory holds."""
+        """The same as the network makes them: (planes, rows, columns) in [-1, 1], see `models.cases.Squares`."""
         number = self._number(label)
-        low, high = self.pixel_range
         for index in range(n):
             drawn = self.class_of(seed, index) if number is None else number
             # One at a time: convolution kernels are chosen by batch size, and their sums differ in the last bit.
-            picture = self.network.make(source_of(seed, index), drawn).numpy()
-            yield (low + (picture.astype(np.float32) + 1) / 2 * (high - low)).astype(np.float32)
+            yield self.network.make(source_of(seed, index), drawn).numpy().astype(np.float32)
 
     def _number(self, label: str | None) -> int | None:
         if label is None:
@@ -106,6 +145,20 @@ class Generator:
             return None
         shares = torch.tensor(self.model.description.label_slices, dtype=torch.float64)
         return int(torch.multinomial(shares, 1, generator=source_of(seed, index, "label")))
+
+
+def _resized(planes: Float32, px: int | None) -> Float32:
+    """By the mean of the area of each new pixel (Keras' reshape, which the study took, cuts lines and joins them)."""
+    if px is None or planes.shape[-1] == px:
+        return planes
+    resized: Float32 = F.interpolate(torch.from_numpy(planes)[None], (px, px), mode="area")[0].numpy()
+    return resized
+
+
+def _labels_of(planes: Float32) -> Labels:
+    """(labels, rows, columns) in [-1, 1] -> (rows, columns): the label that covers most of a pixel, and half of it."""
+    most = planes.argmax(0)
+    return np.where(planes.max(0) > 0, most + 1, 0).astype(np.uint8)
 
 
 def load(folder: Path) -> Generator:

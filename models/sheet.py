@@ -22,29 +22,38 @@ def save(
     *,
     model: str,
     seed: int,
+    colour: bool = False,
     across: int | None = None,
     progress: float | None = None,
 ) -> None:
-    """samples: (n, rows, columns). A strip above the pictures bears the mark; PNG text Synthetic=YES, Model, Seed.
+    """samples: (n, planes, rows, columns); three planes that are `colour` are one picture, others lie side by side. A
+    strip above the pictures bears the mark; PNG text Synthetic=YES, Model, Seed.
 
     across: pictures in a row; about as many as rows where not given. progress: 0 to 1, a line below the mark.
     """
     low, high = value_range
-    count, rows, columns = samples.shape
+    shown = frames(samples, colour)
+    count, rows, columns = shown.shape[:3]
     across = across or math.ceil(math.sqrt(count))
     down = math.ceil(count / across)
-    sheet = np.zeros((_STRIP_PX + down * rows, across * columns), np.uint8)
-    for number, sample in enumerate(samples):
+    sheet = np.zeros((_STRIP_PX + down * rows, across * columns, *shown.shape[3:]), np.uint8)
+    for number, sample in enumerate(shown):
         top, left = _STRIP_PX + number // across * rows, number % across * columns
         sheet[top : top + rows, left : left + columns] = np.clip((sample - low) / (high - low) * 255 + 0.5, 0, 255)
     if progress is not None:
         sheet[_STRIP_PX - 1, : round(progress * sheet.shape[1])] = 255
     picture = Image.fromarray(sheet)
-    ImageDraw.Draw(picture).text((2, 1), "SYNTHETIC", fill=255)
+    ImageDraw.Draw(picture).text((2, 1), "SYNTHETIC", fill=(255, 255, 255) if colour else 255)
     text = PngImagePlugin.PngInfo()
     for key, value in (("Synthetic", "YES"), ("Model", model), ("Seed", str(seed))):
         text.add_text(key, value)
     picture.save(path, pnginfo=text)
+
+
+def frames(samples: Float32, colour: bool) -> Float32:
+    """(n, planes, rows, columns) -> (n, rows, planes * columns), or (n, rows, columns, 3) where they are colours."""
+    count, _, rows, _ = samples.shape
+    return np.moveaxis(samples, 1, -1) if colour else np.moveaxis(samples, 1, 2).reshape(count, rows, -1)
 
 
 def animate(sheets: Sequence[Path], path: Path, *, most: int = 60) -> None:

@@ -59,7 +59,9 @@ class Description(Settings):
     temperature: already divided into the weights; kept for the record.
     pixel_range, units, spacing_mm (row, column): of a generator's samples; minimum_signal: slices it was shown reach
     this share of the range; audit_samples: how many samples its evaluation draws. label_slices: of a conditional
-    generator, how many training slices each of `labels` had; a label of none cannot be asked for.
+    generator, how many training slices each of `labels` had; a label of none cannot be asked for. mask_labels: what it
+    draws beside the image, a plane for each after those of `channels`. only_label: the label of the slices that it saw,
+    where it saw no others. served_px: the size of its samples, None where it is the network's.
     """
 
     name: str
@@ -78,6 +80,9 @@ class Description(Settings):
     minimum_signal: float = 0.0
     audit_samples: int = 0
     label_slices: tuple[int, ...] = ()
+    mask_labels: tuple[str, ...] = ()
+    only_label: str | None = None
+    served_px: int | None = None
     audit_id: str = ""
 
 
@@ -214,11 +219,12 @@ def _data_format(description: Description, network: Mapping[str, Any], window_px
             "value_range": [-9, 9],
         }
         size = [network["image_px"]] * 2
+        planes = [*names.values(), *(f"mask of {label}" for label in description.mask_labels)]
         made = image | {
-            "num_channels": 1,
+            "num_channels": len(planes),
             "spatial_shape": size,
             "value_range": [-1, 1],
-            "channel_def": {"0": names["0"]},
+            "channel_def": {str(number): name for number, name in enumerate(planes)},
         }
         label = {"type": "label", "format": "labels", "num_channels": 1, "spatial_shape": [], "dtype": "int64"}
         numbers = {"value_range": [0, len(classes) - 1], "is_patch_data": False, "channel_def": {"0": "class number"}}

@@ -7,10 +7,11 @@ encoded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,8 +23,9 @@ from dicom_io import labels, nifti, picture, secondary_capture, segmentation, se
 from dicom_io.errors import OutOfDomain
 from dicom_io.provenance import LabelRecord, name_based_uid
 from dicom_io.segmentation import Segment
-from dicom_io.volume import Projection, Source, Volume
+from dicom_io.volume import Float32, Projection, Source, Volume
 from models import generator, predictor
+from models.generator import Generator, Sample
 from models.predictor import Classified, Classifier, Segmented, Segmenter
 from plugin import encodings
 from plugin.model_input import Case, cases
@@ -117,26 +119,111 @@ def generate(
     """
     model = _generator(model_folder)
     model.require(label)
-    progress({"stage": "generating", "done": 0, "total": n})
-    frames = model.sample(n, seed, label)
-    objects: list[Object] = []
-    for encoding in _captures(encodings):
-        captures = secondary_capture.generated(
-            frames,
-            model=model.identity,
-            seed=seed,
-            label=label or "",
-            spacing_mm=model.spacing_mm,
-            units=model.units,
-            value_range=model.pixel_range,
-            made_at=made_at,
-            audit_id=model.audit_id,
-            form=encoding,
-        )
-        finding = f"{n} pictures{f' of {label}' if label else ''}, seed {seed}"
-        objects += [(dataset, record, finding, encoding) for dataset, record in captures]
+    drawn = _with_masks if model.mask_labels else _in_parts
+    made = _write(drawn(model, n, seed, label, made_at, encodings, progress), out)
     progress({"stage": "done", "done": n, "total": n})
-    return _write(objects, out)
+    return made
+
+
+def _in_parts(
+    model: Generator,
+    n: int,
+    seed: int,
+    label: str | None,
+    made_at: datetime,
+    wanted: Collection[str],
+    progress: Progress,
+) -> Iterator[Object]:
+    """One series for the picture, or for each channel of it, an instance at a time: any number needs little memory."""
+    samples = model.samples(n, seed, label)
+    for first in range(0, n, secondary_capture.FRAMES_PER_INSTANCE):
+        progress({"stage": "generating", "done": first, "total": n})
+        part = np.stack([each.image for each in islice(samples, secondary_capture.FRAMES_PER_INSTANCE)])
+        for channel, frames in _series(model, part):
+            for form in _captures(wanted):
+                captures = secondary_capture.generated(
+                    frames,
+                    channel=channel,
+                    spacing_mm=model.spacing_mm,
+                    units=model.units,
+                    form=form,
+                    first=first,
+                    total=n,
+                    **_of_generated(model, seed, label, made_at),
+                )
+                finding = _drawn(n, seed, label, channel)
+                yield from ((dataset, record, finding, form) for dataset, record in captures)
+
+
+def _with_masks(
+    model: Generator,
+    n: int,
+    seed: int,
+    label: str | None,
+    made_at: datetime,
+    wanted: Collection[str],
+    progress: Progress,
+) -> Iterator[Object]:
+    """A series for each channel, and the masks as SEG on the last of them. The pictures are laid one behind the other,
+    for a mask needs places that it shares with its image."""
+    samples: list[Sample] = []
+    for sample in model.samples(n, seed, label):
+        progress({"stage": "generating", "done": len(samples), "total": n})
+        samples.append(sample)
+    down, across = model.spacing_mm or (1.0, 1.0)
+    behind = np.diag([across, down, max(across, down), 1.0])[:, [2, 1, 0, 3]]
+    masks = np.stack([sample.mask for sample in samples if sample.mask is not None]).astype(np.float32)
+    for channel, frames in _series(model, np.stack([sample.image for sample in samples])):
+        for form in _captures(wanted):
+            captures = secondary_capture.generated_volume(
+                Volume(np.asarray(frames, np.float32), behind, "", model.units),
+                channel=channel,
+                form=form,
+                **_of_generated(model, seed, label, made_at),
+            )
+            finding = _drawn(n, seed, label, channel)
+            yield from ((dataset, record, finding, form) for dataset, record in captures)
+    names = " and ".join(model.mask_labels)
+    for encoding, arguments in encodings.SEGMENTATIONS.items():
+        if encoding in wanted:
+            seg, record = segmentation.of_generated(
+                Volume(masks, behind, "", "1"),
+                captures=captures,
+                segments=segments_of(("background", *model.mask_labels)),
+                model=model.identity,
+                parameters={"seed": seed, "samples": n} | ({"label": label} if label else {}),
+                description=f"{names} drawn by {model.identity.address}",
+                made_at=made_at,
+                audit_id=model.audit_id,
+                **arguments,
+            )
+            share = float((masks > 0).any((1, 2)).mean())
+            yield seg, record, f"{names} on {share:.0%} of {n} pictures, seed {seed}", encoding
+
+
+def _series(model: Generator, images: Float32) -> list[tuple[str, Float32 | Picture]]:
+    """(n, channels, rows, columns) -> the frames of each series, with the name of its channel, "" where it is alone."""
+    if model.colour:
+        return [("", np.moveaxis(picture.window(images, *model.pixel_range), 1, -1))]
+    names = model.channels if len(model.channels) > 1 else ("",)
+    return [(name, images[:, number]) for number, name in enumerate(names)]
+
+
+def _of_generated(model: Generator, seed: int, label: str | None, made_at: datetime) -> dict[str, Any]:
+    """What all series of one request say of their making."""
+    return {
+        "model": model.identity,
+        "seed": seed,
+        "label": label or "",
+        "value_range": model.pixel_range,
+        "made_at": made_at,
+        "audit_id": model.audit_id,
+    }
+
+
+def _drawn(n: int, seed: int, label: str | None, channel: str) -> str:
+    words = " ".join(word for word in (label, channel) if word)
+    return f"{n} pictures{f' of {words}' if words else ''}, seed {seed}"
 
 
 def generate_files(
@@ -144,8 +231,10 @@ def generate_files(
 ) -> list[Path]:
     """The same pictures as files that are not DICOM; each says that it is synthetic, of which model, seed and label.
 
-    PNG: text chunks, and the visible mark below the picture. NIfTI: the header's description, and the sidecar. They are
-    made and written one by one, so that any number of them needs the memory of one.
+    PNG: text chunks, and the visible mark below the picture. NIfTI: the header's description, and the sidecar. A model
+    of several channels writes a file for each, and one for the mask where it draws one (NIfTI: label numbers; PNG: grey
+    levels from black to white). They are made and written one by one, so that any number of them needs the memory of
+    one.
 
     Raises:
         Rejected: as for `generate`.
@@ -153,27 +242,49 @@ def generate_files(
     model = _generator(model_folder)
     model.require(label)
     out.mkdir(parents=True, exist_ok=True)
-    low, high = model.pixel_range
     # Of an unlabelled generator names and UIDs stay what they were before there were labels.
     of = [label] if label else []
     named = "-".join([model.identity.name, model.identity.version, *map(_file_word, of), f"seed{seed}"])
     written = []
-    for number, frame in enumerate(model.pictures(n, seed, label)):
-        path = out / f"{named}-{number:05d}"
-        if form == "png":
-            path = path.with_name(path.name + ".png")
-            mark = picture.SyntheticMark(model.identity.address, seed, model.audit_id)
-            picture.save_png(picture.window(frame, low, high), path, synthetic=mark, description=label or "")
-        else:
-            path = path.with_name(path.name + ".nii.gz")
-            source = Source(
-                "", name_based_uid("file", model.identity.content_hash, str(seed), str(number), *of), "", 1, True
-            )
-            note = {"model": model.identity.address, "seed": seed, "sample": number, "audit_id": model.audit_id}
-            note |= {"label": label} if label else {}
-            nifti.write_projection(Projection(frame, model.units, source, model.spacing_mm), path, note=note)
-        written.append(path)
+    for number, sample in enumerate(model.samples(n, seed, label)):
+        note = {"model": model.identity.address, "seed": seed, "sample": number, "audit_id": model.audit_id}
+        note |= {"label": label} if label else {}
+        for word, values in _images(model, sample):
+            path = out / "-".join([f"{named}-{number:05d}", *map(_file_word, [word] if word else [])])
+            mask = word == "mask"
+            if form == "png":
+                path = path.with_name(path.name + ".png")
+                mark = picture.SyntheticMark(model.identity.address, seed, model.audit_id)
+                shown = _label_picture(values, len(model.mask_labels)) if mask else _pixels(model, values)
+                picture.save_png(shown, path, synthetic=mark, description=" ".join([label or "", word]).strip())
+            else:
+                path = path.with_name(path.name + ".nii.gz")
+                named_by = [model.identity.content_hash, str(seed), str(number), *of, *([word] if word else [])]
+                source = Source("", name_based_uid("file", *named_by), "", 1, True)
+                units = "1" if mask else model.units
+                projection = Projection(values.astype(np.float32), units, source, model.spacing_mm)
+                nifti.write_projection(projection, path, note=note | ({"shows": word} if word else {}))
+            written.append(path)
     return written
+
+
+def _images(model: Generator, sample: Sample) -> list[tuple[str, npt.NDArray[Any]]]:
+    """Each file's word and values: the picture, or each channel of it, and the mask."""
+    if model.colour or len(model.channels) == 1:
+        shown = [("", sample.image if model.colour else sample.image[0])]
+    else:
+        shown = list(zip(model.channels, sample.image, strict=True))
+    return [*shown, *([("mask", sample.mask)] if sample.mask is not None else [])]
+
+
+def _pixels(model: Generator, values: Float32) -> Picture:
+    shown = picture.window(values, *model.pixel_range)
+    return np.moveaxis(shown, 0, -1) if model.colour else shown
+
+
+def _label_picture(mask: npt.NDArray[Any], labels: int) -> Picture:
+    """Label numbers as grey levels, evenly from black for none to white for the last."""
+    return (mask.astype(np.float64) * 255 / labels).round().astype(np.uint8)
 
 
 def _file_word(label: str) -> str:
@@ -188,7 +299,7 @@ def _predictor(folder: Path) -> Classifier | Segmenter:
 
 
 @lru_cache(maxsize=4)
-def _generator(folder: Path) -> generator.Generator:
+def _generator(folder: Path) -> Generator:
     return generator.load(folder)
 
 
@@ -346,7 +457,7 @@ def _windowed(values: npt.NDArray[np.float32], units: str) -> Picture:
     return picture.window(values, low, max(high, low + 1e-6))
 
 
-def _write(objects: Sequence[Object], out: Path) -> list[Made]:
+def _write(objects: Iterable[Object], out: Path) -> list[Made]:
     out.mkdir(parents=True, exist_ok=True)
     made = []
     for dataset, record, finding, encoding in objects:

@@ -19,21 +19,22 @@ _RANDOM_SEED = 20200622
 
 
 class RandomFeatures:
-    """Images (N, 1, px, px) in [-1, 1] -> (N, 224): means and deviations of the maps of a fixed-seed network.
+    """Pictures (N, planes, px, px) in [-1, 1] -> (N, 224): means and deviations of the maps of a fixed-seed network.
 
+    planes: of a picture; each number of them has a network of its own.
     Untrained features rank images that are far from photographs better than ImageNet's (Naeem 2020, section 5).
     """
 
     name = "random network"
 
-    def __init__(self) -> None:
+    def __init__(self, planes: int = 1) -> None:
         source = torch.Generator().manual_seed(_RANDOM_SEED)
-        self._kernels = []
-        for before, after in ((1, 16), (16, 32), (32, 64)):
+        self._kernels: list[Tensor] = []
+        for before, after in ((planes, 16), (16, 32), (32, 64)):
             kernel = torch.randn(after, before, 4, 4, generator=source)
             # Kernels of zero mean answer to structure alone; half of the first layer's keep the brightness.
             structure = kernel - kernel.mean(dim=(1, 2, 3), keepdim=True)
-            kernel = torch.cat([kernel[: after // 2], structure[after // 2 :]]) if before == 1 else structure
+            kernel = torch.cat([kernel[: after // 2], structure[after // 2 :]]) if not self._kernels else structure
             self._kernels.append(kernel * (2 / (16 * before)) ** 0.5)
 
     @torch.inference_mode()
@@ -49,7 +50,7 @@ class RandomFeatures:
 
 
 class EncodedFeatures:
-    """Images (N, 1, px, px) -> (N, 32): the bottleneck of an autoencoder that saw the training patients only.
+    """Images (N, planes, px, px) -> (N, 32): the bottleneck of an autoencoder that saw the training patients only.
 
     MONAI's VarAutoEncoder without its noise and its prior: mean squared error, features centred and scaled on training.
     """
@@ -59,12 +60,12 @@ class EncodedFeatures:
     def __init__(self, training: Tensor, *, steps: int = 300, seed: int = 0) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            px = training.shape[-1]
+            planes, px = training.shape[1], training.shape[-1]
             levels = max(1, int(math.log2(px)) - 2)
             self._network = VarAutoEncoder(
                 spatial_dims=2,
-                in_shape=(1, px, px),
-                out_channels=1,
+                in_shape=(planes, px, px),
+                out_channels=planes,
                 latent_size=32,
                 channels=tuple(8 * 2**level for level in range(levels)),
                 strides=(2,) * levels,

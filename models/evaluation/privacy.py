@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.evaluation import bootstrap
-from models.evaluation.fidelity import thinned
+from models.evaluation.subsets import thinned
 
 PERCENTILE = 1.0
 SHIFTS_PX = (-2, 0, 2)
@@ -29,7 +29,7 @@ Space = Callable[[Tensor], Tensor]
 
 
 def small_pixels(images: Tensor) -> Tensor:
-    """(N, 1, px, px) -> (N, 256): area-averaged to 16 px, brightness and contrast of each image taken out."""
+    """(N, planes, px, px) -> (N, planes * 256): area-averaged to 16 px, each without its brightness and contrast."""
     flat = F.adaptive_avg_pool2d(images, _COMPARED_PX).flatten(1).double()
     flat = flat - flat.mean(1, keepdim=True)
     return flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-6)

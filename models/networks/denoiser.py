@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 class UNet(nn.Module):
-    """Images (B, 1, rows, columns), a number (B,) and, with classes, class numbers (B,) -> (B, 1, rows, columns).
+    """Pictures (B, planes, rows, columns), a number (B,) and, with classes, class numbers (B,) -> as many pictures.
 
     channels: per level, each level halves the image; multiples of 4. residual_blocks: per level on the way down, one
     more on the way up. attention_levels: so many of the coarsest attend; the middle always does. classes: how many
@@ -25,14 +25,20 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int], residual_blocks: int, attention_levels: int, dropout: float, classes: int
+        self,
+        channels: Sequence[int],
+        residual_blocks: int,
+        attention_levels: int,
+        dropout: float,
+        classes: int,
+        planes: int = 1,
     ) -> None:
         super().__init__()
         told, group = 4 * channels[0], math.gcd(32, *channels)
         self.first_channels = channels[0]
         self.level = nn.Sequential(nn.Linear(channels[0], told), nn.SiLU(), nn.Linear(told, told))
         self.class_vectors = nn.Embedding(classes, told) if classes else None
-        self.first = nn.Conv2d(1, channels[0], 3, padding=1)
+        self.first = nn.Conv2d(planes, channels[0], 3, padding=1)
         attended = [level >= len(channels) - attention_levels for level in range(len(channels))]
 
         def stage(before: int, after: int, attend: bool) -> Stage:
@@ -56,7 +62,7 @@ class UNet(nn.Module):
                 now = width
             if level:
                 self.up.append(Double(now))
-        self.last = nn.Sequential(nn.GroupNorm(group, now), nn.SiLU(), _silent(nn.Conv2d(now, 1, 3, padding=1)))
+        self.last = nn.Sequential(nn.GroupNorm(group, now), nn.SiLU(), _silent(nn.Conv2d(now, planes, 3, padding=1)))
 
     def forward(self, images: Tensor, number: Tensor, labels: Tensor | None = None) -> Tensor:
         told = self.level(get_timestep_embedding(number, self.first_channels))

@@ -6,6 +6,7 @@
 
 With F = 0, which the U-Net begins with, D is the best denoiser of white Gaussian data of that mean and deviation. The
 paper's pictures have a mean near 0; slices on black do not, and without the mean F's input would not have variance 1.
+Where a picture has several planes, each has its own mean and deviation: a mask is emptier than the image it lies on.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ _BATCH = 32
 class Diffusion(nn.Module):
     """Noise image and class number -> image (`models.networks.maker`); as a module, D of noisy images.
 
-    data_mean, sigma_data: of the pixels of the training images, in [-1, 1]. classes: 0 where it knows no labels; number
-    `classes` stands for "no class said". The other arguments are those of `models.diffusion_recipe`.
+    data_mean, sigma_data: of the pixels of the training images, in [-1, 1], of each plane where there are several.
+    classes: 0 where it knows no labels; number `classes` stands for "no class said". The other arguments are those of
+    `models.diffusion_recipe`.
 
     Raises:
-        ValueError: a sampler of another name, or sigma_data is not positive.
+        ValueError: a sampler of another name, sigma_data is not positive, or not of as many planes as data_mean.
     """
+
+    data_mean: Tensor
+    sigma_data: Tensor
 
     def __init__(
         self,
@@ -40,8 +45,8 @@ class Diffusion(nn.Module):
         attention_levels: int,
         dropout: float,
         classes: int,
-        data_mean: float,
-        sigma_data: float,
+        data_mean: float | Sequence[float],
+        sigma_data: float | Sequence[float],
         sampler: str,
         steps: int,
         guidance: float,
@@ -52,22 +57,30 @@ class Diffusion(nn.Module):
         super().__init__()
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler {sampler!r} is none of {', '.join(SAMPLERS)}")
-        if sigma_data <= 0:
-            raise ValueError(f"sigma_data {sigma_data} is not above 0")
-        self.image_px, self.classes = image_px, classes
-        self.data_mean, self.sigma_data = data_mean, sigma_data
+        means, deviations = (
+            torch.tensor([given] if isinstance(given, float | int) else given) for given in (data_mean, sigma_data)
+        )
+        if len(means) != len(deviations) or float(deviations.min()) <= 0:
+            raise ValueError(f"sigma_data {sigma_data} is not above 0, or not of the planes of data_mean {data_mean}")
+        self.image_px, self.classes, self.planes = image_px, classes, len(means)
+        # (planes, 1, 1); not among the weights, since the definition has them.
+        self.register_buffer("data_mean", means[:, None, None], persistent=False)
+        self.register_buffer("sigma_data", deviations[:, None, None], persistent=False)
         self.guidance = guidance
         self._sampler, self._levels = SAMPLERS[sampler], levels(steps, sigma_least, sigma_most, rho)
         # One more class number than there are classes stands for none.
-        self.unet = UNet(channels, residual_blocks, attention_levels, dropout, classes + 1 if classes else 0)
+        self.unet = UNet(
+            channels, residual_blocks, attention_levels, dropout, classes + 1 if classes else 0, len(means)
+        )
 
     @staticmethod
     def noise_shape(definition: Mapping[str, Any]) -> tuple[int, list[int]]:
-        """Channels and pixels of the noise: an image of it."""
-        return 1, [definition["image_px"]] * 2
+        """Channels and pixels of the noise: a picture of it."""
+        mean = definition["data_mean"]
+        return len(mean) if isinstance(mean, list) else 1, [definition["image_px"]] * 2
 
     def forward(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """D. noisy: (B, 1, rows, columns); sigma: (B,); labels: (B,), None says no class. float32 comes back."""
+        """D. noisy: (B, planes, rows, columns); sigma: (B,); labels: (B,), None says no class. float32 comes back."""
         level = sigma[:, None, None, None]
         total = (level**2 + self.sigma_data**2).sqrt()
         centred = noisy - self.data_mean
@@ -88,12 +101,12 @@ class Diffusion(nn.Module):
         return without + self.guidance * (self(noisy, sigma, labels) - without)
 
     def noise(self, source: torch.Generator) -> Tensor:
-        """(1, 1, image_px, image_px) of N(0, 1)."""
-        return torch.randn((1, 1, self.image_px, self.image_px), generator=source)
+        """(1, planes, image_px, image_px) of N(0, 1)."""
+        return torch.randn((1, self.planes, self.image_px, self.image_px), generator=source)
 
     @torch.inference_mode()
     def sample(self, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """(B, 1, rows, columns) of N(0, 1) -> images in [-1, 1]. The path is float64 on a CPU, calls are float32."""
+        """(B, planes, rows, columns) of N(0, 1) -> pictures in [-1, 1]. The path is float64 on a CPU, calls float32."""
         wide = torch.float64 if noise.device.type in ("cpu", "cuda") else torch.float32
 
         def denoise(image: Tensor, sigma: float) -> Tensor:
@@ -104,11 +117,11 @@ class Diffusion(nn.Module):
         return self._sampler(denoise, first, self._levels).float().clamp(-1, 1)
 
     def make(self, source: torch.Generator, label: int | None = None) -> Tensor:
-        """One picture (image_px, image_px) in [-1, 1]: a function of the source's state and the label alone."""
-        return self.sample(self.noise(source), None if label is None else torch.tensor([label]))[0, 0]
+        """One picture (planes, image_px, image_px) in [-1, 1]: a function of the source's state and the label alone."""
+        return self.sample(self.noise(source), None if label is None else torch.tensor([label]))[0]
 
     def make_many(self, sources: Sequence[torch.Generator], labels: Tensor | None, on: torch.device) -> Tensor:
-        """(n, 1, image_px, image_px) in [-1, 1] on the CPU. labels: (n,), on the CPU."""
+        """(n, planes, image_px, image_px) in [-1, 1] on the CPU. labels: (n,), on the CPU."""
         made = []
         for start in range(0, len(sources), _BATCH):
             noise = torch.cat([self.noise(source) for source in sources[start : start + _BATCH]]).to(on)

@@ -26,7 +26,7 @@ GROUP = 4
 
 
 class Generator(FromNoise):
-    """Noise (B, latent) -> images (B, 1, image_px, image_px) in [-1, 1]. classes: 0 makes unlabelled images."""
+    """Noise (B, latent) -> pictures (B, planes, image_px, image_px) in [-1, 1]. classes: 0 makes unlabelled ones."""
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class Generator(FromNoise):
         norm: str = "group",
         dropout: float = 0.0,
         classes: int = 0,
+        planes: int = 1,
     ) -> None:
         super().__init__(latent, law, classes)
         doublings = int(math.log2(image_px)) - 2
@@ -55,7 +56,7 @@ class Generator(FromNoise):
             )
             for before, after in itertools.pairwise(widths)
         )
-        self.picture = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        self.picture = nn.Conv2d(widths[-1], planes, 3, padding=1)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         first = self.project(noise).unflatten(1, (-1, 4, 4))
@@ -80,7 +81,7 @@ def _normed(each: nn.Module, image: Tensor, labels: Tensor | None) -> Tensor:
 
 
 class Discriminator(nn.Module):
-    """Images (B, 1, image_px, image_px) [and class numbers (B,)] -> logit of being real (B,)."""
+    """Pictures (B, planes, image_px, image_px) [and class numbers (B,)] -> logit of being real (B,)."""
 
     def __init__(
         self,
@@ -92,19 +93,20 @@ class Discriminator(nn.Module):
         spectral_norm: bool = False,
         minibatch: bool = True,
         classes: int = 0,
+        planes: int = 1,
     ) -> None:
         super().__init__()
         bounded = spectral if spectral_norm else _as_it_is
         halvings = int(math.log2(image_px)) - 2
-        widths = [1] + [min(features * 2**level, features * 8) for level in range(halvings)]
+        widths = [planes] + [min(features * 2**level, features * 8) for level in range(halvings)]
         self.blocks = nn.Sequential(
             *(
                 part
-                for before, after in itertools.pairwise(widths)
+                for number, (before, after) in enumerate(itertools.pairwise(widths))
                 for part in (
                     bounded(nn.Conv2d(before, after, 4, stride=2, padding=1)),
                     # No norm on the first layer (Radford 2015): it would take the brightness away.
-                    *([layer(norm, after)] if norm != "none" and before > 1 else []),
+                    *([layer(norm, after)] if norm != "none" and number else []),
                     nn.LeakyReLU(0.2),
                     *([nn.Dropout2d(dropout)] if dropout else []),
                 )

@@ -35,9 +35,11 @@ def _bigger(kind: str, before: int, after: int) -> list[nn.Module]:
 
 
 class LabelledGenerator(FromNoise):
-    """Noise (B, latent) and class numbers (B,) -> images (B, 1, image_px, image_px) in [-1, 1]."""
+    """Noise (B, latent) and class numbers (B,) -> pictures (B, planes, image_px, image_px) in [-1, 1]."""
 
-    def __init__(self, kind: str, image_px: int, features: int, latent: int, law: str, classes: int) -> None:
+    def __init__(
+        self, kind: str, image_px: int, features: int, latent: int, law: str, classes: int, planes: int = 1
+    ) -> None:
         super().__init__(latent, law, classes)
         widths = [*_widths(image_px, features)[::-1], features]
         self.project = nn.Linear(latent + classes, widths[0] * 16)
@@ -49,7 +51,7 @@ class LabelledGenerator(FromNoise):
                 for before, after in itertools.pairwise(widths)
                 for part in (*_bigger(kind, before, after), nn.BatchNorm2d(after), nn.LeakyReLU(0.2))
             ),
-            nn.Conv2d(features, 1, 3, padding=1),
+            nn.Conv2d(features, planes, 3, padding=1),
         )
 
     def forward(self, noise: Tensor, labels: Tensor | None) -> Tensor:
@@ -60,14 +62,14 @@ class LabelledGenerator(FromNoise):
 
 
 class LabelledCritic(nn.Module):
-    """Images (B, 1, image_px, image_px) and class numbers (B,) -> scores (B,)."""
+    """Pictures (B, planes, image_px, image_px) and class numbers (B,) -> scores (B,)."""
 
-    def __init__(self, kind: str, image_px: int, features: int, dropout: float, classes: int) -> None:
+    def __init__(self, kind: str, image_px: int, features: int, dropout: float, classes: int, planes: int = 1) -> None:
         super().__init__()
         if kind not in ("D1", "D2"):
             raise ValueError(f"critic {kind!r} is neither D1 nor D2")
         self.classes = classes
-        widths = [1 + classes, *_widths(image_px, features)]
+        widths = [planes + classes, *_widths(image_px, features)]
         parts: list[nn.Module] = []
         for number, (before, after) in enumerate(itertools.pairwise(widths)):
             parts.append(nn.Conv2d(before, after, 4, stride=2, padding=1))

@@ -1,4 +1,7 @@
-"""What sampling, panels and audits ask of every network that generates, of whatever family."""
+"""What sampling, panels and audits ask of every network that generates, of whatever family.
+
+A picture has planes: the channels of its image, then one for each label of its mask, where it has one.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ class Maker(Protocol):
         """Channels and (rows, columns), or [], of the noise that one picture is made of, from its `network_def`."""
 
     def make(self, source: torch.Generator, label: int | None = None) -> Tensor:
-        """One picture (rows, columns) in [-1, 1]: a function of the source's state and the label alone, to the bit."""
+        """One picture (planes, rows, columns) in [-1, 1]: a function of the source's state and the label alone, to the
+        bit."""
 
     def make_many(self, sources: Sequence[torch.Generator], labels: Tensor | None, on: torch.device) -> Tensor:
-        """The same pictures in batches, for looking at: (n, 1, rows, columns) on the CPU, equal up to rounding."""
+        """The same pictures in batches, for looking at: (n, planes, rows, columns) on the CPU, equal up to rounding."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from dicom_io.errors import Rejected
 from models.adversarial_recipe import DCGAN, BrainStudy, PetStudy
 from models.networks import faithful, labelled
 from models.networks.generator import Discriminator
@@ -13,21 +14,30 @@ from models.networks.generator import Discriminator
 Settings = DCGAN | PetStudy | BrainStudy
 
 
-def generator(settings: Settings, classes: int) -> dict[str, Any]:
-    """`network_def` of the bundle: noise (B, latent), with classes also labels (B,) -> (B, 1, image_px, image_px).
+def generator(settings: Settings, classes: int, planes: int = 1) -> dict[str, Any]:
+    """`network_def` of the bundle: noise (B, latent), with classes also labels (B,) -> (B, planes, image_px, image_px).
 
     classes: 0 is an unlabelled generator. What is as ever is not written, so that old and new definitions are alike.
+
+    Raises:
+        Rejected: the network makes one plane, and there are more.
     """
+    several = {"planes": planes} if planes > 1 else {}
     if isinstance(settings, PetStudy):
+        if several:
+            raise Rejected(
+                f"network.kind: {settings.kind} makes one grey plane, as the study did, and the recipe asks for "
+                f"{planes} (channels, mask); take dcgan"
+            )
         return _pet(settings)
     if isinstance(settings, BrainStudy):
         chosen = settings.model_dump(include={"image_px", "features", "latent", "law"})
         target = "models.networks.labelled.LabelledGenerator"
-        return {"_target_": target, "kind": settings.generator, **chosen, "classes": classes}
+        return {"_target_": target, "kind": settings.generator, **chosen, "classes": classes, **several}
     always = settings.model_dump(include={"image_px", "features", "latent"})
     chosen = settings.model_dump(include={"law", "norm", "dropout"}, exclude_defaults=True)
     labels = {"classes": classes} if classes else {}
-    return {"_target_": "models.networks.generator.Generator", **always, **chosen, **labels}
+    return {"_target_": "models.networks.generator.Generator", **always, **chosen, **labels, **several}
 
 
 def _pet(settings: PetStudy) -> dict[str, Any]:
@@ -43,8 +53,8 @@ def _pet(settings: PetStudy) -> dict[str, Any]:
     }
 
 
-def critic(settings: Settings, classes: int) -> nn.Module:
-    """Images (B, 1, image_px, image_px), with classes also labels (B,) -> scores (B,), with fresh weights."""
+def critic(settings: Settings, classes: int, planes: int = 1) -> nn.Module:
+    """Pictures (B, planes, image_px, image_px), with classes also labels (B,) -> scores (B,), with fresh weights."""
     px = settings.image_px
     if isinstance(settings, PetStudy):
         if settings.kind == "pet-wgan-gp":
@@ -53,7 +63,7 @@ def critic(settings: Settings, classes: int) -> nn.Module:
         made = faithful.DenseDiscriminator if dense else faithful.DCGANDiscriminator
         return made(px, settings.dropout, settings.profile)
     if isinstance(settings, BrainStudy):
-        return labelled.LabelledCritic(settings.critic, px, settings.features, settings.critic_dropout, classes)
+        return labelled.LabelledCritic(settings.critic, px, settings.features, settings.critic_dropout, classes, planes)
     return Discriminator(
         px,
         settings.features,
@@ -62,4 +72,5 @@ def critic(settings: Settings, classes: int) -> nn.Module:
         spectral_norm=settings.spectral_norm,
         minibatch=settings.minibatch_deviation,
         classes=classes,
+        planes=planes,
     )

@@ -102,9 +102,11 @@ def _widths(features: int, levels: int) -> list[int]:
 
 
 class ConvolutionalEncoder(nn.Module):
-    """Images (B, 1, image_px, image_px) and class numbers (B,) -> mean and log variance, each (B, latent)."""
+    """Pictures (B, planes, image_px, image_px) and class numbers (B,) -> mean and log variance, each (B, latent)."""
 
-    def __init__(self, image_px: int, features: int, latent: int, blocks: int, links: str, classes: int) -> None:
+    def __init__(
+        self, image_px: int, features: int, latent: int, blocks: int, links: str, classes: int, planes: int = 1
+    ) -> None:
         super().__init__()
         _require_links(links)
         counts = per_level(image_px, blocks)
@@ -112,7 +114,7 @@ class ConvolutionalEncoder(nn.Module):
         self.class_vector = ClassVector(classes, features)
         self.levels = nn.ModuleList(
             Level(before, width, count, residual=links == "residual")
-            for before, width, count in zip([1, *widths[:-1]], widths, counts, strict=True)
+            for before, width, count in zip([planes, *widths[:-1]], widths, counts, strict=True)
         )
         self.law = nn.Linear(widths[-1] * (image_px >> len(counts)) ** 2, 2 * latent)
 
@@ -125,7 +127,7 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class Decoder(FromNoise, abc.ABC):
-    """Noise (B, latent) of N(0, 1) and class numbers (B,) -> images (B, 1, image_px, image_px) in [-1, 1].
+    """Noise (B, latent) of N(0, 1) and class numbers (B,) -> pictures (B, planes, image_px, image_px) in [-1, 1].
 
     Noise is placed in the prior of its class first; latents of a posterior go to `decode`.
     """
@@ -151,7 +153,9 @@ class Decoder(FromNoise, abc.ABC):
 class ConvolutionalDecoder(Decoder):
     """`Decoder` of convolutions, as many as its encoder has, and one that makes the picture."""
 
-    def __init__(self, image_px: int, features: int, latent: int, blocks: int, links: str, classes: int = 0) -> None:
+    def __init__(
+        self, image_px: int, features: int, latent: int, blocks: int, links: str, classes: int = 0, planes: int = 1
+    ) -> None:
         super().__init__(latent, classes)
         _require_links(links)
         counts = per_level(image_px, blocks)[::-1]
@@ -164,7 +168,7 @@ class ConvolutionalDecoder(Decoder):
             for before, width, count in zip([widths[0], *widths[:-1]], widths, counts, strict=True)
         )
         self.skips = nn.ModuleList(nn.Linear(known, width) for width in widths) if links == "skip" else None
-        self.picture = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        self.picture = nn.Conv2d(widths[-1], planes, 3, padding=1)
 
     def decode(self, latent: Tensor, labels: Tensor | None) -> Tensor:
         known = torch.cat([latent, self.class_vector(labels, latent)], 1)
@@ -178,10 +182,10 @@ class ConvolutionalDecoder(Decoder):
 class DenseEncoder(nn.Module):
     """As `ConvolutionalEncoder`, of fully connected layers."""
 
-    def __init__(self, image_px: int, widths: Sequence[int], latent: int, classes: int) -> None:
+    def __init__(self, image_px: int, widths: Sequence[int], latent: int, classes: int, planes: int = 1) -> None:
         super().__init__()
         self.class_vector = ClassVector(classes, widths[0])
-        self.first = nn.Linear(image_px**2, widths[0])
+        self.first = nn.Linear(planes * image_px**2, widths[0])
         self.rest = _dense(widths)
         self.law = nn.Linear(widths[-1], 2 * latent)
 
@@ -193,16 +197,16 @@ class DenseEncoder(nn.Module):
 class DenseDecoder(Decoder):
     """`Decoder` of fully connected layers. widths: in the encoder's order."""
 
-    def __init__(self, image_px: int, widths: Sequence[int], latent: int, classes: int = 0) -> None:
+    def __init__(self, image_px: int, widths: Sequence[int], latent: int, classes: int = 0, planes: int = 1) -> None:
         super().__init__(latent, classes)
-        self.image_px = image_px
+        self.shape = (planes, image_px, image_px)
         self.first = nn.Linear(latent + CLASS_WIDTH, widths[-1])
         self.rest = _dense(widths[::-1])
-        self.picture = nn.Linear(widths[0], image_px**2)
+        self.picture = nn.Linear(widths[0], planes * image_px**2)
 
     def decode(self, latent: Tensor, labels: Tensor | None) -> Tensor:
         known = F.silu(self.first(torch.cat([latent, self.class_vector(labels, latent)], 1)))
-        return torch.tanh(self.picture(self.rest(known))).reshape(-1, 1, self.image_px, self.image_px)
+        return torch.tanh(self.picture(self.rest(known))).reshape(-1, *self.shape)
 
 
 def _dense(widths: Sequence[int]) -> nn.Sequential:
@@ -224,7 +228,7 @@ class VAE(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, images: Tensor, noise: Tensor, labels: Tensor | None) -> tuple[Tensor, Law, Law]:
-        """images: (B, 1, image_px, image_px); noise: (B, latent) of N(0, 1), which chooses in the posterior.
+        """images: (B, planes, image_px, image_px); noise: (B, latent) of N(0, 1), which chooses in the posterior.
 
         Returns what the decoder makes of them, the posteriors, and the priors.
         """

@@ -1,4 +1,4 @@
-"""Adaptive discriminator augmentation (ADA, Karras 2020), for slices of one channel: no colours.
+"""Adaptive discriminator augmentation (ADA, Karras 2020), without its changes of colour: grey levels mean something.
 
 p: the chance of each change. r_t: the mean sign of the critic's score of reals (section 3.1, equation 1); where the
 critic knows its reals too well (r_t above the target) p grows, else it falls. The changes (section 2, appendix B):
@@ -37,7 +37,7 @@ class Adaptation:
         self.p, self._signs = state["p"], list(state["signs"])
 
     def change(self, images: Tensor, draw: torch.Generator) -> Tensor:
-        """(B, 1, rows, columns), differentiable. Nothing is drawn where the recipe asks for no adaptation."""
+        """(B, planes, rows, columns), differentiable. Nothing is drawn where the recipe asks for no adaptation."""
         return images if self._settings is None else changed(images, self.p, draw)
 
     def learn(self, real_scores: Tensor, batch_size: int) -> None:

@@ -22,7 +22,7 @@ from models.networks import pairs
 from models.networks.latent import FromNoise
 from models.training import average, optimisers
 from models.training.adaptive import Adaptation
-from models.training.augmentation import augment, translate_and_cut
+from models.training.augmentation import augment_pictures, translate_and_cut
 from models.training.precision import autocast
 from models.training.session import Session, Stateful
 
@@ -30,12 +30,14 @@ from models.training.session import Session, Stateful
 def train(recipe: AdversarialRecipe, session: Session) -> None:
     """One training, from a session's slices to a run that samples. See `models.training.train`."""
     # Networks, optimisers and running average.
-    on, ranks, classes = session.device, session.ranks, len(session.names)
-    definition = pairs.generator(recipe.network, classes)
+    on, ranks = session.device, session.ranks
+    classes, planes = len(session.names), session.reals.planes
+    definition = pairs.generator(recipe.network, classes, planes)
     generator = networks.build(definition).to(on)
     assert isinstance(generator, FromNoise)
-    critic = pairs.critic(recipe.network, classes).to(on)
+    critic = pairs.critic(recipe.network, classes, planes).to(on)
     kept: FromNoise = average.start(generator)
+    masks = session.reals.mask_planes
     rates, loss, schedule = recipe.optimiser, recipe.loss, recipe.schedule
     for_generator = optimisers.build(generator.parameters(), rates)
     for_critic = optimisers.build(critic.parameters(), rates)
@@ -58,7 +60,7 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
         for turn in range(session.step * rates.critic_steps, (session.step + 1) * rates.critic_steps):
             # Draw reals and noise; the same augmentation policy for reals and fakes.
             real, labels = session.batches.draw(schedule.batch_size, draw)
-            real, _ = augment(real.to(on), None, recipe.augmentation, draw)
+            real = augment_pictures(real.to(on), recipe.augmentation, draw, masks)
             labels = None if labels is None else ranks.share(labels).to(on)
             real, latent = ranks.share(real), ranks.share(generator.noise(schedule.batch_size, draw)).to(on)
 

@@ -121,7 +121,7 @@ class Alarms:
     ) -> None:
         """At every report, before its checkpoint; what is wrong, `sound` says after it.
 
-        fraction: of the training; samples: (n, 1, px, px) in [-1, 1]; spread: see `judge`. beside: what the family
+        fraction: of the training; samples: (n, planes, px, px) in [-1, 1]; spread: see `judge`. beside: what the family
         found wrong by its own measures, as sentences by name; they are said after three reports in a row, too.
         """
         steps, level, right_real, right_fake = self._sums

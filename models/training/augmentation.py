@@ -20,9 +20,20 @@ def augment(
     images: Tensor, masks: Tensor | None, settings: Augmentation, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
     """images: (B, C, rows, columns) float; masks: (B, rows, columns) class numbers, moved with the images (nearest)."""
-    images, masks = _flipped(images, masks, settings, generator)
-    if settings.rotation_degrees or settings.translation or settings.scale:
-        images, masks = _moved(images, masks, settings, generator)
+    images, masks = _moved(*_flipped(images, masks, settings, generator), settings, generator)
+    return _regraded(images, settings, generator), masks
+
+
+def augment_pictures(images: Tensor, settings: Augmentation, generator: torch.Generator, mask_planes: int) -> Tensor:
+    """images: (B, planes, rows, columns) in [-1, 1], the last `mask_planes` of a mask: grey levels are none of its
+    business, it only moves with the image. What comes from outside is -1, air."""
+    images = _moved(*_flipped(images, None, settings, generator), settings, generator, outside=-1.0)[0]
+    graded, drawn = images.tensor_split([images.shape[1] - mask_planes], dim=1)
+    return torch.cat([_regraded(graded, settings, generator), drawn], 1)
+
+
+def _regraded(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Other brightness, contrast and noise for each image."""
     batch = len(images)
     if settings.gain:
         images = images * (1 + settings.gain * _signed((batch, 1, 1, 1), generator, images.device))
@@ -31,7 +42,7 @@ def augment(
     if settings.noise:
         amount = settings.noise * torch.rand((batch, 1, 1, 1), generator=generator).to(images.device)
         images = images + amount * torch.randn(images.shape, generator=generator).to(images.device)
-    return images, masks
+    return images
 
 
 def _signed(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
@@ -51,9 +62,16 @@ def _flipped(
 
 
 def _moved(
-    images: Tensor, masks: Tensor | None, settings: Augmentation, generator: torch.Generator
+    images: Tensor,
+    masks: Tensor | None,
+    settings: Augmentation,
+    generator: torch.Generator,
+    *,
+    outside: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
-    """Rotate, scale and shift about the centre; what comes from outside is 0."""
+    """Rotate, scale and shift about the centre; what comes from outside is `outside`, in masks 0."""
+    if not (settings.rotation_degrees or settings.translation or settings.scale):
+        return images, masks
     batch, device = len(images), images.device
     angle = _signed((batch,), generator, device) * math.radians(settings.rotation_degrees)
     size = 1 + settings.scale * _signed((batch,), generator, device)
@@ -64,7 +82,7 @@ def _moved(
     across = torch.stack([cosine, -sine * rows / columns, shift[:, 0]], 1)
     down = torch.stack([sine * columns / rows, cosine, shift[:, 1]], 1)
     grid = F.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
-    images = F.grid_sample(images, grid, align_corners=False)
+    images = F.grid_sample(images - outside, grid, align_corners=False) + outside
     if masks is not None:
         numbers = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
         masks = numbers[:, 0].to(masks.dtype)

@@ -35,7 +35,7 @@ class Batches:
         return [label for label, count in enumerate(self.counts) if count]
 
     def draw(self, count: int, source: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """(count, 1, px, px), and (count,) class numbers where there are any."""
+        """(count, planes, px, px), and (count,) class numbers where there are any."""
         if not self._of_class:
             return self._images[torch.randint(len(self._images), (count,), generator=source)], None
         which = torch.randint(len(self._of_class), (count,), generator=source)

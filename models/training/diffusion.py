@@ -25,7 +25,7 @@ from models.diffusion_recipe import DiffusionLoss, DiffusionRecipe
 from models.networks.diffusion import Diffusion
 from models.training import average, optimisers
 from models.training.alarms import WaysOut
-from models.training.augmentation import augment
+from models.training.augmentation import augment_pictures
 from models.training.batches import withheld
 from models.training.precision import autocast
 from models.training.session import Session
@@ -48,6 +48,7 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
     denoiser = networks.build(definition).to(on)
     assert isinstance(denoiser, Diffusion)
     kept: Diffusion = average.start(denoiser)
+    masks = session.reals.mask_planes
     rates, schedule = recipe.optimiser, recipe.schedule
     optimiser = torch.optim.Adam(denoiser.parameters(), rates.learning_rate, (rates.beta_1, rates.beta_2))
     alarms = session.watch(WAYS_OUT)
@@ -62,7 +63,7 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
 
         # Draw reals, hide some of their classes, add noise of a random level to each.
         clean, labels = session.batches.draw(schedule.batch_size, draw)
-        clean, _ = augment(clean.to(on), None, recipe.augmentation, draw)
+        clean = augment_pictures(clean.to(on), recipe.augmentation, draw, masks)
         labels = withheld(labels, recipe.loss.label_dropout, classes, draw)
         sigma = noise_levels(schedule.batch_size, recipe.loss, draw).to(on)
         noisy = clean + sigma[:, None, None, None] * torch.randn(clean.shape, generator=draw).to(on)
@@ -97,15 +98,17 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
 
 
 def definition_of(recipe: DiffusionRecipe, classes: int, reals: Tensor) -> dict[str, Any]:
-    """`network_def` of the bundle: denoiser, sampler, and the mean and deviation of the training reals' pixels."""
-    pixels = reals.double()
+    """`network_def` of the bundle: denoiser, sampler, and the mean and deviation of the training reals' planes."""
+    planes = reals.double().transpose(0, 1).flatten(1)
+    means = [round(float(mean), 4) for mean in planes.mean(1)]
+    deviations = [max(round(float(deviation), 4), FLATTEST) for deviation in planes.std(1)]
     chosen = recipe.sampler.model_dump(exclude={"kind"})
     return {
         "_target_": "models.networks.diffusion.Diffusion",
         **recipe.network.model_dump(mode="json"),
         "classes": classes,
-        "data_mean": round(float(pixels.mean()), 4),
-        "sigma_data": max(round(float(pixels.std()), 4), FLATTEST),
+        "data_mean": means[0] if len(means) == 1 else means,
+        "sigma_data": deviations[0] if len(means) == 1 else deviations,
         "sampler": recipe.sampler.kind,
         **chosen,
     }
@@ -116,7 +119,9 @@ def noise_levels(count: int, loss: DiffusionLoss, source: torch.Generator) -> Te
     return (loss.mean_log_sigma + loss.deviation_log_sigma * torch.randn(count, generator=source)).exp()
 
 
-def weighted_error(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
-    """The mean over images (B, 1, rows, columns), each weighted by its level (B,): Karras 2022, table 1."""
-    weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-    return (weight * (denoised - clean).square().flatten(1).mean(1)).mean()
+def weighted_error(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: Tensor | float) -> Tensor:
+    """The mean over images (B, planes, rows, columns), each plane weighted by its deviation (planes, 1, 1) and by the
+    level (B,): Karras 2022, table 1."""
+    level = sigma[:, None, None, None]
+    weight = (level**2 + sigma_data**2) / (level * sigma_data) ** 2
+    return (weight * (denoised - clean).square()).mean()

@@ -27,7 +27,7 @@ SAMPLES = 256
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Samples of fixed seeds. images: (count, 1, px, px) on the CPU; labels: (count,), where there are classes."""
+    """Samples of fixed seeds. images: (count, planes, px, px) on the CPU; labels: (count,), where there are classes."""
 
     images: Tensor
     labels: Tensor | None
@@ -44,7 +44,7 @@ class Judge:
     def __init__(self, reals: Squares, unseen: Squares, present: list[int], samples: int = SAMPLES) -> None:
         if len(unseen.images) < 2:
             raise Rejected("validation has fewer than two slices above minimum_signal; nothing can be compared with it")
-        self._features = RandomFeatures()
+        self._features = RandomFeatures(reals.planes)
         self._present = present
         of_unseen, of_reals = (self._features(each.images[_some(each)]) for each in (unseen, reals))
         # On all reals: a few unseen patients may differ so little in some feature that it would rule the distance.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from dicom_io.cohort import Cohort
+from dicom_io.cohort import Channel, Cohort, Item
 from dicom_io.errors import Rejected
 from models import cases, domain
 from models.cases import Case, Squares
@@ -37,12 +38,89 @@ def read(cohort: Cohort, split: str, recipe: GenerationBase, image_px: int) -> t
     """A split's cases, and its slices as the networks see them, with labels where the recipe is conditional.
 
     Raises:
-        Rejected: the recipe is conditional and the cohort has no labels, or no slice is left.
+        Rejected: the recipe is conditional and the cohort has no labels, asks for channels or masks that the cohort has
+            not, or no slice is left.
     """
+    if recipe.mask and len(cohort.labels) < 2:
+        raise Rejected(f"mask: cohort {cohort.name!r} has no labels that a mask could show; set it to false")
     if recipe.conditional and not cohort.labels:
         raise Rejected(f"conditional: cohort {cohort.name!r} has no labels; set it to false, or import it with labels")
-    found = cases.load(cohort, cohort.splits[split], input_chain(recipe), masks=False, labels=recipe.conditional)
-    return found, cases.squares(found, image_px, recipe.minimum_signal)
+    wanted = View(recipe.channels, cohort.labels[1:] if recipe.mask else (), recipe.only, recipe.conditional)
+    return wanted.read(cohort, cohort.splits[split], input_chain(recipe), image_px, recipe.minimum_signal)
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a cohort's slices is looked at, in training as in evaluation.
+
+    channels: by name, the first for None. mask_labels: that are drawn beside them. only: slices of this label.
+    labelled: slices with their class numbers.
+    """
+
+    channels: tuple[str, ...] | None
+    mask_labels: tuple[str, ...]
+    only: str | None
+    labelled: bool
+
+    def read(
+        self,
+        cohort: Cohort,
+        items: Sequence[Item],
+        chain: Sequence[Mapping[str, Any]],
+        image_px: int,
+        minimum_signal: float,
+    ) -> tuple[list[Case], Squares]:
+        """Cases, and their slices of `image_px` as the networks see them.
+
+        Raises:
+            Rejected: the cohort has no such channel, label or mask, or no slice is left.
+        """
+        if self.mask_labels and self.mask_labels != cohort.labels[1:]:
+            raise Rejected(
+                f"masks of cohort {cohort.name!r} show {', '.join(cohort.labels[1:]) or 'nothing'}, not "
+                f"{', '.join(self.mask_labels)}; take one with the same labels"
+            )
+        if self.only is not None and self.only not in cohort.labels:
+            raise Rejected(
+                f"only: cohort {cohort.name!r} has no label {self.only!r}, only {', '.join(cohort.labels) or 'none'}"
+            )
+        number = None if self.only is None else cohort.labels.index(self.only)
+        labelled = self.labelled or number is not None
+        found = cases.load(cohort, items, chain, masks=bool(self.mask_labels), labels=labelled)
+        return found, cases.squares(
+            found,
+            image_px,
+            minimum_signal,
+            channels=numbers_of(self.channels, cohort),
+            mask_planes=len(self.mask_labels),
+            only=number,
+        )
+
+
+def numbers_of(names: Sequence[str] | None, cohort: Cohort) -> list[int]:
+    """The cohort's channels of these names; the first for None.
+
+    Raises:
+        Rejected: the cohort has no such channel, or channels differ in units, so that one pixel_range cannot fit them.
+    """
+    known = [channel.name for channel in cohort.channels]
+    if names is None:
+        return [0]
+    for name in names:
+        if name not in known:
+            raise Rejected(f"channels: cohort {cohort.name!r} has no {name!r}, only {', '.join(known)}")
+    return [known.index(name) for name in names]
+
+
+def _units(recipe: GenerationBase, chosen: Sequence[Channel]) -> str:
+    """Of what is made; pictures are scaled by one range, so that all channels have the same."""
+    units = {channel.units for channel in chosen}
+    if recipe.preprocessing:
+        return "1"
+    if len(units) > 1:
+        names = ", ".join(f"{channel.name} in {channel.units}" for channel in chosen)
+        raise Rejected(f"channels: {names} have no pixel_range in common; bring them onto one scale by preprocessing")
+    return chosen[0].units
 
 
 def few_patients(reals: Squares, names: Sequence[str]) -> list[str]:
@@ -69,18 +147,23 @@ def description(
     images_seen: int,
     label_slices: tuple[int, ...],
 ) -> Description:
-    """What sampling needs beside the network: range, units, spacing, and which labels there were slices of."""
+    """What sampling needs beside the network: range, units, spacing, what its planes are, and which labels there were
+    slices of."""
+    chosen = tuple(cohort.channels[number] for number in numbers_of(recipe.channels, cohort))
     return Description(
         name=recipe.name,
         task="generation",
         labels=cohort.labels,
-        channels=cohort.channels[:1],
+        channels=chosen,
         domain=domain.observed([case.source for case in training], cohort.channels),
         saw=summary.saw(recipe, cohort, data_hash, training, images_seen),
         pixel_range=recipe.pixel_range,
-        units="1" if recipe.preprocessing else cohort.channels[0].units,
-        spacing_mm=cases.square_spacing_mm(training, image_px),
+        units=_units(recipe, chosen),
+        spacing_mm=cases.square_spacing_mm(training, recipe.served_px or image_px),
         minimum_signal=recipe.minimum_signal,
         audit_samples=recipe.audit_samples,
         label_slices=label_slices,
+        only_label=recipe.only,
+        served_px=recipe.served_px,
+        mask_labels=cohort.labels[1:] if recipe.mask else (),
     )

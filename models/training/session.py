@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from dicom_io.cohort import Cohort
+from dicom_io.cohort import COLOURS, Cohort
 from dicom_io.errors import Rejected
 from models import version
 from models.draws import Draws
@@ -80,7 +80,7 @@ class Session:
         self.clock = Clock(recipe.schedule, minutes, ranks.same)
         told = progress if ranks.first else None
         self.journal = Journal(run, recipe, cohort, self.clock, told, resume, writes=ranks.first)
-        self._strip = Strip(run, recipe.name, recipe.seed, len(self.batches.present))
+        self._strip = Strip(run, recipe.name, recipe.seed, len(self.batches.present), recipe.channels == COLOURS)
         self.alarms = self.watch()
         self._stateful: dict[str, Stateful] = {}
         self.step, self.images_seen = 0, 0
@@ -127,7 +127,8 @@ class Session:
             if isinstance(each, nn.Module) and each.training:
                 self.ranks.spread(each)
                 if self._compiled:
-                    each.compile()
+                    # With torch's own random numbers, so that dropout is the same with and without.
+                    each.compile(options={"fallback_random": True})
         for sentence in pictures.few_patients(self.reals, self.names):
             self.journal.warn(sentence)
 

@@ -12,18 +12,19 @@ PICTURES = 16
 
 
 class Strip:
-    """One run's sheets. classes: as many columns as there are, so that a column is a class; 0 makes a square."""
+    """One run's sheets. classes: as many columns as there are, so that a column is a class; 0 makes a square. colour:
+    the planes are red, green and blue."""
 
-    def __init__(self, run: Path, model: str, seed: int, classes: int) -> None:
-        self._run, self._model, self._seed = run, model, seed
+    def __init__(self, run: Path, model: str, seed: int, classes: int, colour: bool = False) -> None:
+        self._run, self._model, self._seed, self._colour = run, model, seed, colour
         self._across = classes or None
         self._count = classes * max(2, PICTURES // classes) if classes else PICTURES
         self._frames = run / "frames"
 
     def add(self, images: Tensor, images_seen: int, progress: float) -> None:
-        """images: (n, 1, px, px) in [-1, 1], classes in turn. A run that goes on writes the same names again."""
+        """images: (n, planes, px, px) in [-1, 1], classes in turn. A run that goes on writes the same names again."""
         self._frames.mkdir(exist_ok=True)
-        shown = images[: self._count, 0].numpy()
+        shown = images[: self._count].numpy()
         for path, fraction in (
             (self._run / "samples.png", None),
             (self._frames / f"{images_seen:012d}.png", progress),
@@ -34,6 +35,7 @@ class Strip:
                 path,
                 model=self._model,
                 seed=self._seed,
+                colour=self._colour,
                 across=self._across,
                 progress=fraction,
             )

@@ -23,7 +23,7 @@ from models.generator import source_of
 from models.networks.vae import VAE, ConvolutionalEncoder, Decoder, DenseEncoder, Law
 from models.training import average, optimisers
 from models.training.alarms import WaysOut
-from models.training.augmentation import augment
+from models.training.augmentation import augment_pictures
 from models.training.batches import withheld
 from models.training.judge import AT_MOST
 from models.training.precision import autocast
@@ -43,10 +43,12 @@ WAYS_OUT = WaysOut(
 def train(recipe: VariationalRecipe, session: Session) -> None:
     """One training, from a session's slices to a run that samples. See `models.training.train`."""
     # Network, optimiser and running average.
-    on, ranks, classes = session.device, session.ranks, len(session.names)
-    definition = decoder(recipe, classes)
-    vae = VAE(encoder(recipe, classes), built(definition)).to(on)
+    on, ranks = session.device, session.ranks
+    classes, planes = len(session.names), session.reals.planes
+    definition = decoder(recipe, classes, planes)
+    vae = VAE(encoder(recipe, classes, planes), built(definition)).to(on)
     kept = average.start(vae)
+    masks = session.reals.mask_planes
     rates, loss, schedule = recipe.optimiser, recipe.loss, recipe.schedule
     optimiser = torch.optim.AdamW(vae.parameters(), lr=rates.learning_rate, weight_decay=rates.weight_decay)
     alarms = session.watch(WAYS_OUT)
@@ -64,7 +66,7 @@ def train(recipe: VariationalRecipe, session: Session) -> None:
 
         # Draw slices and what the encoder is told of them: a noisy image, and a class that may be withheld.
         real, labels = session.batches.draw(schedule.batch_size, draw)
-        real, _ = augment(real.to(on), None, recipe.augmentation, draw)
+        real = augment_pictures(real.to(on), recipe.augmentation, draw, masks)
         told = withheld(labels, 1.0 if stage == "pretraining" else loss.label_dropout, classes, draw)
         told = None if told is None else ranks.share(told).to(on)
         noisy = real + loss.image_noise * torch.randn(real.shape, generator=draw).to(on) if loss.image_noise else real
@@ -109,11 +111,12 @@ def train(recipe: VariationalRecipe, session: Session) -> None:
     session.leave(definition)
 
 
-def decoder(recipe: VariationalRecipe, classes: int) -> dict[str, Any]:
+def decoder(recipe: VariationalRecipe, classes: int, planes: int = 1) -> dict[str, Any]:
     """`network_def` of the bundle. classes: 0 is an unlabelled one."""
     settings = recipe.network.model_dump(mode="json", exclude={"kind"})
+    several = {"planes": planes} if planes > 1 else {}
     name = "ConvolutionalDecoder" if isinstance(recipe.network, ConvolutionalVAE) else "DenseDecoder"
-    return {"_target_": f"models.networks.vae.{name}", **settings, "classes": classes}
+    return {"_target_": f"models.networks.vae.{name}", **settings, "classes": classes, **several}
 
 
 def built(definition: dict[str, Any]) -> Decoder:
@@ -127,14 +130,14 @@ def fixed(law: Law) -> Law:
     return law[0].detach(), law[1].detach()
 
 
-def encoder(recipe: VariationalRecipe, classes: int) -> nn.Module:
+def encoder(recipe: VariationalRecipe, classes: int, planes: int = 1) -> nn.Module:
     """The half that is not released, with fresh weights."""
     chosen = recipe.network
     if isinstance(chosen, ConvolutionalVAE):
         return ConvolutionalEncoder(
-            chosen.image_px, chosen.features, chosen.latent, chosen.blocks, chosen.links, classes
+            chosen.image_px, chosen.features, chosen.latent, chosen.blocks, chosen.links, classes, planes
         )
-    return DenseEncoder(chosen.image_px, chosen.widths, chosen.latent, classes)
+    return DenseEncoder(chosen.image_px, chosen.widths, chosen.latent, classes, planes)
 
 
 class Sums:

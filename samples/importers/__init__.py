@@ -17,6 +17,7 @@ from samples.importers import (
     pet_regions,
     pet_sarcoma,
     phantom_folders,
+    slides,
     wmh_challenge,
 )
 from samples.importers.by_patient import Progress
@@ -61,6 +62,17 @@ IMPORTERS = {
             phantom_folders.breast_pet_lesions,
         ),
         Importer(
+            "histology-phantoms",
+            "our slides: PATIENT/dicom/*.dcm, PATIENT/truth/segmentation.dcm; tiles at 5x, carcinoma or not",
+            phantom_folders.histology,
+        ),
+        Importer(
+            "slide-tiles",
+            "whole slides in DICOM, any folders, patients by Patient ID; tiles of the level near 5x, with tiled SEG "
+            "(segments named carcinoma or tumour) for classifiers, without for generators",
+            slides.tiles,
+        ),
+        Importer(
             "idc-patches",
             "breast histology: PATIENT/{0,1}/PATIENT_idx5_xX_yY_classC.png; one stack of patches per patient",
             idc_patches.patches,
@@ -71,6 +83,11 @@ IMPORTERS = {
             brain_tumour.folders,
         ),
         Importer("mini-mias", "mdbNNN.pgm beside Info.txt or labels.csv; normal, benign or malignant", mini_mias.films),
+        Importer(
+            "mini-mias-patches",
+            "the same, for generators: squares of breast of 64 x 64 pixels of 0.4 mm, without labels",
+            mini_mias.patches,
+        ),
         Importer(
             "ddsm",
             "CASE/*.ics with *.VIEW.OVERLAY and pictures *.VIEW.png or .tif (the LJPEG originals cannot be decoded)",

@@ -22,10 +22,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from dicom_io import cohort as cohorts
-from dicom_io.cohort import Channel, Cohort, Item
+from dicom_io.cohort import Cohort, Item
 from dicom_io.errors import Rejected
 from dicom_io.pseudonym import pseudonym
-from dicom_io.volume import Volume
+from dicom_io.volume import Source, Volume
 from samples.importers import pictures
 from samples.importers.by_patient import Plan, Progress, gather, split
 
@@ -33,11 +33,13 @@ UInt8 = npt.NDArray[np.uint8]
 
 SIDE = 50
 WHITE = 255
-CHANNELS = tuple(Channel(name, "SM", "1") for name in ("red", "green", "blue"))
+CHANNELS = cohorts.colour_channels("SM")
 # Of a label map: where no patch was.
 NO_PATCH = -1
 # Of labels 0, 1 and -1, red, green and blue.
 _COLOURS = np.array([(90, 160, 220), (220, 60, 60), (WHITE, WHITE, WHITE)], np.uint8)
+# A picture that says it is synthetic is no DICOM object, and has no UID.
+_SYNTHETIC = Source("", "", "", synthetic=True)
 _NAME = re.compile(r"(?P<slide>.+)_x(?P<x>\d+)_y(?P<y>\d+)_class(?P<label>[01])\.png")
 
 
@@ -136,8 +138,11 @@ def _items(source: Path, out: Path, key: bytes, patient: str) -> list[Item]:
     found = patches_of(source / patient)
     pixels, filled = _stack(found)
     name = pseudonym(key, patient, prefix="P")
+    made_from = (_SYNTHETIC,) if any(pictures.says_synthetic(patch.path) for patch in found) else ()
     volumes = {
-        channel.name: Volume(np.ascontiguousarray(pixels[..., number], np.float32), np.eye(4), "", "1")
+        channel.name: Volume(
+            np.ascontiguousarray(pixels[..., number], np.float32), np.eye(4), "", "1", made_from=made_from
+        )
         for number, channel in enumerate(CHANNELS)
     }
     item = cohorts.add_volume(

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from dicom_io import cohort as cohorts
-from dicom_io import nifti, series
+from dicom_io import dataset, nifti, series, slide_segmentation
 from dicom_io.cohort import Channel, Cohort, Item, Task
 from dicom_io.errors import Rejected
 from dicom_io.pseudonym import hidden_projection, hidden_volume, pseudonym
+from dicom_io.slide import Slide
 from dicom_io.volume import Volume
+from samples.importers import slides
 from samples.importers.pet_sarcoma import only_volume
+from samples.phantoms.tissue import CARCINOMA
 
 Progress = Callable[[int, int, str], None]
 Items = Callable[[Path, Path, bytes], list[Item]]
@@ -47,6 +50,13 @@ def breast_pet_lesions(source: Path, out: Path, key: bytes, progress: Progress) 
     channels = (Channel("PET", "PT", "g/ml{SUVbw}"),)
     return _cohort(
         "breast-pet-lesions", "classification", ("normal", "lesion"), channels, _pet_slices, source, out, key, progress
+    )
+
+
+def histology(source: Path, out: Path, key: bytes, progress: Progress) -> Cohort:
+    """Tiles of slides in colour with a label each, carcinoma or not, for image classifiers."""
+    return _cohort(
+        "histology-phantoms", "classification", slides.LABELS, slides.CHANNELS, _tiles, source, out, key, progress
     )
 
 
@@ -127,6 +137,17 @@ def _views(home: Path, out: Path, key: bytes) -> list[Item]:
         )
         for entry in series.volumes([home / "dicom"]).projections
     ]
+
+
+def _tiles(home: Path, out: Path, key: bytes) -> list[Item]:
+    path = home / "truth" / "segmentation.dcm"
+    if not path.is_file():
+        raise Rejected(f"{home} has no truth/segmentation.dcm; make phantoms with samples.phantoms")
+    truth = slide_segmentation.read(dataset.read(path))
+    patient = pseudonym(key, home.name, prefix="P")
+    with Slide([home / "dicom"]) as slide:
+        (level,) = slide.levels
+        return slides.tiles_of(slide, level, truth == CARCINOMA, out, key, patient, patient, _provenance())
 
 
 def _label(labels: Mapping[str, str], sop_instance_uid: str) -> str:

@@ -46,6 +46,15 @@ def colour(path: Path) -> npt.NDArray[np.uint8]:
         raise _unreadable(path, error) from error
 
 
+def says_synthetic(path: Path) -> bool:
+    """Whether a PNG says of itself that it is synthetic, as ours do (text Synthetic=YES). Raises UndecodablePixels."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Synthetic") == "YES"
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
 def add_mask(out: Path, item: Item, mask: npt.NDArray[Any]) -> Item:
     """The item with masks/NAME.nii.gz of one slice beside its picture. mask: (rows, columns) of label numbers.
 

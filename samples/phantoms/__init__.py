@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from samples.phantoms import brain_mr, breast_pet, mammography
+from samples.phantoms import brain_mr, breast_pet, histology, mammography
 from samples.phantoms.patient import KINDS, Kind
 from samples.phantoms.study import PhantomStudy, read
 
@@ -22,7 +22,8 @@ def write_patients(
     """Write `count` patients of one kind below `folder`, one study each; they are all different.
 
     The mixture is fixed, so that small sets hold everything: in breast PET each third patient has no lesion; mammograms
-    go round mass, calcification, normal, and each fourth patient, from the second on, is stored as MONOCHROME1.
+    go round mass, calcification, normal, and each fourth patient, from the second on, is stored as MONOCHROME1; each
+    fourth slide has no carcinoma.
 
     Raises:
         ValueError: an unknown kind, a negative seed, or more than 1000 patients (they would be those of seed + 1).
@@ -39,6 +40,8 @@ def _patient(kind: Kind, index: int, folder: Path, seed: int, synthetic: bool) -
         return brain_mr.study(seed, folder, synthetic=synthetic)
     if kind == "breast-pet":
         return breast_pet.study(seed, folder, lesions=index % 3 != 2, synthetic=synthetic)
+    if kind == "histology":
+        return histology.study(seed, folder, carcinoma=index % 4 != 3, synthetic=synthetic)
     return mammography.study(
         seed,
         folder,

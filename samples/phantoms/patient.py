@@ -10,12 +10,13 @@ from typing import Literal
 
 import numpy as np
 
-Kind = Literal["brain-mr", "breast-pet", "mammography"]
-KINDS: tuple[Kind, ...] = ("brain-mr", "breast-pet", "mammography")
+Kind = Literal["brain-mr", "breast-pet", "mammography", "histology"]
+# New ones go last: the place in this row is part of what a seed draws.
+KINDS: tuple[Kind, ...] = ("brain-mr", "breast-pet", "mammography", "histology")
 
 # Own name space: the UID of a phantom can never meet that of a result or of another tool's object.
 _NAMES = uuid.uuid5(uuid.NAMESPACE_URL, "https://mirall.invalid/phantoms")
-_SHORT = {"brain-mr": "MR", "breast-pet": "PT", "mammography": "MG"}
+_SHORT = {"brain-mr": "MR", "breast-pet": "PT", "mammography": "MG", "histology": "SM"}
 _GIVEN_NAMES = {
     "F": ("Alba", "Berta", "Clara", "Dora", "Elsa", "Frida", "Greta", "Hilda", "Irma", "Judit", "Karla", "Lola"),
     "M": ("Arno", "Bruno", "Carlo", "Dario", "Emil", "Fabio", "Gino", "Hugo", "Ivo", "Jordi", "Karl", "Leo"),

@@ -4,6 +4,7 @@ folder/<patient>/dicom/*.dcm
 folder/<patient>/truth/truth.json       what was put where; paths are relative to the truth folder
 folder/<patient>/truth/mask.nii.gz      lesions on the images' grid (brain MR, breast PET)
 folder/<patient>/truth/suv.nii.gz       SUVbw without noise (breast PET)
+folder/<patient>/truth/segmentation.dcm carcinoma and other tissue, as SEG on the slide (histology)
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ class PhantomStudy:
         """Lesion mask (1 inside) on the grid of the images; only where truth names a mask."""
         return self.truth_folder / str(self.truth["mask"])
 
+    @property
+    def segmentation_path(self) -> Path:
+        """The truth as SEG; only where truth names a segmentation."""
+        return self.truth_folder / str(self.truth["segmentation"])
+
 
 def write(
     acquisition: Acquisition,
@@ -52,8 +58,12 @@ def write(
     files: Mapping[str, bytes],
     truth: Mapping[str, Any],
     volumes: Mapping[str, Volume],
+    documents: Mapping[str, bytes] | None = None,
 ) -> PhantomStudy:
-    """Write one study below `folder`. files: name -> bytes. volumes: name -> Volume, written as truth/<name>.nii.gz."""
+    """Write one study below `folder`. files: name -> bytes. volumes: name -> Volume, written as truth/<name>.nii.gz.
+
+    documents: name -> bytes of other files of the truth, which names them by their stem.
+    """
     home = folder / acquisition.patient.patient_id
     for part in ("dicom", "truth"):
         (home / part).mkdir(parents=True, exist_ok=True)
@@ -69,7 +79,10 @@ def write(
         "synthetic": acquisition.synthetic,
         **truth,
         **{name: f"{name}.nii.gz" for name in volumes},
+        **{Path(name).stem: name for name in documents or {}},
     }
+    for name, raw in (documents or {}).items():
+        (home / "truth" / name).write_bytes(raw)
     for name, volume in volumes.items():
         nifti.write(volume, home / "truth" / f"{name}.nii.gz")
     (home / "truth" / "truth.json").write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")

@@ -13,6 +13,8 @@ from dicom_io.cohort import (
     Item,
     add_projection,
     add_volume,
+    colour_channels,
+    is_colour,
     load,
     load_image,
     load_mask,
@@ -76,6 +78,26 @@ def test_projections_come_back_with_a_channel_axis(tmp_path):
     assert isinstance(back, Projection)
     np.testing.assert_array_equal(back.pixels, projection.pixels[None])
     assert (back.laterality, back.view, item.geometry["kind"]) == ("L", "CC", "projection")
+
+
+def test_a_projection_in_colour_is_one_file_and_comes_back_with_its_colours_as_channels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 9, 5)).astype(np.float32)
+    item = add_projection(tmp_path, "t1", Projection(pixels, "1", spacing_mm=(0.002, 0.003)), "p1", channel="colour")
+    cohort = replace(_cohort(tmp_path, training=(item,)), channels=colour_channels("SM"))
+    save(cohort)
+
+    read = load(tmp_path)
+    back = load_image(read, read.training[0])
+
+    assert item.images == ("images/t1_colour.nii.gz",)
+    assert item.geometry == {"kind": "projection", "shape": [9, 5], "spacing_mm": [0.002, 0.003]}
+    np.testing.assert_array_equal(back.pixels, pixels)
+    assert [(channel.name, channel.modality) for channel in read.channels] == [
+        ("red", "SM"),
+        ("green", "SM"),
+        ("blue", "SM"),
+    ]
+    assert is_colour(read.channels) and not is_colour(_cohort(tmp_path).channels)
 
 
 def test_a_mask_on_another_grid_is_refused(volume, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dicom_io import contact_sheet
-from dicom_io.cohort import Channel, Cohort, add_projection, add_volume
+from dicom_io.cohort import Channel, Cohort, add_projection, add_volume, colour_channels
 from dicom_io.errors import Rejected
 from dicom_io.picture import PALETTE
 from dicom_io.volume import Projection, Volume
@@ -47,6 +47,16 @@ def test_each_split_and_class_has_a_row_and_a_row_has_at_most_so_many_tiles(tmp_
     ]
     assert tall.shape[1] == 2 * (contact_sheet.TILE_PX + 8) + 8
     assert 2.5 < tall.shape[0] / short.shape[0] < 3.5
+
+
+def test_a_picture_in_colour_is_shown_in_its_colours(tmp_path):
+    pixels = np.arange(3 * 40 * 25, dtype=np.float32).reshape(3, 40, 25) % 251
+    item = add_projection(tmp_path, "t", Projection(pixels, "1"), "t", channel="colour", label=0)
+    cohort = replace(cohort_of(tmp_path, training=(item,)), channels=colour_channels("SM"))
+
+    shown = contact_sheet._tile(cohort, item, None).picture
+
+    np.testing.assert_array_equal(shown[2::4, 2::4], np.moveaxis(pixels, 0, -1))
 
 
 def test_pictures_of_any_brightness_are_shown_alike(tmp_path):

@@ -33,7 +33,7 @@ def test_a_seed_names_its_pictures(maker):
 
 def test_values_come_in_the_units_and_range_that_were_trained_on(maker):
     samples = maker.sample(4, seed=1)
-    assert samples.dtype == np.float32 and samples.shape == (4, 16, 16)
+    assert samples.dtype == np.float32 and samples.shape == (4, 1, 16, 16)
     assert maker.units == "g/ml{SUVbw}" and maker.pixel_range == (0.0, 10.0)
     assert samples.min() >= 0 and samples.max() <= 10
 
@@ -69,7 +69,7 @@ def test_a_picture_is_the_network_s_answer_to_the_noise_of_seed_and_number(maker
     source = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     with torch.inference_mode():
         image = maker.network(torch.randn(16, generator=source)[None])[0, 0].numpy()
-    np.testing.assert_array_equal(maker.sample(3, seed=5)[2], ((image + 1) / 2 * 10).astype(np.float32))
+    np.testing.assert_array_equal(maker.sample(3, seed=5)[2, 0], ((image + 1) / 2 * 10).astype(np.float32))
 
 
 def test_a_predictor_is_no_generator(segmenter):

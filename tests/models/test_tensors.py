@@ -9,7 +9,10 @@ import pytest
 import torch
 from toy_images import blob_volume, projection
 
+from dicom_io import cohort as cohorts
+from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
+from dicom_io.volume import Projection
 from models.tensors import from_metatensor, to_metatensor
 
 
@@ -18,6 +21,19 @@ def test_a_tensor_is_channel_first_with_axes_slice_row_column():
     assert tuple(to_metatensor(volume).shape) == volume.voxels.shape
     assert tuple(to_metatensor(mask).shape) == (1, *mask.voxels.shape)
     np.testing.assert_array_equal(to_metatensor(volume).numpy(), volume.voxels)
+
+
+def test_a_projection_in_colour_from_a_cohort_is_a_tensor_of_three_channels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 9, 5)).astype(np.float32)
+    tile = Projection(pixels, "1", spacing_mm=(0.002, 0.003))
+    item = cohorts.add_projection(tmp_path, "t", tile, "p", channel="colour")
+    made = Cohort(tmp_path, "made", "generation", (), cohorts.colour_channels("SM"), {"training": (item,)})
+
+    tensor = to_metatensor(cohorts.load_image(made, item))
+
+    np.testing.assert_array_equal(tensor.numpy(), pixels)
+    assert len(made.channels) == len(tensor)
+    np.testing.assert_allclose(np.diag(tensor.affine), [0.002, 0.003, 1, 1])
 
 
 def test_the_affine_of_a_tensor_is_ras_where_the_volume_is_lps():

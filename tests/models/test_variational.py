@@ -347,7 +347,7 @@ def sided(spots: Cohort, tmp_path_factory: pytest.TempPathFactory) -> generator.
 
 def brighter_side(samples: np.ndarray) -> np.ndarray:
     """1 where the right half is the brighter one."""
-    return (samples[..., PX // 2 :].mean((1, 2)) > samples[..., : PX // 2].mean((1, 2))).astype(int)
+    return (samples[..., PX // 2 :].mean((1, 2, 3)) > samples[..., : PX // 2].mean((1, 2, 3))).astype(int)
 
 
 def test_a_conditional_generator_makes_what_it_is_asked_for(sided):
@@ -359,7 +359,7 @@ def test_a_conditional_generator_makes_what_it_is_asked_for(sided):
 def test_a_sample_depends_on_nothing_but_seed_number_and_label(sided):
     many = sided.sample(6, 5, "right")
     np.testing.assert_array_equal(many[:2], sided.sample(2, 5, "right"))
-    assert many.shape == (6, PX, PX) and many.min() >= 0 and many.max() <= 255
+    assert many.shape == (6, 1, PX, PX) and many.min() >= 0 and many.max() <= 255
     assert not np.array_equal(many, sided.sample(6, 5, "left"))
 
 

@@ -376,7 +376,7 @@ def generated(slice_generator, tmp_path_factory) -> list[Made]:
 
 
 def test_generated_frames_are_the_samples_of_the_seed_within_half_a_step(generated, slice_generator):
-    samples = generator.load(slice_generator.folder).sample(70, 7)
+    samples = generator.load(slice_generator.folder).sample(70, 7)[:, 0]
     datasets = [dcmread(each.path) for each in generated]
     assert [int(ds.NumberOfFrames) for ds in datasets] == [64, 6]
     frames = np.concatenate([secondary_capture.read_back(ds) for ds in datasets])
@@ -411,7 +411,7 @@ def test_png_files_say_in_words_and_in_text_chunks_that_they_are_synthetic(slice
     model = generator.load(slice_generator.folder)
     assert model.audit_id
     assert len({path.name for path in written}) == 3
-    for path, sample in zip(written, model.sample(3, 7), strict=True):
+    for path, sample in zip(written, model.sample(3, 7)[:, 0], strict=True):
         with Image.open(path) as image:
             assert image.text == {"Synthetic": "YES", "Model": "toy-maker:1", "Seed": "7", "AuditID": model.audit_id}
             pixels = np.asarray(image)
@@ -423,7 +423,7 @@ def test_nifti_files_say_in_header_and_sidecar_that_they_are_synthetic(slice_gen
     written = pipeline.generate_files(slice_generator.folder, tmp_path, n=2, seed=7, label=None, form="nifti")
     model = generator.load(slice_generator.folder)
     assert len(written) == 2
-    for number, (path, sample) in enumerate(zip(written, model.sample(2, 7), strict=True)):
+    for number, (path, sample) in enumerate(zip(written, model.sample(2, 7)[:, 0], strict=True)):
         header = nibabel.load(path)
         assert header.header["descrip"].item() == b"Synthetic=YES"
         np.testing.assert_array_equal(np.asarray(header.dataobj).squeeze(), sample.T)

@@ -20,7 +20,7 @@ from dicom_io.errors import Rejected
 from dicom_io.pseudonym import pseudonym
 from dicom_io.volume import Projection, Volume
 from samples.importers import IMPORTERS, pet_sarcoma
-from samples.phantoms import PhantomStudy, write_patients
+from samples.phantoms import KINDS, PhantomStudy, write_patients
 
 KEY = b"a key that only these tests know"
 PHANTOMS = {
@@ -28,6 +28,7 @@ PHANTOMS = {
     "mammography-phantoms": "mammography",
     "breast-pet-phantoms": "breast-pet",
     "breast-pet-lesions": "breast-pet",
+    "histology-phantoms": "histology",
 }
 Import = Callable[[str], Cohort]
 
@@ -36,7 +37,7 @@ Import = Callable[[str], Cohort]
 def patients(tmp_path_factory) -> dict[str, tuple[Path, list[PhantomStudy]]]:
     """Three patients of each kind: the fewest that a split by patient takes."""
     made = {}
-    for kind in ("brain-mr", "breast-pet", "mammography"):
+    for kind in KINDS:
         folder = tmp_path_factory.mktemp(kind)
         made[kind] = (folder, write_patients(kind, 3, folder, seed=4))
     return made

@@ -13,9 +13,23 @@ import pytest
 from pydicom import Dataset, dcmread
 from scipy import ndimage
 
-from dicom_io import magnetic_resonance, nifti, series
+from dicom_io import magnetic_resonance, nifti, series, slide_segmentation
 from dicom_io.mammography import projection
-from samples.phantoms import KINDS, Kind, PhantomStudy, brain_mr, breast_pet, mammography, read, write_patients
+from dicom_io.slide import Slide
+from samples.phantoms import (
+    KINDS,
+    Kind,
+    PhantomStudy,
+    brain_mr,
+    breast_pet,
+    histology,
+    idc_layout,
+    mammography,
+    read,
+    stain,
+    tissue,
+    write_patients,
+)
 
 # dciodvfy of 2022 is older than Synthetic Data (0008,001C), which came with CP-2024; it knows no later attribute.
 UNKNOWN_TO_DCIODVFY = "recognized standard attribute - (0x0008,0x001c)"
@@ -92,7 +106,10 @@ def test_patients_share_no_uid_and_no_pixels(kind: Kind, patients: dict[Kind, li
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_patients_differ_in_size_and_no_picture_is_square(kind: Kind, patients: dict[Kind, list[PhantomStudy]]) -> None:
-    sizes = [(dcmread(study.files[0]).Rows, dcmread(study.files[0]).Columns) for study in patients[kind]]
+    headers = [dcmread(study.files[0], stop_before_pixels=True) for study in patients[kind]]
+    # Rows and columns of a slide are those of its tiles.
+    whole = "TotalPixelMatrix" if kind == "histology" else ""
+    sizes = [(ds[f"{whole}Rows"].value, ds[f"{whole}Columns"].value) for ds in headers]
     assert len(set(sizes)) > 1
     assert all(rows != columns for rows, columns in sizes)
 
@@ -122,7 +139,7 @@ def test_a_study_read_back_is_the_study_that_was_written(kind: Kind, patients: d
 
 
 def test_a_wrong_request_says_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="brain-mr, breast-pet, mammography"):
+    with pytest.raises(ValueError, match="brain-mr, breast-pet, mammography, histology"):
         write_patients("knee-ct", 1, tmp_path)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="1001 patients"):
         write_patients("mammography", 1001, tmp_path)
@@ -401,3 +418,98 @@ def test_a_small_set_of_mammograms_holds_each_finding_and_both_photometric_inter
     assert {study.truth["finding"] for study in patients["mammography"]} == {"mass", "calcification", "normal"}
     headers = [dcmread(study.files[0], stop_before_pixels=True) for study in patients["mammography"]]
     assert {ds.PhotometricInterpretation for ds in headers} == {"MONOCHROME1", "MONOCHROME2"}
+
+
+# Histology
+
+
+def painted(study: PhantomStudy) -> tuple[np.ndarray, np.ndarray]:
+    """The slide as the reader finds it (rows, columns, 3), and its truth."""
+    with Slide([study.dicom_folder]) as slide:
+        (level,) = slide.levels
+        picture = slide.region(level, 0, 0, *level.shape)
+    return picture, slide_segmentation.read(dcmread(study.segmentation_path))
+
+
+def test_a_slide_is_one_level_at_5x_and_its_truth_lies_on_it(patients: dict[Kind, list[PhantomStudy]]) -> None:
+    for study in patients["histology"]:
+        header, truth = dcmread(study.files[0], stop_before_pixels=True), dcmread(study.segmentation_path)
+        with Slide([study.dicom_folder]) as slide:
+            (level,) = slide.levels
+        assert level.magnification == pytest.approx(histology.MAGNIFICATION) == pytest.approx(5)
+        assert (level.down, level.across) == ((-1, 0), (0, -1))
+        assert level.shape == (truth.TotalPixelMatrixRows, truth.TotalPixelMatrixColumns)
+        assert truth.FrameOfReferenceUID == header.FrameOfReferenceUID
+        assert [item.ReferencedSOPInstanceUID for item in truth.SourceImageSequence] == [header.SOPInstanceUID]
+        assert truth.SyntheticData == "YES"
+
+
+def test_a_validator_finds_no_error_in_the_truth_of_a_slide(
+    patients: dict[Kind, list[PhantomStudy]], needs: Callable[[str], str]
+) -> None:
+    found = errors(needs("dciodvfy"), patients["histology"][0].segmentation_path)
+    assert [line for line in found if UNKNOWN_TO_DCIODVFY not in line] == []
+
+
+def test_the_picture_is_what_was_painted_through_the_stain_of_its_patient(tmp_path: Path) -> None:
+    section = tissue.section(np.random.default_rng(5), (210, 330), carcinoma=True)
+    glass = stain.Stain(np.array([0.6, 0.7, 0.4]), np.array([0.2, 0.8, 0.5]), np.array([240.0, 241.0, 242.0]))
+    light = glass.light(section.haematoxylin, section.eosin)
+    density = -np.log(light / glass.white)
+    unmixed = density @ np.linalg.pinv(np.stack([glass.haematoxylin, glass.eosin]))
+    np.testing.assert_allclose(unmixed[..., 0], section.haematoxylin, atol=1e-3)
+    np.testing.assert_allclose(unmixed[..., 1], section.eosin, atol=1e-3)
+    np.testing.assert_array_equal(light[(section.haematoxylin == 0) & (section.eosin == 0)][:1], [[240, 241, 242]])
+
+
+def test_stroma_is_pink_and_carcinoma_violet_on_every_slide(patients: dict[Kind, list[PhantomStudy]]) -> None:
+    for study in patients["histology"]:
+        picture, truth = painted(study)
+        coloured = picture.max(-1).astype(int) - picture.min(-1) > 12
+        red, green, blue = np.median(picture[(truth == 0) & coloured], axis=0)
+        assert red > blue + 10 > green + 20
+        malignant = picture[truth == tissue.CARCINOMA].astype(int)
+        brightness = malignant.sum(-1)
+        red, green, blue = np.median(malignant[brightness < np.quantile(brightness, 0.2)], axis=0)
+        assert blue > red > green
+        assert (picture[truth == tissue.FAT].mean(-1) > 225).mean() > 0.6
+
+
+def test_nuclei_of_carcinoma_are_larger_than_others_and_crowded() -> None:
+    for seed in range(2):
+        section = tissue.section(np.random.default_rng(seed), (700, 900), carcinoma=True)
+        nuclei, count = ndimage.label(section.haematoxylin > 0.95)
+        kinds = ndimage.maximum(section.truth, nuclei, np.arange(1, count + 1))
+        areas_um2 = np.bincount(nuclei.ravel())[1:] * tissue.PIXEL_UM**2
+        malignant, others = areas_um2[kinds == tissue.CARCINOMA], areas_um2[kinds == 0]
+        # Where they touch they count as one, so the median says more about size than the mean.
+        assert np.median(malignant) > 1.4 * np.median(others)
+        density = [(section.haematoxylin > 0.95)[section.truth == value].mean() for value in (tissue.CARCINOMA, 0)]
+        assert density[0] > 3 * density[1]
+
+
+def test_each_laboratory_stains_differently_and_each_patient_has_other_tissue(
+    patients: dict[Kind, list[PhantomStudy]],
+) -> None:
+    colours = []
+    for study in patients["histology"]:
+        picture, truth = painted(study)
+        coloured = picture.max(-1).astype(int) - picture.min(-1) > 12
+        colours.append(np.median(picture[(truth == 0) & coloured], axis=0))
+    apart = [np.abs(one - other).max() for number, one in enumerate(colours) for other in colours[:number]]
+    assert min(apart) >= 4
+    assert len({tuple(study.truth["shares"].values()) for study in patients["histology"]}) == 3
+
+
+def test_the_truth_says_how_much_there_is_and_a_slide_without_carcinoma_has_none(tmp_path: Path) -> None:
+    for carcinoma in (True, False):
+        study = histology.study(12, tmp_path / str(carcinoma), carcinoma=carcinoma)
+        truth = painted(study)[1]
+        for value, name in tissue.NAMES.items():
+            assert (truth == value).mean() == pytest.approx(study.truth["shares"][name], abs=1e-4)
+        assert (study.truth["shares"]["invasive carcinoma"] > 0.02) == carcinoma == study.truth["carcinoma"]
+
+
+def test_patches_are_cut_from_slides_only(patients: dict[Kind, list[PhantomStudy]], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="PHANTOM-MG-007000 is a phantom of mammography"):
+        idc_layout.write_patches(patients["mammography"][0], tmp_path)
