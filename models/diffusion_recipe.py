@@ -85,8 +85,7 @@ class DiffusionOptimiser(Settings):
 class DiffusionRecipe(GenerationBase):
     """Noise -> slice, by a denoiser.
 
-    report_samples: how many samples (of each class at least 16) a report compares with unseen patients; a sample takes
-    tens of calls of the network.
+    report_samples: fewer than elsewhere, because a sample takes tens of calls of the network.
     """
 
     family: Literal["diffusion"]

@@ -44,7 +44,7 @@ WAYS_OUT = WaysOut(
 def train(recipe: DiffusionRecipe, session: Session) -> None:
     """One training, from a session's slices to a run that samples. See `models.training.train`."""
     # Network, optimiser and running average.
-    on, classes = session.device, len(session.names)
+    on, ranks, classes = session.device, session.ranks, len(session.names)
     definition = definition_of(recipe, classes, session.reals.images)
     denoiser = networks.build(definition).to(on)
     assert isinstance(denoiser, Diffusion)
@@ -71,18 +71,21 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
         labels = withheld(labels, recipe.loss.label_dropout, classes, draw)
         sigma = noise_levels(schedule.batch_size, recipe.loss, draw).to(on)
         noisy = clean + sigma[:, None, None, None] * torch.randn(clean.shape, generator=draw).to(on)
+        clean, noisy, sigma = ranks.share(clean), ranks.share(noisy), ranks.share(sigma)
+        labels = None if labels is None else ranks.share(labels).to(on)
 
         # Take it off again.
         with autocast(on, schedule.precision):
-            denoised = denoiser(noisy, sigma, None if labels is None else labels.to(on))
+            denoised = denoiser(noisy, sigma, labels)
         loss = weighted_error(denoised, clean, sigma, denoiser.sigma_data)
         optimiser.zero_grad()
-        loss.backward()
+        ranks.backward(loss, denoiser)
         if rates.clip_gradient_norm is not None:
             nn.utils.clip_grad_norm_(denoiser.parameters(), rates.clip_gradient_norm)
         optimiser.step()
 
         # Follow with the running average.
+        (loss,) = ranks.told(loss)
         session.took(schedule.batch_size, loss.item())
         average.follow(kept, denoiser, session.images_seen, schedule.batch_size, schedule.ema_half_life_images)
         since_report.append(loss.item())
