@@ -29,6 +29,7 @@ from models.training.augmentation import augment_pictures
 from models.training.batches import withheld
 from models.training.precision import autocast
 from models.training.session import Session
+from models.training.transfer import Part
 
 # Images of one grey have no deviation, and a denoiser needs one: about a grey level of 256.
 FLATTEST = 0.01
@@ -53,13 +54,16 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
     optimiser = torch.optim.Adam(denoiser.parameters(), rates.learning_rate, (rates.beta_1, rates.beta_2))
     alarms = session.watch(WAYS_OUT)
 
-    # Resume from the newest checkpoint, if there is one.
-    session.begin({"denoiser": denoiser, "average": kept, "optimiser": optimiser})
+    # Resume from the newest checkpoint, or start from another model, if there is one.
+    reals = session.reals.images
+    part = Part("denoiser", (denoiser, kept), lambda n: networks.build(definition_of(recipe, n, reals)))
+    session.begin({"denoiser": denoiser, "average": kept, "optimiser": optimiser}, definition, [part])
     since_report: list[float] = []
 
     while session.going:
         draw = session.draw()
         optimisers.set_rate(optimiser, session.learning_rate(rates.learning_rate))
+        session.hold()
 
         # Draw reals, hide some of their classes, add noise of a random level to each.
         clean, labels = session.batches.draw(schedule.batch_size, draw)

@@ -39,6 +39,7 @@ from models.training.alarms import WaysOut
 from models.training.couples import Couples, channels_of, described
 from models.training.precision import autocast
 from models.training.session import Session, Stateful
+from models.training.transfer import Part
 
 WAYS_OUT = WaysOut(
     not_finite="lower learning_rate, or train in float32, in a new run",
@@ -57,7 +58,7 @@ def train(recipe: PairedRecipe, session: Session) -> None:
     definition = definition_of(recipe, couples)
     generator = networks.build(definition).to(on)
     style = _style(recipe, couples.planes).to(on)
-    critic = PatchCritic(couples.given.shape[1] + couples.planes, **recipe.critic.model_dump()).to(on)
+    critic = _critic(recipe, couples).to(on)
     kept: nn.Module = average.start(generator)
     betas = rates.beta_1, rates.beta_2
     for_generator = torch.optim.Adam([*generator.parameters(), *style.parameters()], rates.learning_rate, betas)
@@ -71,12 +72,19 @@ def train(recipe: PairedRecipe, session: Session) -> None:
 
     # Resume from the newest checkpoint, if there is one.
     stateful: dict[str, Stateful] = {"generator": generator, "style": style, "critic": critic, "average": kept}
-    session.begin(stateful | {"generator optimiser": for_generator, "critic optimiser": for_critic})
+    stateful |= {"generator optimiser": for_generator, "critic optimiser": for_critic}
+    parts = [
+        Part("generator", (generator, kept), lambda n: networks.build(definition)),
+        Part("critic", (critic,), lambda n: _critic(recipe, couples)),
+    ]
+    parts += [Part("style", (style,), lambda n: _style(recipe, couples.planes))] if isinstance(style, Style) else []
+    session.begin(stateful, definition, parts)
 
     while session.going:
         draw = session.draw()
         optimisers.set_rate(for_generator, session.learning_rate(rates.learning_rate))
         optimisers.set_rate(for_critic, session.learning_rate(rates.critic_learning_rate or rates.learning_rate))
+        session.hold()
 
         # Draw pairs, and make pictures of what is given; of a mask, in the style of the true one.
         given, wanted = couples.draw(schedule.batch_size, window_px, recipe.augmentation, draw, on)
@@ -90,6 +98,7 @@ def train(recipe: PairedRecipe, session: Session) -> None:
         critic_loss = torch.zeros(())
         if weights.adversarial:
             critic.requires_grad_(True)
+            session.hold()
             with autocast(on, schedule.precision):
                 true, fake = critic(true_pair), critic(made_pair.detach())
             scores = [(t.scores.float(), f.scores.float()) for t, f in zip(true, fake, strict=True)]
@@ -157,6 +166,10 @@ def definition_of(recipe: PairedRecipe, couples: Couples) -> dict[str, Any]:
     del chosen["window_px"]
     target = "models.networks.translator.Translator"
     return {"_target_": target, **chosen, "given": given, "planes": planes, "factor": couples.factor}
+
+
+def _critic(recipe: PairedRecipe, couples: Couples) -> nn.Module:
+    return PatchCritic(couples.given.shape[1] + couples.planes, **recipe.critic.model_dump())
 
 
 def _style(recipe: PairedRecipe, planes: int) -> nn.Module:
