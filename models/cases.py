@@ -201,7 +201,7 @@ def _pictures_of(case: Case, size_px: int, channels: Sequence[int], drawn: int, 
     planes = case.image[list(channels)].transpose(0, 1)
     if drawn:
         assert case.mask is not None
-        planes = torch.cat([planes, mask_planes(case.mask, drawn)], 1)
+        planes = torch.cat([planes, planes_of(case.mask, drawn)], 1)
     slices = square(planes, size_px)
     if dims == 2:
         return slices
@@ -210,7 +210,7 @@ def _pictures_of(case: Case, size_px: int, channels: Sequence[int], drawn: int, 
     return _scaled(upright, size_px).transpose(1, 2)[None]
 
 
-def mask_planes(mask: Tensor, labels: int) -> Tensor:
+def planes_of(mask: Tensor, labels: int) -> Tensor:
     """(slices, rows, columns) -> (slices, labels, rows, columns): 1 where it has label 1, 2, ..., -1 elsewhere."""
     return torch.stack([(mask == number + 1).float() * 2 - 1 for number in range(labels)], 1)
 

@@ -150,7 +150,7 @@ class Painter(_FromPictures):
 
     def squares(self, masks: npt.NDArray[np.uint8]) -> Tensor:
         """(slices, rows, columns) numbers -> (slices, labels, image_px, image_px) in [-1, 1], as training saw them."""
-        planes = cases.mask_planes(torch.from_numpy(np.ascontiguousarray(masks)), len(self.labels))
+        planes = cases.planes_of(torch.from_numpy(np.ascontiguousarray(masks)), len(self.labels))
         return cases.square(planes, self.image_px)
 
     def pictures(self, masks: npt.NDArray[np.uint8], seed: int, codes: list[int]) -> Tensor:

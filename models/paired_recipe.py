@@ -138,6 +138,8 @@ class PairedRecipe(GenerationBase):
             raise ValueError("conditional, only: what is given says what to make; leave both out")
         if self.served_px is not None:
             raise ValueError("served_px: pictures come in the size of what is given; leave it out")
+        if self.spatial_dims == 3:
+            raise ValueError("spatial_dims: pictures of pictures are slices; set it to 2")
         require_grid(self.preprocessing, "pictures lie where what is given does")
         if isinstance(self.network, TranslatorSettings):
             step = 2 ** (len(self.network.channels) - 1) * (self.factor or 1)

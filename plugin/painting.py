@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +86,15 @@ def _of_generator(model: Painter, folder: Path | None, n: int, seed: int) -> lis
             f"{drawing.identity.address} draws {', '.join(drawing.mask_labels) or 'no masks'}, and "
             f"{model.identity.address} paints {', '.join(model.labels)}; the labels must be the same"
         )
-    samples = islice(drawing.samples(n, seed), n)
-    masks = np.stack([sample.mask for sample in samples if sample.mask is not None])
-    spacing = drawing.spacing_mm or model.spacing_mm(*masks.shape[1:])
+    masks = [sample.mask for sample in drawing.samples(n, seed) if sample.mask is not None]
     made_of = f"masks of {drawing.identity.address} {drawing.identity.content_hash[:12]}"
-    return [Canvas(masks, _behind(*spacing), [*range(n)], made_of)]
+    if drawing.dims == 3:
+        grid = np.diag([*(drawing.spacing_mm or (1.0, 1.0, 1.0))[::-1], 1.0])[:, [2, 1, 0, 3]]
+        return [
+            Canvas(mask, grid, [number] * len(mask), f"{made_of}, sample {number}") for number, mask in enumerate(masks)
+        ]
+    down, across = drawing.spacing_mm or model.spacing_mm(*masks[0].shape)
+    return [Canvas(np.stack(masks), _behind(down, across), [*range(n)], made_of)]
 
 
 def _behind(down: float, across: float) -> Float64:

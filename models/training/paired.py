@@ -84,7 +84,6 @@ def train(recipe: PairedRecipe, session: Session) -> None:
         draw = session.draw()
         optimisers.set_rate(for_generator, session.learning_rate(rates.learning_rate))
         optimisers.set_rate(for_critic, session.learning_rate(rates.critic_learning_rate or rates.learning_rate))
-
         critic.requires_grad_(True)
         session.hold()
 
