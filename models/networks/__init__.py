@@ -13,6 +13,7 @@ from models.networks import faithful
 from models.networks.diffusion import Diffusion
 from models.networks.generator import Generator
 from models.networks.labelled import LabelledGenerator
+from models.networks.latent_diffusion import LatentDiffusion
 from models.networks.vae import ConvolutionalDecoder, DenseDecoder
 from models.networks.windowed import WindowedResNet
 from models.preprocessing import check_plain
@@ -26,6 +27,7 @@ _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
     "models.networks.faithful.WGANGenerator": faithful.WGANGenerator,
     "models.networks.generator.Generator": Generator,
     "models.networks.labelled.LabelledGenerator": LabelledGenerator,
+    "models.networks.latent_diffusion.LatentDiffusion": LatentDiffusion,
     "models.networks.vae.ConvolutionalDecoder": ConvolutionalDecoder,
     "models.networks.vae.DenseDecoder": DenseDecoder,
     "models.networks.windowed.WindowedResNet": WindowedResNet,
