@@ -167,6 +167,7 @@ def _generator_figures(report: Mapping[str, Any]) -> list[str]:
             f"{space['controls']['blurred']:.3f} | {space['controls']['noisy']:.3f} | "
             f"{'yes' if space['usable'] else 'no'} |"
         )
+    lines += _distances(report["fidelity"]["spaces"])
     # Reports from before it was measured have none.
     spread = {name: ratio for name, ratio in report.get("spread", {}).items() if ratio is not None}
     if spread:
@@ -183,6 +184,36 @@ def _generator_figures(report: Mapping[str, Any]) -> list[str]:
             f"| {name.replace('_', ' ')} | {_interval(space['copy_rate'])} | {space['planted_recall']:.3f} | "
             f"{flagged} | {'yes' if space['passed'] else 'no'} |"
         )
+    return lines
+
+
+def _distances(spaces: Mapping[str, Any]) -> list[str]:
+    """Frechet distance, and what samples share with reals; nothing for a report from before they were measured."""
+    known = {name: space for name, space in spaces.items() if "frechet" in space}
+    if not known:
+        return []
+    lines = [
+        "",
+        "| feature space | FD to held-out | to training | real-vs-real floor | FD / floor | covariance | images each |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, space in known.items():
+        found = space["frechet"]
+        ratio = "says nothing" if found["ratio"] is None else f"{found['ratio']:.1f}"
+        lines.append(
+            f"| {name} | {found['to_held_out']:.3f} | {found['to_training']:.3f} | {_interval(found['floor'])} | "
+            f"{ratio} | {found['covariance']} | {found['images_each']} |"
+        )
+    lines += [
+        "",
+        "| feature space | judged against held-out | precision | recall | density | coverage |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, space in known.items():
+        for whose in ("samples", "training"):
+            numbers = space["neighbours"][whose].values()
+            told = " | ".join("undefined" if number is None else f"{number:.2f}" for number in numbers)
+            lines.append(f"| {name} | {whose if whose == 'samples' else 'training images'} | {told} |")
     return lines
 
 

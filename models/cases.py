@@ -149,11 +149,13 @@ def squares(
     *,
     channels: Sequence[int] = (0,),
     mask_planes: int = 0,
+    only: int | None = None,
 ) -> Squares:
     """Slices as squares of one size: padded with -1, scaled, no air.
 
     minimum_signal: slices whose 99th percentile, in every channel, lies below this share of the range are left out.
-    channels: numbers of those that are taken. mask_planes: how many labels beside the first the masks have.
+    channels: numbers of those that are taken. mask_planes: how many labels beside the first the masks have. only: a
+    class number; slices of other classes are left out, and what is left is of no class.
 
     Raises:
         Rejected: nothing is left.
@@ -163,16 +165,20 @@ def squares(
     flat = shown.flatten(2)
     tops = flat.kthvalue(max(1, round(0.99 * flat.shape[2])), dim=2).values.amax(1)
     kept = tops > -1 + 2 * minimum_signal
+    labels = [case.labels for case in cases if case.labels is not None]
+    numbers = torch.cat(labels) if labels else None
+    if only is not None and numbers is not None:
+        kept, numbers = kept & (numbers == only), None
     if mask_planes:
         drawn = torch.cat([_square(_planes_of(case, mask_planes), size_px) for case in cases])
         shown = torch.cat([shown, drawn], 1)
     if not kept.any():
-        raise Rejected(f"no slice reaches minimum_signal {minimum_signal} of pixel_range; lower one of the two")
-    labels = [case.labels for case in cases if case.labels is not None]
+        of = "" if only is None else " of the label that `only` names"
+        raise Rejected(f"no slice{of} reaches minimum_signal {minimum_signal} of pixel_range; lower one of the two")
     owners = [case.patient for case in cases for _ in range(case.image.shape[1])]
     return Squares(
         images=shown[kept].contiguous(),
-        labels=torch.cat(labels)[kept] if labels else None,
+        labels=None if numbers is None else numbers[kept],
         patients=tuple(owner for owner, keep in zip(owners, kept.tolist(), strict=True) if keep),
         mask_planes=mask_planes,
     )

@@ -128,30 +128,40 @@ def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     # Another cohort's class numbers may mean something else; then the spread is that of all classes together.
     labels = bool(model.labels) and cohort.labels == description.labels
 
-    if model.mask_labels not in ((), cohort.labels[1:]):
-        raise Rejected(
-            f"{model.identity.address} draws {', '.join(model.mask_labels)}, masks of cohort {cohort.name!r} show "
-            f"{', '.join(cohort.labels[1:]) or 'nothing'}; evaluate it on one with the same labels"
-        )
-    numbers_of = pictures.numbers_of(model.channels, cohort)
+    view = pictures.View(model.channels, model.mask_labels, description.only_label, labels)
 
     def real(items: Sequence[Item]) -> cases.Squares:
-        read = cases.load(cohort, items, model.model.model_input, masks=bool(model.mask_labels), labels=labels)
-        drawn = len(model.mask_labels)
-        return cases.squares(read, px, description.minimum_signal, channels=numbers_of, mask_planes=drawn)
+        return view.read(cohort, items, model.model.model_input, px, description.minimum_signal)[1]
 
     # Classes, where there are any, come in the shares that training had.
     synthetic = torch.from_numpy(np.stack([*model.pictures(description.audit_samples, AUDIT_SEED)]))
     training, held_out = real(cohort.training), real(cohort.test)
     if min(len(training.images), len(held_out.images)) < 2:
         raise Rejected(f"cohort {cohort.name!r} has too few slices above minimum_signal for an evaluation")
-    encoded = EncodedFeatures(training.images)
-    seen, unseen = (training.images, training.patients), (held_out.images, held_out.patients)
     numbers = [model.class_of(AUDIT_SEED, index) for index in range(description.audit_samples)]
     return {
         "seed": AUDIT_SEED,
         "samples": description.audit_samples,
-        "spread": _spread(synthetic, numbers, training, description.labels),
+        **measured(synthetic, numbers, training, held_out, description.labels, draws),
+    }
+
+
+def measured(
+    synthetic: torch.Tensor,
+    numbers: Sequence[int | None],
+    training: cases.Squares,
+    held_out: cases.Squares,
+    names: Sequence[str],
+    draws: int,
+) -> dict[str, Any]:
+    """The figures of pictures, wherever they come from: spread, fidelity, privacy.
+
+    synthetic: as the images of `training`. numbers: the class of each, an index into `names`, or None.
+    """
+    encoded = EncodedFeatures(training.images)
+    seen, unseen = (training.images, training.patients), (held_out.images, held_out.patients)
+    return {
+        "spread": _spread(synthetic, numbers, training, names),
         "fidelity": fidelity.evaluate(synthetic, seen, unseen, [RandomFeatures(training.planes), encoded], draws=draws),
         "privacy": privacy.evaluate(synthetic, training.images, unseen, [privacy.small_pixels, encoded], draws=draws),
     }

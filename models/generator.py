@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from dicom_io.cohort import is_colour
 from dicom_io.errors import Rejected
@@ -112,10 +113,11 @@ class Generator:
         return np.stack([sample.image for sample in self.samples(n, seed, label)])
 
     def samples(self, n: int, seed: int, label: str | None = None) -> Iterator[Sample]:
-        """Image and mask one by one, for more of them than memory holds."""
+        """Image and mask one by one, for more of them than memory holds; of `served_px`, where the recipe says so."""
         low, high = self.pixel_range
         channels = len(self.channels)
-        for planes in self.pictures(n, seed, label):
+        for made in self.pictures(n, seed, label):
+            planes = _resized(made, self.model.description.served_px)
             image = (low + (planes[:channels] + 1) / 2 * (high - low)).astype(np.float32)
             yield Sample(image, _labels_of(planes[channels:]) if self.mask_labels else None)
 
@@ -143,6 +145,14 @@ class Generator:
             return None
         shares = torch.tensor(self.model.description.label_slices, dtype=torch.float64)
         return int(torch.multinomial(shares, 1, generator=source_of(seed, index, "label")))
+
+
+def _resized(planes: Float32, px: int | None) -> Float32:
+    """By the mean of the area of each new pixel (Keras' reshape, which the study took, cuts lines and joins them)."""
+    if px is None or planes.shape[-1] == px:
+        return planes
+    resized: Float32 = F.interpolate(torch.from_numpy(planes)[None], (px, px), mode="area")[0].numpy()
+    return resized
 
 
 def _labels_of(planes: Float32) -> Labels:

@@ -92,6 +92,8 @@ class GenerationBase(RecipeBase):
 
     channels: names of the cohort's channels that one picture has, such as [T1, FLAIR] or [red, green, blue]; None takes
     the first. mask: the labels that are drawn on the slices are made with them, a plane for each.
+    only: a label; slices of others are left out, so that this is the generator of one class. served_px: samples are
+    brought to this size, by the mean of the area of a pixel; None leaves them as the network makes them.
 
     pixel_range: in the units that the chain leaves; values outside are clipped and samples come back inside it.
     minimum_signal: slices whose 99th percentile lies below this share of the range are left out (air).
@@ -103,6 +105,8 @@ class GenerationBase(RecipeBase):
     task: Literal["generation"]
     channels: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     mask: bool = False
+    only: str | None = None
+    served_px: Annotated[int, Field(ge=8)] | None = None
     conditional: bool = False
     augmentation: Augmentation = Augmentation()
     schedule: PatientSchedule
@@ -117,6 +121,8 @@ class GenerationBase(RecipeBase):
             raise ValueError(f"pixel_range: {self.pixel_range[0]} is not below {self.pixel_range[1]}")
         if self.channels and len(set(self.channels)) < len(self.channels):
             raise ValueError(f"channels: {', '.join(self.channels)} names one twice")
+        if self.only is not None and self.conditional:
+            raise ValueError(f"only: {self.only!r} alone leaves nothing to be conditional on; set one of the two")
         if self.mask and self.channels == COLOURS:
             raise ValueError("mask: masks of colour pictures are not written; set it to false, or take one channel")
         return self

@@ -60,7 +60,8 @@ class Description(Settings):
     pixel_range, units, spacing_mm (row, column): of a generator's samples; minimum_signal: slices it was shown reach
     this share of the range; audit_samples: how many samples its evaluation draws. label_slices: of a conditional
     generator, how many training slices each of `labels` had; a label of none cannot be asked for. mask_labels: what it
-    draws beside the image, a plane for each after those of `channels`.
+    draws beside the image, a plane for each after those of `channels`. only_label: the label of the slices that it saw,
+    where it saw no others. served_px: the size of its samples, None where it is the network's.
     """
 
     name: str
@@ -80,6 +81,8 @@ class Description(Settings):
     audit_samples: int = 0
     label_slices: tuple[int, ...] = ()
     mask_labels: tuple[str, ...] = ()
+    only_label: str | None = None
+    served_px: int | None = None
     audit_id: str = ""
 
 

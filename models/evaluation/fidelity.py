@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.evaluation import bootstrap
-
-AT_MOST = 1000
+from models.evaluation import bootstrap, frechet, neighbours
+from models.evaluation.subsets import AT_MOST, halvings, thinned
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -59,16 +58,10 @@ def blurred(images: Tensor) -> Tensor:
     return images
 
 
-def noisy(images: Tensor) -> Tensor:
-    """With white noise of 0.1 of the range."""
+def noisy(images: Tensor, share: float = 0.1) -> Tensor:
+    """With white noise of this share of the range, which is -1 to 1."""
     source = torch.Generator().manual_seed(1)
-    return images + 0.2 * torch.randn(images.shape, generator=source)
-
-
-def thinned(images: Tensor, patients: Sequence[str], most: int = AT_MOST) -> tuple[Tensor, list[str]]:
-    """At most `most` images, evenly spaced, so that every patient stays."""
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int))
-    return images[torch.from_numpy(chosen)], [patients[index] for index in chosen]
+    return images + 2 * share * torch.randn(images.shape, generator=source)
 
 
 def evaluate(
@@ -79,7 +72,8 @@ def evaluate(
     *,
     draws: int,
 ) -> dict[str, Any]:
-    """Per feature space: KID to training and to held-out patients, the real-vs-real floor, and the controls.
+    """Per feature space: KID to training and to held-out patients, the real-vs-real floor, and the controls; the
+    Frechet distance with its own (`frechet.evaluate`); precision, recall, density, coverage (`neighbours.evaluate`).
 
     Intervals resample patients (real) and samples (synthetic). `ratio`: KID to held-out patients over the
     upper end of the floor (its mean is about 0 where patients are alike); at most 1 is as close as real is to real.
@@ -104,9 +98,8 @@ def evaluate(
         owners = [*train_patients, *test_patients]
         floor = real_floor(whole, owners, min(draws, 200))
         to_held_out = kid_interval(made, unseen, test_patients, min(draws, 500))
-        controls = {
-            name: kid(scaled(change(test_images)), unseen) for name, change in (("blurred", blurred), ("noisy", noisy))
-        }
+        worse = {name: scaled(change(test_images)) for name, change in (("blurred", blurred), ("noisy", noisy))}
+        controls = {name: kid(features, unseen) for name, features in worse.items()}
         usable = all(value > floor.high for value in controls.values())
         report["spaces"][getattr(space, "name", "features")] = {
             "kid_to_held_out": to_held_out.as_json(),
@@ -115,6 +108,8 @@ def evaluate(
             "ratio": round(to_held_out.value / floor.high, 3) if usable else None,
             "controls": {name: round(value, 6) for name, value in controls.items()},
             "usable": usable,
+            "frechet": frechet.evaluate(made, seen, unseen, owners, worse, draws=draws),
+            "neighbours": neighbours.evaluate(made, seen, unseen),
         }
     return report
 
@@ -146,17 +141,10 @@ def kid_interval(made: Tensor, real: Tensor, patients: Sequence[str], draws: int
 
 def real_floor(features: Tensor, patients: Sequence[str], draws: int) -> bootstrap.Interval:
     """KID between two halves of the patients, over random halvings; value: their mean. nan below two patients."""
-    names, number = np.unique(np.asarray(patients), return_inverse=True)
-    if len(names) < 2:
-        return bootstrap.Interval(np.nan, np.nan, np.nan)
     kernel = _kernel(features, features)
-    rng = np.random.default_rng(2)
     halves = []
-    for _ in range(draws):
-        first = np.isin(number, rng.permutation(len(names))[: len(names) // 2])
-        a, b = torch.from_numpy(np.flatnonzero(first)), torch.from_numpy(np.flatnonzero(~first))
-        if min(len(a), len(b)) > 1:
-            blocks = kernel[a][:, a], kernel[b][:, b], kernel[a][:, b]
-            halves.append(_weighted(*blocks, *(torch.ones(len(x), dtype=torch.float64) for x in (a, b))))
+    for a, b in halvings(patients, draws):
+        blocks = kernel[a][:, a], kernel[b][:, b], kernel[a][:, b]
+        halves.append(_weighted(*blocks, *(torch.ones(len(x), dtype=torch.float64) for x in (a, b))))
     values = np.array(halves)
     return bootstrap.interval(float(values.mean()) if len(values) else np.nan, values)

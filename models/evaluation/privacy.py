@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.evaluation import bootstrap
-from models.evaluation.fidelity import thinned
+from models.evaluation.subsets import thinned
 
 PERCENTILE = 1.0
 SHIFTS_PX = (-2, 0, 2)

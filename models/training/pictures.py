@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from dicom_io.cohort import Channel, Cohort
+from dicom_io.cohort import Channel, Cohort, Item
 from dicom_io.errors import Rejected
 from models import cases, domain
 from models.cases import Case, Squares
@@ -44,10 +45,56 @@ def read(cohort: Cohort, split: str, recipe: GenerationBase, image_px: int) -> t
         raise Rejected(f"mask: cohort {cohort.name!r} has no labels that a mask could show; set it to false")
     if recipe.conditional and not cohort.labels:
         raise Rejected(f"conditional: cohort {cohort.name!r} has no labels; set it to false, or import it with labels")
-    numbers = numbers_of(recipe.channels, cohort)
-    found = cases.load(cohort, cohort.splits[split], input_chain(recipe), masks=recipe.mask, labels=recipe.conditional)
-    drawn = len(cohort.labels) - 1 if recipe.mask else 0
-    return found, cases.squares(found, image_px, recipe.minimum_signal, channels=numbers, mask_planes=drawn)
+    wanted = View(recipe.channels, cohort.labels[1:] if recipe.mask else (), recipe.only, recipe.conditional)
+    return wanted.read(cohort, cohort.splits[split], input_chain(recipe), image_px, recipe.minimum_signal)
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a cohort's slices is looked at, in training as in evaluation.
+
+    channels: by name, the first for None. mask_labels: that are drawn beside them. only: slices of this label.
+    labelled: slices with their class numbers.
+    """
+
+    channels: tuple[str, ...] | None
+    mask_labels: tuple[str, ...]
+    only: str | None
+    labelled: bool
+
+    def read(
+        self,
+        cohort: Cohort,
+        items: Sequence[Item],
+        chain: Sequence[Mapping[str, Any]],
+        image_px: int,
+        minimum_signal: float,
+    ) -> tuple[list[Case], Squares]:
+        """Cases, and their slices of `image_px` as the networks see them.
+
+        Raises:
+            Rejected: the cohort has no such channel, label or mask, or no slice is left.
+        """
+        if self.mask_labels and self.mask_labels != cohort.labels[1:]:
+            raise Rejected(
+                f"masks of cohort {cohort.name!r} show {', '.join(cohort.labels[1:]) or 'nothing'}, not "
+                f"{', '.join(self.mask_labels)}; take one with the same labels"
+            )
+        if self.only is not None and self.only not in cohort.labels:
+            raise Rejected(
+                f"only: cohort {cohort.name!r} has no label {self.only!r}, only {', '.join(cohort.labels) or 'none'}"
+            )
+        number = None if self.only is None else cohort.labels.index(self.only)
+        labelled = self.labelled or number is not None
+        found = cases.load(cohort, items, chain, masks=bool(self.mask_labels), labels=labelled)
+        return found, cases.squares(
+            found,
+            image_px,
+            minimum_signal,
+            channels=numbers_of(self.channels, cohort),
+            mask_planes=len(self.mask_labels),
+            only=number,
+        )
 
 
 def numbers_of(names: Sequence[str] | None, cohort: Cohort) -> list[int]:
@@ -112,9 +159,11 @@ def description(
         saw=summary.saw(recipe, cohort, data_hash, training, images_seen),
         pixel_range=recipe.pixel_range,
         units=_units(recipe, chosen),
-        spacing_mm=cases.square_spacing_mm(training, image_px),
+        spacing_mm=cases.square_spacing_mm(training, recipe.served_px or image_px),
         minimum_signal=recipe.minimum_signal,
         audit_samples=recipe.audit_samples,
         label_slices=label_slices,
+        only_label=recipe.only,
+        served_px=recipe.served_px,
         mask_labels=cohort.labels[1:] if recipe.mask else (),
     )

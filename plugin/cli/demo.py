@@ -198,7 +198,8 @@ def _figures(evaluation: Mapping[str, Any]) -> str:
 
 def _generator_figures(evaluation: Mapping[str, Any]) -> str:
     spaces = [
-        f"KID {space['kid_to_held_out']['value']:.2f}, real against real up to {space['floor']['high']:.2f} ({name})"
+        f"KID {space['kid_to_held_out']['value']:.2f}, real against real up to {space['floor']['high']:.2f}, "
+        f"FD {space['frechet']['to_held_out']:.1f}, real against real {space['frechet']['floor']['value']:.1f} ({name})"
         for name, space in evaluation["fidelity"]["spaces"].items()
     ]
     copies = max(space["copy_rate"]["value"] for space in evaluation["privacy"]["spaces"].values())

@@ -42,8 +42,13 @@ def run(
     profile: Annotated[
         Literal["quick", "full"], typer.Option("--profile", help="quick: a small version, minutes; full: the figures.")
     ] = "full",
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Trainings at a time, in processes of one thread; generators only.")
+    ] = 1,
 ) -> None:
     """Run an experiment; its report and its figures lie in OUT/NAME.
+
+    A line of generators that was stopped goes on with the same --out.
 
     Example: mirall experiment run pet-tumour --data-set /data --profile quick
     """
@@ -54,6 +59,6 @@ def run(
     source = data / EXPERIMENTS[name].data
     if not source.is_dir():
         raise Rejected(f"{source} is no folder; --data-set must name the folder that holds {EXPERIMENTS[name].data}/")
-    report = EXPERIMENTS[name].run(source, out / name, profile, typer.echo)
+    report = EXPERIMENTS[name].run(source, out / name, profile, typer.echo, workers)
     typer.echo(report.read_text())
     typer.echo(f"Report: {report}")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dicom_io.errors import Rejected
+
 Profile = Literal["quick", "full"]
 Progress = Callable[[str], None]
 
@@ -15,20 +17,31 @@ Progress = Callable[[str], None]
 class Experiment:
     """name: as on the command line. question: one sentence. data: folder below the data folder that it reads.
 
-    run: (folder of the data set, output folder, profile, says what it does) -> path of the report in Markdown.
+    run: (folder of the data set, output folder, profile, says what it does, workers) -> path of the report in Markdown.
     """
 
     name: str
     question: str
     data: str
-    run: Callable[[Path, Path, Profile, Progress], Path]
+    run: Callable[[Path, Path, Profile, Progress, int], Path]
 
 
-def _pet_tumour(source: Path, out: Path, profile: Profile, say: Progress) -> Path:
+def _pet_tumour(source: Path, out: Path, profile: Profile, say: Progress, workers: int) -> Path:
+    if workers > 1:
+        raise Rejected(f"pet-tumour runs in one process, not in {workers}; leave --workers out")
     # Training imports torch and MONAI; `mirall experiment list` does not.
     from samples.experiments.pet_tumour import run
 
     return run(source, out, profile, say)
+
+
+def _generators(name: str, question: str, data: str) -> Experiment:
+    def run(source: Path, out: Path, profile: Profile, say: Progress, workers: int) -> Path:
+        from samples.experiments import generators
+
+        return generators.run(name, source, out, profile, say, workers)
+
+    return Experiment(name, question, data, run)
 
 
 EXPERIMENTS = {
@@ -39,6 +52,21 @@ EXPERIMENTS = {
             "Does a small U-Net find sarcomas on FDG PET better than thresholds, and than the crop's geometry?",
             "pet-suv-sarcoma",
             _pet_tumour,
+        ),
+        _generators(
+            "generators-brain",
+            "Which of a GAN, a WGAN-GP, a CVAE and a diffusion model makes brain-tumour slices most like real ones?",
+            "brain-tumour-mri",
+        ),
+        _generators(
+            "generators-pet",
+            "Which of a DCGAN, a WGAN-GP and a diffusion model makes FDG PET slices of sarcomas most like real ones?",
+            "pet-suv-sarcoma",
+        ),
+        _generators(
+            "generators-mammo",
+            "Which of a DCGAN and a WGAN-GP makes patches of mammograms most like real ones?",
+            "mammo-mias",
         ),
     )
 }

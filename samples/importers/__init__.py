@@ -84,6 +84,11 @@ IMPORTERS = {
         ),
         Importer("mini-mias", "mdbNNN.pgm beside Info.txt or labels.csv; normal, benign or malignant", mini_mias.films),
         Importer(
+            "mini-mias-patches",
+            "the same, for generators: squares of breast of 64 x 64 pixels of 0.4 mm, without labels",
+            mini_mias.patches,
+        ),
+        Importer(
             "ddsm",
             "CASE/*.ics with *.VIEW.OVERLAY and pictures *.VIEW.png or .tif (the LJPEG originals cannot be decoded)",
             ddsm.views,

@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from dicom_io import cohort as cohorts
-from dicom_io.breast import chest_wall_side
+from dicom_io.breast import chest_wall_side, mask
 from dicom_io.cohort import Channel, Cohort, Item
 from dicom_io.errors import Rejected
 from dicom_io.pseudonym import pseudonym
-from dicom_io.volume import Projection
+from dicom_io.volume import Float32, Projection, Volume
 from samples.importers import pictures
 from samples.importers.by_patient import Plan, Progress, gather, split
 
@@ -31,6 +34,7 @@ LABELS = ("normal", "benign", "malignant")
 SIDE_PX = 1024
 # Of the film, as for Imager Pixel Spacing (0018,1164); the films are contact images, slightly larger than the breast.
 SPACING_MM = (0.2, 0.2)
+PATCH_PX, PATCHES = 64, 40
 _SEVERITIES = {"B": 1, "M": 2}
 _FILM = re.compile(r"mdb(\d{3})")
 _NORMAL = "NORM"
@@ -68,6 +72,44 @@ def films(source: Path, out: Path, key: bytes, progress: Progress) -> Cohort:
         return [_item(source, out, key, film, findings[film]) for film in sorted(women[name])]
 
     return gather(plan, out, split(women, plan.name), items, progress)
+
+
+def patches(source: Path, out: Path, key: bytes, progress: Progress) -> Cohort:
+    """Squares of breast of 64 x 64 pixels of 0.4 mm, one stack per film, for generators; no labels.
+
+    Squares lie wholly in the breast, every half of their side, and at most 40 of a film, evenly chosen. Neighbours
+    overlap; those of one woman stay in one split.
+    """
+    women = defaultdict[str, list[str]](list)
+    for film in by_film(source):
+        women[woman(film)].append(film)
+    plan = Plan(
+        name=f"{NAME}-patches",
+        description="Digitised film mammograms, oblique views, squares of 25.6 mm in the breast, 400 um",
+        task="generation",
+        labels=(),
+        channels=(Channel("patch", "MG", "1"),),
+    )
+    left_out: list[str] = []
+
+    def items(name: str) -> list[Item]:
+        return [item for film in sorted(women[name]) for item in _stack(source, out, key, film, left_out)]
+
+    return gather(plan, out, split(women, NAME), items, progress, left_out)
+
+
+def squares_of(pixels: Float32, inside: npt.NDArray[np.bool_]) -> Float32:
+    """(rows, columns) -> (n, 64, 64), by rows: squares that lie wholly `inside`, at most 40, evenly chosen."""
+    step = PATCH_PX // 2
+    corners = [
+        (row, column)
+        for row in range(0, pixels.shape[0] - PATCH_PX + 1, step)
+        for column in range(0, pixels.shape[1] - PATCH_PX + 1, step)
+        if inside[row : row + PATCH_PX, column : column + PATCH_PX].all()
+    ]
+    chosen = np.unique(np.linspace(0, len(corners) - 1, min(PATCHES, len(corners))).round().astype(int))
+    found = [pixels[row : row + PATCH_PX, column : column + PATCH_PX] for row, column in (corners[i] for i in chosen)]
+    return np.array(found, np.float32).reshape(-1, PATCH_PX, PATCH_PX)
 
 
 def by_film(source: Path) -> dict[str, list[Finding]]:
@@ -166,6 +208,35 @@ def _item(source: Path, out: Path, key: bytes, film: str, findings: Sequence[Fin
         label=max(finding.severity for finding in findings),
         provenance=pictures.provenance(NAME, file=file, findings=[_told(finding) for finding in findings]),
     )
+
+
+def _stack(source: Path, out: Path, key: bytes, film: str, left_out: list[str]) -> list[Item]:
+    """The squares of a film as one volume, whose steps between slices mean nothing; none where there is no breast."""
+    pixels, file = pictures.grey(source / f"{film}.pgm")
+    patient = pseudonym(key, woman(film), prefix="P")
+    side = laterality(film)
+    try:
+        inside = mask(pixels, side=chest_wall_side(pixels))
+    except Rejected as error:
+        left_out.append(f"{patient}_{side}: {error}")
+        return []
+    half = pixels.reshape(SIDE_PX // 2, 2, SIDE_PX // 2, 2).mean(axis=(1, 3))
+    within = inside.reshape(SIDE_PX // 2, 2, SIDE_PX // 2, 2).min(axis=(1, 3))
+    found = squares_of(half, within)
+    if not len(found):
+        left_out.append(f"{patient}_{side}: no square of {PATCH_PX} pixels lies in the breast")
+        return []
+    affine = np.diag([1.0, 2 * SPACING_MM[0], 2 * SPACING_MM[1], 1.0])
+    stack = Volume(found, affine, "", "1")
+    return [
+        cohorts.add_volume(
+            out,
+            f"{patient}_{side}",
+            {"patch": stack},
+            patient,
+            provenance=pictures.provenance(f"{NAME}-patches", file=file),
+        )
+    ]
 
 
 def _told(finding: Finding) -> dict[str, Any]:

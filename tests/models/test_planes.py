@@ -320,3 +320,35 @@ def test_a_long_series_written_in_parts_has_the_bytes_of_one_written_whole(colou
         secondary_capture.generated(frames[:64], first=0, total=130, **common)
     with pytest.raises(ValueError, match="no part of a series"):
         secondary_capture.generated(frames[:60], first=32, total=130, value_range=(0.0, 8.0), **common)
+
+
+# One class alone, and another size.
+
+
+def test_a_generator_of_one_label_sees_its_slices_alone(make_cohort):
+    cohort = make_cohort("classification", (3, 1, 1))
+    every, lesions = (
+        pictures.read(cohort, "training", small("adversarial", **chosen), PX)[1]
+        for chosen in ({"conditional": True}, {"only": "lesion"})
+    )
+    assert lesions.labels is None and 0 < len(lesions.images) < len(every.images)
+    assert torch.equal(lesions.images, every.images[every.labels == 1])
+    with pytest.raises(
+        Rejected, match="only: cohort 'toy-classification' has no label 'cyst', only background, lesion"
+    ):
+        pictures.read(cohort, "training", small("adversarial", only="cyst"), PX)
+    with pytest.raises(Rejected, match="only: 'lesion' alone leaves nothing to be conditional on"):
+        small("adversarial", only="lesion", conditional=True)
+
+
+def test_samples_are_served_as_the_mean_over_the_area_of_each_pixel(make_cohort, tmp_path):
+    cohort = make_cohort("classification", (3, 1, 1))
+    training.train(small("adversarial", only="lesion", served_px=8), cohort, tmp_path / "run", device="cpu")
+    model = generator.load(tmp_path / "run")
+    [made], [served] = model.pictures(1, seed=3), model.samples(1, seed=3)
+    assert made.shape == (1, 16, 16) and served.image.shape == (1, 8, 8)
+    by_hand = made.reshape(1, 8, 2, 8, 2).mean((2, 4))
+    np.testing.assert_allclose(served.image, (by_hand + 1) / 2 * 8, atol=1e-5)
+    down, _ = model.spacing_mm
+    assert down == pytest.approx(2.1 * 40 / 8, rel=1e-3)
+    assert model.model.description.only_label == "lesion"

@@ -324,6 +324,37 @@ def films(tmp_path) -> Path:
     return source
 
 
+def test_squares_lie_wholly_in_the_breast_and_are_thinned_evenly():
+    pixels = np.arange(512.0 * 300).reshape(512, 300).astype(np.float32)
+    inside = np.zeros((512, 300), bool)
+    inside[32:161, 64:300] = True
+    found = mini_mias.squares_of(pixels, inside)
+    # Corners at rows 32, 64 and 96, and columns 64, 96, ... 224.
+    assert found.shape == (18, 64, 64)
+    assert found[0, 0, 0] == pixels[32, 64] and found[-1, -1, -1] == pixels[96 + 63, 224 + 63]
+    many = mini_mias.squares_of(pixels, np.ones_like(inside))
+    assert len(many) == 40 and many[0, 0, 0] == 0 and many[-1, 0, 0] == pixels[448, 224]
+    assert mini_mias.squares_of(pixels, np.zeros_like(inside)).shape == (0, 64, 64)
+
+
+def test_patches_of_both_breasts_of_a_woman_stay_together_and_films_without_a_breast_are_told(films, tmp_path):
+    rows, columns = np.mgrid[:1024, :1024]
+    breast = ((rows - 500) / 420) ** 2 + (columns / 380) ** 2 < 1
+    for number in range(1, 6):
+        grey = np.where(breast, 90 + 20 * number + rows // 64, 3).astype(np.uint8)
+        save(grey if number % 2 else grey[:, ::-1], films / f"mdb{number:03d}.pgm")
+    cohort = imported("mini-mias-patches", films, tmp_path / "out")
+    assert (cohort.task, cohort.labels, cohort.split_unit) == ("generation", (), "patient")
+    assert sorted(len(found) for found in by_patient(cohort).values()) == [1, 2, 2]
+    (told,) = left_out(cohort)
+    assert told.startswith(pseudonym(KEY, "003", prefix="P")) and "no breast in it" in told
+    for item in items(cohort):
+        stack = cohorts.load_image(cohort, item)
+        assert isinstance(stack, Volume) and 10 < stack.voxels.shape[1] <= 40 and stack.voxels.shape[2:] == (64, 64)
+        assert stack.spacing_mm[1:] == pytest.approx((0.4, 0.4))
+        assert stack.voxels.min() > 90
+
+
 def test_two_films_in_a_row_are_of_one_woman_and_odd_ones_are_left(films, tmp_path):
     cohort = imported("mini-mias", films, tmp_path / "out")
     assert cohort.labels == ("normal", "benign", "malignant")
@@ -666,7 +697,8 @@ def test_a_table_of_another_form_is_a_sentence(cbis, old, new, sentence):
 
 
 @pytest.mark.parametrize(
-    "layout", ["idc-patches", "brain-tumour-folders", "mini-mias", "ddsm", "cbis-ddsm", "cbis-ddsm-masks"]
+    "layout",
+    ["idc-patches", "brain-tumour-folders", "mini-mias", "mini-mias-patches", "ddsm", "cbis-ddsm", "cbis-ddsm-masks"],
 )
 def test_an_empty_folder_is_a_sentence(layout, tmp_path):
     (tmp_path / "in").mkdir()

@@ -129,6 +129,20 @@ def test_a_slide_whose_truth_is_not_known_or_was_drawn_by_a_program_is_left_out(
     assert "drawn by a program (AUTOMATIC)" in told
 
 
+def test_tiles_of_a_real_slide_show_what_it_shows(test_data, tmp_path):
+    with Slide([test_data / "wsi-breast"]) as slide:
+        (level,) = slide.levels
+        tiles = slides.tiles_of(slide, level, None, tmp_path, KEY, "P1", "P1", {})
+        picture = slide.region(level, 0, 0, *level.shape)
+    cohort = Cohort(tmp_path, "real", "generation", (), slides.CHANNELS, {"training": tuple(tiles)})
+    assert 60 < len(tiles) < 200
+    for item in tiles[::10]:
+        row, column = item.provenance["row"], item.provenance["column"]
+        shown = cohorts.load_image(cohort, item).pixels
+        np.testing.assert_array_equal(shown, np.moveaxis(picture[row : row + 64, column : column + 64], -1, 0))
+        assert not item.synthetic and item.label is None and item.provenance["tissue"] >= 0.3
+
+
 def test_a_folder_without_slides_is_a_sentence(tmp_path):
     (tmp_path / "notes.txt").write_text("none")
     with pytest.raises(Rejected, match="give the folder that holds the slides"):

@@ -1,0 +1,148 @@
+"""Which generators are compared on which data: one entry per line, one row per model, so that a further one is small.
+
+All models of a line have one cohort, one image size and one range of pixels; recipes are the shipped ones with the
+changes that are written here. Their images are what their budget buys: see `Line`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dicom_io.cohort import Cohort
+from models import recipe as recipes
+from models.recipe import Recipe
+from samples.importers import brain_tumour, mini_mias, pet_sarcoma
+from samples.importers.by_patient import Progress
+
+Changes = Mapping[str, Any]
+ProfileName = Literal["quick", "full"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row. recipe: a shipped one, changed by `changes`; `small` changes it again in the quick profile."""
+
+    name: str
+    recipe: str
+    total_images: int
+    changes: Changes
+    small: Changes
+
+    @property
+    def slug(self) -> str:
+        return self.name.lower().replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Line:
+    """title: of the report. cohort: as importers are called. common: changes to every recipe of the line.
+
+    budget_cpu_minutes: of the full profile, training and evaluation of all models and seeds, in one thread each; the
+    images of each model were set by its measured speed, so that together they stay below it.
+    """
+
+    title: str
+    cohort: Callable[[Path, Path, bytes, Progress], Cohort]
+    common: Changes
+    models: tuple[Model, ...]
+    budget_cpu_minutes: float = 24.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """seeds: 0, 1, ... of training. samples: of every evaluation. draws: of its bootstraps. reports: of a training."""
+
+    seeds: int
+    samples: int
+    draws: int
+    reports: int
+
+
+PROFILES: Mapping[ProfileName, Profile] = {
+    "full": Profile(seeds=3, samples=256, draws=1000, reports=6),
+    # Small enough for a test; its pictures are noise.
+    "quick": Profile(seeds=1, samples=24, draws=100, reports=2),
+}
+QUICK_IMAGES = 320
+
+# All runs repeat on other machines of the kind: no bfloat16. A run that fails is told of, and stays in the figures.
+_EVERY: Changes = {"schedule": {"precision": "float32", "patience_reports": None}, "alarms": "warn"}
+_QUICK: Changes = {"network": {"image_px": 16}, "schedule": {"batch_size": 16, "ema_half_life_images": 100}}
+
+
+def recipe_of(line: Line, model: Model, seed: int, name: ProfileName) -> Recipe:
+    """What one run trains by."""
+    profile = PROFILES[name]
+    images = model.total_images if name == "full" else QUICK_IMAGES
+    document = recipes.load(model.recipe).model_dump(mode="json")
+    changes = [_EVERY, line.common, model.changes, *((_QUICK, model.small) if name == "quick" else ())]
+    for change in changes:
+        document = changed(document, change)
+    schedule = {"total_images": images, "report_images": images // profile.reports}
+    own = {"name": model.slug, "seed": seed, "audit_samples": profile.samples, "schedule": schedule}
+    return recipes.parse(changed(document, own), f"{model.name} ({model.recipe})")
+
+
+def changed(document: Changes, change: Changes) -> dict[str, Any]:
+    """The document with the keys of `change`, at every depth."""
+    return {**document} | {
+        key: changed(document.get(key) or {}, value) if isinstance(value, Mapping) else value
+        for key, value in change.items()
+    }
+
+
+def _adversarial(name: str, recipe: str, total_images: int, network: Changes) -> Model:
+    return Model(name, recipe, total_images, {"network": {"features": 16, **network}}, {})
+
+
+def _diffusion(total_images: int) -> Model:
+    """A sampler of few calls, as samples are made one by one. Small batches: the budget is few steps otherwise."""
+    return Model(
+        "diffusion",
+        "diffusion",
+        total_images,
+        {
+            "network": {"channels": [16, 32, 32, 32], "residual_blocks": 1},
+            "sampler": {"kind": "dpm-solver++", "steps": 12},
+            "optimiser": {"learning_rate": 0.001},
+            "schedule": {"batch_size": 16, "warm_up_images": 500, "ema_half_life_images": 1000},
+        },
+        {"network": {"channels": [8, 8], "attention_levels": 0}, "sampler": {"steps": 4}, "report_samples": 16},
+    )
+
+
+LINES: Mapping[str, Line] = {
+    "generators-brain": Line(
+        title="Generators of brain-tumour MR slices, four classes",
+        cohort=brain_tumour.folders,
+        common={"conditional": True, "pixel_range": [0.0, 255.0], "network": {"image_px": 64}},
+        models=(
+            _adversarial("conditional GAN", "conditional-generator", 20_000, {}),
+            _adversarial("WCGAN-GP", "brain-wcgan-gp", 24_000, {}),
+            Model("CVAE", "conditional-vae", 9_000, {}, {"network": {"features": 8, "blocks": 3}}),
+            _diffusion(9_000),
+        ),
+    ),
+    "generators-pet": Line(
+        title="Generators of FDG PET slices of sarcomas, tumour or not",
+        cohort=pet_sarcoma.slices,
+        common={"conditional": True, "pixel_range": [0.0, 10.0], "network": {"image_px": 32}},
+        models=(
+            _adversarial("DCGAN", "generator", 100_000, {}),
+            _adversarial("WGAN-GP", "wgan-gp", 120_000, {}),
+            _diffusion(36_000),
+        ),
+    ),
+    "generators-mammo": Line(
+        title="Generators of patches of film mammograms",
+        cohort=mini_mias.patches,
+        common={"conditional": False, "pixel_range": [0.0, 255.0], "network": {"image_px": 64}},
+        models=(
+            _adversarial("DCGAN", "generator", 56_000, {}),
+            _adversarial("WGAN-GP", "wgan-gp", 60_000, {}),
+        ),
+    ),
+}

@@ -1,0 +1,332 @@
+"""Lines of generators: every model of a line, three seeds, each evaluated once on the held-out test images.
+
+Validation chooses the checkpoint of a run; the test split is met once, by the evaluation that goes with the run. Beside
+the models stand three rows that show what the figures mean: real images of the validation split (what a perfect
+generator would get), copies of training images (as good, and caught by the copy audit), and the mean image of each
+class with noise (a generator that collapsed).
+
+    OUT/cohort, OUT/cohort.key    the images, pseudonymised
+    OUT/plan.json                 what was asked for; another plan is refused
+    OUT/runs/MODEL-seedN/         a training, and outcome.json once it was evaluated
+    OUT/references/NAME.json      the rows beside the models
+    OUT/samples/MODEL-seedN.png   synthetic pictures, marked
+    OUT/report.md, figures.json
+
+A run without its outcome.json is resumed from its last checkpoint; one that has it is kept. Every run has one thread,
+so that figures depend on neither the number of workers nor of cores.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from dicom_io import cohort as cohorts
+from dicom_io.cohort import Cohort
+from dicom_io.errors import Rejected
+from dicom_io.pseudonym import site_key
+from models import generator, sheet, training, version
+from models import recipe as recipes
+from models.cases import Squares
+from models.evaluate import AUDIT_SEED, evaluate, measured
+from models.evaluation.fidelity import noisy
+from models.evaluation.subsets import evenly
+from models.recipe import Recipe
+from models.recipe_parts import GenerationBase
+from models.training import pictures
+from samples.experiments.generator_lines import LINES, PROFILES, Line, ProfileName, recipe_of
+from samples.experiments.generator_report import figures_of, report_of
+
+SHEET_SEED = 1
+SHEET_PICTURES = 16
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of one seed. recipe: as YAML. reference: "" trains; else which row beside the models is measured."""
+
+    recipe: str
+    cohort: Path
+    target: Path
+    draws: int
+    reference: str = ""
+
+    @property
+    def outcome(self) -> Path:
+        return self.target / "outcome.json" if not self.reference else self.target
+
+    @property
+    def name(self) -> str:
+        return self.reference or self.target.name
+
+
+def run(name: str, source: Path, out: Path, profile: ProfileName, say: Say, workers: int = 1) -> Path:
+    """Do what is not done yet, and give the path of the report.
+
+    Raises:
+        Rejected: `source` is not the data set, or `out` holds a run of another plan.
+    """
+    line = LINES[name]
+    out.mkdir(parents=True, exist_ok=True)
+    cohort = _cohort(line, source, out, say)
+    trained = {
+        (model.name, seed): recipe_of(line, model, seed, profile)
+        for model in line.models
+        for seed in range(PROFILES[profile].seeds)
+    }
+    _keep_plan(out / "plan.json", name, profile, cohort, trained)
+    jobs = _jobs(out, line, profile, trained)
+    left = [job for job in jobs if not job.outcome.exists()]
+    for done, finished in enumerate(_performed(left, workers), len(jobs) - len(left) + 1):
+        say(f"{finished.name}: done ({done} of {len(jobs)})")
+    outcomes = [json.loads(job.outcome.read_text()) for job in jobs]
+    figures = figures_of(outcomes, name, line, profile, cohort)
+    _write(out / "figures.json", figures)
+    report = out / "report.md"
+    report.write_text(report_of(figures))
+    return report
+
+
+def _cohort(line: Line, source: Path, out: Path, say: Say) -> Cohort:
+    folder, beside = out / "cohort", out / "cohort.partial"
+    if not folder.exists():
+        say("reading the data set")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        line.cohort(source, beside, site_key(out / "cohort.key"), lambda *_: None)
+        beside.rename(folder)
+    return cohorts.load(folder)
+
+
+# What was asked for
+
+
+def _keep_plan(
+    path: Path, name: str, profile: ProfileName, cohort: Cohort, trained: Mapping[tuple[str, int], Recipe]
+) -> None:
+    """Write the plan, or find it as it was.
+
+    Raises:
+        Rejected: it was another; the sentence names the first difference.
+    """
+    plan = {
+        "experiment": name,
+        "profile": profile,
+        "data_hash": cohort.data_hash,
+        "draws": PROFILES[profile].draws,
+        "recipes": {
+            f"{model} seed {seed}": recipe.model_dump(mode="json") for (model, seed), recipe in trained.items()
+        },
+    }
+    if not path.exists():
+        _write(path, plan)
+        return
+    before, now = (dict(_leaves(each)) for each in (json.loads(path.read_text()), json.loads(json.dumps(plan))))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise Rejected(
+                f"{path.parent} holds a run of another plan: {key} is {before.get(key)} there and {now.get(key)} now; "
+                "give another --out, or ask for what it was begun with"
+            )
+
+
+def _leaves(document: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(document, dict):
+        yield at, document
+        return
+    for key, value in document.items():
+        yield from _leaves(value, f"{at}.{key}" if at else key)
+
+
+def _jobs(out: Path, line: Line, profile: ProfileName, trained: Mapping[tuple[str, int], Recipe]) -> list[Job]:
+    draws, slugs = PROFILES[profile].draws, {model.name: model.slug for model in line.models}
+    runs = [
+        Job(recipes.dump(recipe), out / "cohort", out / "runs" / f"{slugs[model]}-seed{seed}", draws)
+        for (model, seed), recipe in trained.items()
+    ]
+    # Size and range are those of all models of the line.
+    beside = [
+        Job(runs[0].recipe, out / "cohort", out / "references" / f"{name.replace(' ', '-')}.json", draws, name)
+        for name in REFERENCES
+    ]
+    return [*beside, *runs]
+
+
+# Doing it
+
+
+def _performed(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
+    """Each job as it ends; in processes of their own where there are several workers."""
+    if workers == 1:
+        for job in jobs:
+            with _one_thread():
+                yield perform(job)
+        return
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawning, initializer=_begin_worker) as pool:
+        for future in as_completed([pool.submit(perform, job) for job in jobs]):
+            yield future.result()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _begin_worker() -> None:
+    """One thread; and a worker whose parent was killed ends, or it would write into the run that is resumed next."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def perform(job: Job) -> Job:
+    """Train and evaluate, or measure a reference; the outcome is written last, so that it means that all is done."""
+    recipe = recipes.parse(yaml.safe_load(job.recipe), job.name)
+    assert isinstance(recipe, GenerationBase)
+    cohort = cohorts.load(job.cohort)
+    job.outcome.parent.mkdir(parents=True, exist_ok=True)
+    if job.reference:
+        started_s = time.process_time()
+        measured_ = _reference(job.reference, recipe, cohort, job.draws)
+        spent_s = round(time.process_time() - started_s, 1)
+        _write(job.outcome, {"row": job.reference, "evaluation": measured_, "evaluation_cpu_s": spent_s})
+        return job
+    training_cpu_s, warnings = _train(recipe, cohort, job.target)
+    started_s = time.process_time()
+    report = evaluate(job.target, cohort, draws=job.draws)
+    model = generator.load(job.target)
+    _save_sheet(model, job.target)
+    found: dict[str, Any] = {
+        "row": recipe.name,
+        "seed": recipe.seed,
+        "images_seen": model.model.description.saw.images_seen,
+        "parameters": sum(
+            weights.numel() for weights in version.read_weights(job.target / "models" / "model.pt").values()
+        ),
+        "training_cpu_s": round(training_cpu_s, 1),
+        "warnings": warnings,
+        "evaluation": report,
+        "evaluation_cpu_s": round(time.process_time() - started_s, 1),
+    }
+    _write(job.outcome, found)
+    return job
+
+
+def _train(recipe: Recipe, cohort: Cohort, run: Path) -> tuple[float, list[str]]:
+    """CPU seconds and warnings, those of attempts that were killed included, as far as their last report."""
+    beside = run / "so_far.json"
+    before: dict[str, Any] = json.loads(beside.read_text()) if beside.exists() else {"cpu_s": 0.0, "warnings": []}
+    warnings: list[str] = before["warnings"]
+    started_s = time.process_time()
+
+    def spent_s() -> float:
+        return float(before["cpu_s"]) + time.process_time() - started_s
+
+    def hear(event: dict[str, Any]) -> None:
+        if event["kind"] == "warning" and event["message"] not in warnings:
+            warnings.append(event["message"])
+        if event["kind"] == "report":
+            _write(beside, {"cpu_s": spent_s(), "warnings": warnings})
+
+    training.train(recipe, cohort, run, resume=True, progress=hear, device="cpu")
+    return spent_s(), warnings
+
+
+def _save_sheet(model: generator.Generator, run: Path) -> None:
+    """Pictures of a seed of their own; with classes, a column is a class."""
+    if model.labels:
+        rows = max(2, SHEET_PICTURES // len(model.labels))
+        columns = [model.sample(rows, SHEET_SEED, label) for label in model.labels]
+        shown, across = np.stack(columns, 1).reshape(-1, *columns[0].shape[1:]), len(columns)
+    else:
+        shown, across = model.sample(SHEET_PICTURES, SHEET_SEED), 4
+    folder = run.parent.parent / "samples"
+    folder.mkdir(exist_ok=True)
+    sheet.save(
+        shown,
+        model.pixel_range,
+        folder / f"{run.name}.png",
+        model=model.identity.address,
+        seed=SHEET_SEED,
+        colour=model.colour,
+        across=across,
+    )
+
+
+# The rows beside the models
+
+
+def _reference(name: str, recipe: GenerationBase, cohort: Cohort, draws: int) -> dict[str, Any]:
+    px = int(recipe.network.image_px)  # type: ignore[attr-defined]
+    seen, chosen, unseen = (pictures.read(cohort, split, recipe, px)[1] for split in cohorts.SPLITS)
+    shown = REFERENCES[name](seen, chosen, recipe.audit_samples)
+    numbers = [None] * len(shown.images) if shown.labels is None else shown.labels.tolist()
+    return {"seed": AUDIT_SEED, "samples": len(shown.images)} | measured(
+        shown.images, numbers, seen, unseen, cohort.labels, draws
+    )
+
+
+def _some(squares: Squares, count: int) -> Squares:
+    which = evenly(len(squares.images), count)
+    labels = None if squares.labels is None else squares.labels[which]
+    patients = tuple(squares.patients[index] for index in which.tolist())
+    return replace(squares, images=squares.images[which], labels=labels, patients=patients)
+
+
+def _validation(training: Squares, validation: Squares, count: int) -> Squares:
+    return _some(validation, count)
+
+
+def _copies(training: Squares, validation: Squares, count: int) -> Squares:
+    return _some(training, count)
+
+
+def _means(training: Squares, validation: Squares, count: int) -> Squares:
+    """The mean training image of each one's class, with noise of 2 % of the range."""
+    shown = _some(training, count)
+    images = shown.images.mean(0, keepdim=True).repeat(len(shown.images), 1, 1, 1)
+    if training.labels is not None and shown.labels is not None:
+        for label in set(training.labels.tolist()):
+            images[shown.labels == label] = training.images[training.labels == label].mean(0)
+    return replace(shown, images=noisy(images, 0.02))
+
+
+REFERENCES: Mapping[str, Callable[[Squares, Squares, int], Squares]] = {
+    "real images of validation": _validation,
+    "copies of training images": _copies,
+    "class means with noise": _means,
+}
+
+
+def _write(path: Path, document: Any) -> None:
+    """The whole file or none of it."""
+    beside = path.with_suffix(".partial")
+    beside.write_text(json.dumps(document, indent=1) + "\n")
+    beside.replace(path)
