@@ -238,6 +238,7 @@ def generated_volume(
     seed: int,
     label: str,
     channel: str = "",
+    sample: int | None = None,
     study: FictitiousStudy | None = None,
     made_at: datetime,
     audit_id: str = "",
@@ -249,7 +250,8 @@ def generated_volume(
 
     volume: (slices, rows, columns), its affine, and its units; it shares its coordinates with nothing, so that its
     frame of reference becomes a new one. Pictures that are no volume may be laid one behind the other, so that a mask
-    of them (`segmentation.of_generated`) lies on them in every viewer. Everything else as for `generated`.
+    of them (`segmentation.of_generated`) lies on them in every viewer. sample: its number among the volumes of this
+    seed. Everything else as for `generated`.
 
     Raises:
         Rejected: a pixel is not finite or outside `value_range`.
@@ -270,12 +272,14 @@ def generated_volume(
         "range": [quantised.slope, quantised.intercept],
         "encoding": f"{_ENCODINGS[form]}, volume",
         **({"channel": channel} if channel else {}),
+        **({} if sample is None else {"sample": sample}),
     }
-    of, total = {"label": label, "channel": channel}, len(volume.voxels)
+    number = "" if sample is None else f"sample {sample}"
+    of, total = {"label": label, "channel": channel, "of": number}, len(volume.voxels)
     marked = _Generated(
         quantised.stored, quantised, model, seed, of, study, made_at, audit_id, out_of_domain, form, naming, 0, total
     )
-    words = " ".join(word for word in (label, channel) if word)
+    words = " ".join(word for word in (label, channel, number) if word)
     made, start = [], 0
     for dataset, record in marked.captures():
         frames = int(dataset.get("NumberOfFrames") or 1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.domain import Domain
-from models.version import Description
+from models.version import Description, Saw
 
 _AXES = {"volume": ("between slices", "down", "across"), "projection": ("down", "across")}
 
@@ -52,6 +52,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
             f"{saw.images} training slices{synthetic}; {saw.images_seen} drawn. Split by {saw.split_unit}. "
             f"Recipe {saw.recipe}, seed {saw.seed}. Data hash `{saw.data_hash}`."
         ),
+        *_ancestors(saw),
         "",
         "## Where it holds",
         "",
@@ -67,6 +68,23 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _ancestors(saw: Saw) -> list[str]:
+    """What it started from, the nearest first: those patients were seen, too."""
+    lines = []
+    begun = "It"
+    for each in saw.ancestors:
+        who = "the same training patients" if each.data_hash == saw.data_hash else f"{each.patients} training patients"
+        lines += [
+            "",
+            (
+                f"{begun} started from the weights of {each.address} (content hash `{each.content_hash}`), which had "
+                f"seen {who} of cohort {each.cohort}. Data hash `{each.data_hash}`."
+            ),
+        ]
+        begun = each.address
+    return lines
 
 
 def _labels(description: Description) -> list[str]:
@@ -124,7 +142,7 @@ def _interval(value: Mapping[str, float | None]) -> str:
 
 def figures(report: Mapping[str, Any]) -> list[str]:
     """The figures as Markdown; first, where there is one, the caution that goes with them."""
-    caution = [] if report["trained_on_this_cohort"] else [f"**Caution**: {report['caution']}.", ""]
+    caution = [f"**Caution**: {report['caution']}.", ""] if report["caution"] else []
     return caution + (_generator_figures if report["task"] == "generation" else _predictor_figures)(report)
 
 
@@ -226,7 +244,13 @@ def _limits(description: Description, report: Mapping[str, Any]) -> list[str]:
         lines.append(f"- {saw.patients} training patients are few: expect near copies and little variety.")
     if report["synthetic_test_images"]:
         lines.append(f"- {report['synthetic_test_images']} of {report['test_items']} test items are synthetic.")
-    if saw.synthetic_images:
+    for each in saw.ancestors:
+        if each.data_hash != saw.data_hash:
+            lines.append(
+                f"- The copy test looks for patients of cohort {saw.cohort}, not for those of {each.cohort}, whom "
+                f"{each.address} had seen."
+            )
+    if saw.synthetic_images or any(each.synthetic_images for each in saw.ancestors):
         lines.append("- Trained on synthetic images too.")
     if description.task != "generation" and report["patients"] < 20:
         lines.append(f"- {report['patients']} test patients are few: intervals are wide and may be too narrow still.")

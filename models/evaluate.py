@@ -29,7 +29,8 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
 
     Another cohort than the one that was trained on is measured, too. But its split knows nothing of the training, and
     its pseudonyms may be of another key, so nobody can tell whether patients are in both. The report says so:
-    `trained_on_this_cohort` is False and `caution` a sentence (else "").
+    `trained_on_this_cohort` is False and `caution` a sentence (else ""). There is one, too, where a model that it
+    started from was trained on another cohort.
 
     Raises:
         Rejected: the cohort has another task or channels, or no test images.
@@ -51,8 +52,8 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
         "task": task,
         "cohort": cohort.name,
         "data_hash": cohort.data_hash,
-        "trained_on_this_cohort": not (caution := _caution(model.description.saw, cohort)),
-        "caution": caution,
+        "trained_on_this_cohort": model.description.saw.data_hash == cohort.data_hash,
+        "caution": _caution(model.description.saw, cohort),
         "split_unit": cohort.split_unit,
         "split": "test",
         "synthetic_test_images": sum(item.synthetic for item in cohort.test),
@@ -63,12 +64,18 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
 
 
 def _caution(saw: version.Saw, cohort: Cohort) -> str:
-    if saw.data_hash == cohort.data_hash:
+    seen = {"the model": saw} | {f"{each.address}, which it started from,": each for each in saw.ancestors}
+    others = [
+        f"{who} was trained on cohort {each.cohort!r} with data hash {each.data_hash[:12]}"
+        for who, each in seen.items()
+        if each.data_hash != cohort.data_hash
+    ]
+    if not others:
         return ""
     return (
-        f"test patients may have been trained on: the model was trained on cohort {saw.cohort!r} with data hash "
-        f"{saw.data_hash[:12]}, and this is {cohort.name!r} with {cohort.data_hash[:12]}, whose split was made without "
-        "regard to that training; the figures count only where no patient is in both"
+        f"test patients may have been trained on: {', and '.join(others)}, and this is {cohort.name!r} with "
+        f"{cohort.data_hash[:12]}, whose split was made without regard to that training; the figures count only where "
+        "no patient is in both"
     )
 
 
@@ -128,7 +135,7 @@ def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     # Another cohort's class numbers may mean something else; then the spread is that of all classes together.
     labels = bool(model.labels) and cohort.labels == description.labels
 
-    view = pictures.View(model.channels, model.mask_labels, description.only_label, labels)
+    view = pictures.View(model.channels, model.mask_labels, description.only_label, labels, model.dims)
 
     def real(items: Sequence[Item]) -> cases.Squares:
         return view.read(cohort, items, model.model.model_input, px, description.minimum_signal)[1]

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from dicom_io import labels, nifti, picture, secondary_capture, segmentation, series
-from dicom_io.errors import OutOfDomain
+from dicom_io.errors import OutOfDomain, Rejected
 from dicom_io.provenance import LabelRecord, name_based_uid
 from dicom_io.segmentation import Segment
 from dicom_io.volume import Float32, Projection, Source, Volume
@@ -119,7 +119,7 @@ def generate(
     """
     model = _generator(model_folder)
     model.require(label)
-    drawn = _with_masks if model.mask_labels else _in_parts
+    drawn = _volumes if model.dims == 3 else _with_masks if model.mask_labels else _in_parts
     made = _write(drawn(model, n, seed, label, made_at, encodings, progress), out)
     progress({"stage": "done", "done": n, "total": n})
     return made
@@ -171,34 +171,80 @@ def _with_masks(
         progress({"stage": "generating", "done": len(samples), "total": n})
         samples.append(sample)
     down, across = model.spacing_mm or (1.0, 1.0)
-    behind = np.diag([across, down, max(across, down), 1.0])[:, [2, 1, 0, 3]]
-    masks = np.stack([sample.mask for sample in samples if sample.mask is not None]).astype(np.float32)
-    for channel, frames in _series(model, np.stack([sample.image for sample in samples])):
+    stacked = Sample(
+        np.stack([sample.image for sample in samples], 1),
+        np.stack([sample.mask for sample in samples if sample.mask is not None]),
+    )
+    yield from _placed(model, stacked, (max(down, across), down, across), None, n, seed, label, made_at, wanted)
+
+
+def _volumes(
+    model: Generator,
+    n: int,
+    seed: int,
+    label: str | None,
+    made_at: datetime,
+    wanted: Collection[str],
+    progress: Progress,
+) -> Iterator[Object]:
+    """A series for each channel of each volume, and its mask as SEG on the last of them."""
+    for number, sample in enumerate(model.samples(n, seed, label)):
+        progress({"stage": "generating", "done": number, "total": n})
+        steps = model.spacing_mm or (1.0, 1.0, 1.0)
+        yield from _placed(model, sample, steps, number, n, seed, label, made_at, wanted)
+
+
+def _placed(
+    model: Generator,
+    sample: Sample,
+    spacing_mm: Sequence[float],
+    number: int | None,
+    n: int,
+    seed: int,
+    label: str | None,
+    made_at: datetime,
+    wanted: Collection[str],
+) -> Iterator[Object]:
+    """sample: (channels, slices, rows, columns) with the steps `spacing_mm`; number: of the volume, None for slices of
+    many."""
+    grid = _grid(spacing_mm)
+    captures: list[tuple[Dataset, LabelRecord]] = []
+    for channel, frames in _series(model, sample.image.swapaxes(0, 1)):
         for form in _captures(wanted):
             captures = secondary_capture.generated_volume(
-                Volume(np.asarray(frames, np.float32), behind, "", model.units),
+                Volume(np.asarray(frames, np.float32), grid, "", model.units),
                 channel=channel,
+                sample=number,
                 form=form,
                 **_of_generated(model, seed, label, made_at),
             )
-            finding = _drawn(n, seed, label, channel)
+            finding = _drawn(n, seed, label, channel, number)
             yield from ((dataset, record, finding, form) for dataset, record in captures)
-    names = " and ".join(model.mask_labels)
+    if sample.mask is None:
+        return
+    masks, names = sample.mask.astype(np.float32), " and ".join(model.mask_labels)
     for encoding, arguments in encodings.SEGMENTATIONS.items():
         if encoding in wanted:
+            of = {"seed": seed, "samples": n} | ({"label": label} if label else {})
             seg, record = segmentation.of_generated(
-                Volume(masks, behind, "", "1"),
+                Volume(masks, grid, "", "1"),
                 captures=captures,
                 segments=segments_of(("background", *model.mask_labels)),
                 model=model.identity,
-                parameters={"seed": seed, "samples": n} | ({"label": label} if label else {}),
+                parameters=of | ({} if number is None else {"sample": number}),
                 description=f"{names} drawn by {model.identity.address}",
                 made_at=made_at,
                 audit_id=model.audit_id,
                 **arguments,
             )
             share = float((masks > 0).any((1, 2)).mean())
-            yield seg, record, f"{names} on {share:.0%} of {n} pictures, seed {seed}", encoding
+            yield seg, record, f"{names} on {share:.0%} of {len(masks)} pictures, seed {seed}", encoding
+
+
+def _grid(spacing_mm: Sequence[float]) -> npt.NDArray[np.float64]:
+    """(slice, row, column) -> LPS in mm: rows down, columns to the left, slices upwards, as axial images lie."""
+    slice_mm, down, across = spacing_mm
+    return np.diag([across, down, slice_mm, 1.0])[:, [2, 1, 0, 3]]
 
 
 def _series(model: Generator, images: Float32) -> list[tuple[str, Float32 | Picture]]:
@@ -221,9 +267,10 @@ def _of_generated(model: Generator, seed: int, label: str | None, made_at: datet
     }
 
 
-def _drawn(n: int, seed: int, label: str | None, channel: str) -> str:
+def _drawn(n: int, seed: int, label: str | None, channel: str, number: int | None = None) -> str:
     words = " ".join(word for word in (label, channel) if word)
-    return f"{n} pictures{f' of {words}' if words else ''}, seed {seed}"
+    what = f"{n} pictures" if number is None else f"volume {number + 1} of {n}"
+    return f"{what}{f' of {words}' if words else ''}, seed {seed}"
 
 
 def generate_files(
@@ -237,10 +284,12 @@ def generate_files(
     one.
 
     Raises:
-        Rejected: as for `generate`.
+        Rejected: as for `generate`, or volumes are asked for as PNG.
     """
     model = _generator(model_folder)
     model.require(label)
+    if model.dims == 3 and form == "png":
+        raise Rejected(f"{model.identity.address} makes volumes; ask for dicom or nifti")
     out.mkdir(parents=True, exist_ok=True)
     # Of an unlabelled generator names and UIDs stay what they were before there were labels.
     of = [label] if label else []
@@ -261,11 +310,21 @@ def generate_files(
                 path = path.with_name(path.name + ".nii.gz")
                 named_by = [model.identity.content_hash, str(seed), str(number), *of, *([word] if word else [])]
                 source = Source("", name_based_uid("file", *named_by), "", 1, True)
-                units = "1" if mask else model.units
-                projection = Projection(values.astype(np.float32), units, source, model.spacing_mm)
-                nifti.write_projection(projection, path, note=note | ({"shows": word} if word else {}))
+                _write_nifti(model, values.astype(np.float32), "1" if mask else model.units, source, path, note, word)
             written.append(path)
     return written
+
+
+def _write_nifti(
+    model: Generator, values: Float32, units: str, source: Source, path: Path, note: Mapping[str, Any], word: str
+) -> None:
+    said = {**note, **({"shows": word} if word else {})}
+    if model.dims == 3:
+        grid = _grid(model.spacing_mm or (1.0, 1.0, 1.0))
+        nifti.write(Volume(values, grid, "", units, (source,) * len(values)), path, note=said)
+        return
+    spacing_mm = None if model.spacing_mm is None else (model.spacing_mm[0], model.spacing_mm[1])
+    nifti.write_projection(Projection(values, units, source, spacing_mm), path, note=said)
 
 
 def _images(model: Generator, sample: Sample) -> list[tuple[str, npt.NDArray[Any]]]:

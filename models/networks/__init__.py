@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,6 +50,13 @@ def build(definition: Mapping[str, Any]) -> nn.Module:
         return _KNOWN[target](**arguments)
     except (TypeError, ValueError) as error:
         raise Rejected(f"network_def of {target}: {error}") from error
+
+
+def arguments(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the network that a definition names, with the defaults of those that it leaves out; nothing is built."""
+    taken = inspect.signature(_KNOWN[definition["_target_"]]).parameters.values()
+    defaults = {each.name: each.default for each in taken if each.default is not each.empty}
+    return defaults | {key: value for key, value in definition.items() if key != "_target_"}
 
 
 def noise_shape(definition: Mapping[str, Any]) -> tuple[int, list[int]]:

@@ -27,18 +27,22 @@ def train(
     minutes: float | None = None,
     progress: Progress | None = None,
     device: str = "auto",
+    start_from: Path | None = None,
 ) -> None:
     """Train and leave a finished run: recipe, metrics.csv, checkpoints, and what serving needs in bundle form.
 
     minutes: a budget for this call; the schedule is squeezed into it. progress: called with events as plain dicts, see
-    `models.training.journal`. device: "cpu", "cuda" or "auto".
+    `models.training.journal`. device: "cpu", "cuda" or "auto". start_from: folder of a run or a version whose weights a
+    generator begins with; a run that is resumed remembers it.
 
     Raises:
-        Rejected: recipe and cohort do not fit, or the run folder holds another training.
+        Rejected: recipe and cohort do not fit, or recipe and model; or the run folder holds another training.
     """
     # Generators need images, and labels where they are conditional: every cohort has the first.
     if recipe.task not in (cohort.task, "generation"):
         raise Rejected(f"recipe {recipe.name!r} is for {recipe.task}, cohort {cohort.name!r} for {cohort.task}")
+    if start_from is not None and recipe.task != "generation":
+        raise Rejected(f"recipe {recipe.name!r} is for {recipe.task}; only generators start from another model")
     if isinstance(recipe, ClassificationRecipe):
         classification.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
     elif isinstance(recipe, SegmentationRecipe):
@@ -55,6 +59,7 @@ def train(
             progress=progress,
             device=device,
             samples=samples,
+            start_from=start_from,
         )
         if isinstance(recipe, VariationalRecipe):
             variational.train(recipe, session)

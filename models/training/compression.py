@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from models.training.augmentation import augment_pictures
 from models.training.judge import AT_MOST
 from models.training.precision import autocast
 from models.training.session import Session, Stateful
+from models.training.transfer import Part
 
 _BATCH = 32
 # A plane that says nothing has the deviation of its noise, 1; without a kl_weight it may have none.
@@ -46,7 +48,8 @@ class Compression:
     """
 
     def __init__(self, settings: Latent, planes: int, on: torch.device, precision: str) -> None:
-        self.network = Autoencoder(planes, settings.channels, settings.widths, settings.residual_blocks).to(on)
+        self._build = partial(Autoencoder, planes, settings.channels, settings.widths, settings.residual_blocks)
+        self.network = self._build().to(on)
         self.average = average.start(self.network)
         self.optimiser = torch.optim.Adam(self.network.parameters(), settings.learning_rate)
         self.images = 0
@@ -65,6 +68,11 @@ class Compression:
             "autoencoder optimiser": self.optimiser,
             "compression": self,
         }
+
+    @property
+    def part(self) -> Part:
+        """What another model leaves for it (`models.training.transfer`)."""
+        return Part("autoencoder", (self.network, self.average), lambda classes: self._build())
 
     def state_dict(self) -> dict[str, Any]:
         """What it has found; the networks are stored beside it."""
@@ -133,6 +141,7 @@ def train(first: Compression, recipe: DiffusionRecipe, session: Session) -> None
     while not first.images:
         draw = session.draw()
         optimisers.set_rate(first.optimiser, session.learning_rate(settings.learning_rate))
+        session.hold()
 
         # There and back.
         real, _ = session.batches.draw(schedule.batch_size, draw)

@@ -33,6 +33,7 @@ from models.training.batches import withheld
 from models.training.compression import Compression
 from models.training.precision import autocast
 from models.training.session import Session, Stateful
+from models.training.transfer import Part
 
 # Images of one grey have no deviation, and a denoiser needs one: about a grey level of 256.
 FLATTEST = 0.01
@@ -58,9 +59,13 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
     optimiser = torch.optim.Adam(denoiser.parameters(), rates.learning_rate, (rates.beta_1, rates.beta_2))
     alarms = session.watch(WAYS_OUT)
 
-    # Resume from the newest checkpoint, if there is one.
+    # Resume from the newest checkpoint, or start from another model, if there is one.
+    reals = session.reals.images
     stateful: dict[str, Stateful] = {"denoiser": denoiser, "average": kept, "optimiser": optimiser}
-    session.begin(stateful | (first.stateful if first else {}))
+    parts = [Part("denoiser", (denoiser, kept), lambda n: networks.build(definition_of(recipe, n, reals)))]
+    if first is not None:
+        stateful, parts = stateful | first.stateful, [*parts, first.part]
+    session.begin(stateful, definition, parts)
     since_report: list[float] = []
 
     # What makes latents trains first, and then stays as it is.
@@ -73,6 +78,7 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
     while session.going:
         draw = session.draw()
         optimisers.set_rate(optimiser, session.learning_rate(rates.learning_rate))
+        session.hold()
 
         # Draw reals, hide some of their classes, add noise of a random level to each.
         clean, labels = session.batches.draw(schedule.batch_size, draw)

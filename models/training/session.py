@@ -7,7 +7,7 @@ family tells when its samples are good.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ from models.training.judge import SAMPLES, Judge
 from models.training.randomness import seed_of, start_step
 from models.training.schedule import Clock
 from models.training.strip import Strip
+from models.training.transfer import Part, Transfer
 
 
 class Stateful(Protocol):
@@ -38,7 +39,7 @@ class Stateful(Protocol):
 
 
 class Session:
-    """One training of a generator. samples: at most so many are compared at a report.
+    """One training of a generator. samples: at most so many are compared at a report. start_from: see `train`.
 
     Only the training split is drawn from (`batches`); validation is for the judge. step, images_seen: so far.
 
@@ -58,6 +59,7 @@ class Session:
         progress: Callable[[dict[str, Any]], None] | None = None,
         device: str = "auto",
         samples: int = SAMPLES,
+        start_from: Path | None = None,
     ) -> None:
         # Patients are split already; read them once.
         summary.require_splits(cohort)
@@ -71,6 +73,8 @@ class Session:
         self.judge = Judge(self.reals, self.unseen, self.batches.present, samples)
         self.clock = Clock(recipe.schedule, minutes)
         self.journal = Journal(run, recipe, cohort, self.clock, progress, resume)
+        self._transfer = Transfer(recipe, self.journal, start_from, resume)
+        self._parts: Sequence[Part] = ()
         self._strip = Strip(run, recipe.name, recipe.seed, len(self.batches.present), recipe.channels == COLOURS)
         self.alarms = self.watch()
         self._stateful: dict[str, Stateful] = {}
@@ -92,12 +96,17 @@ class Session:
         )
         return self.alarms
 
-    def begin(self, stateful: Mapping[str, Stateful]) -> None:
-        """Go on from the newest checkpoint, if there is one. stateful: all that a step changes, by name.
+    def begin(self, stateful: Mapping[str, Stateful], definition: Mapping[str, Any], parts: Sequence[Part]) -> None:
+        """Go on from the newest checkpoint, if there is one, or start from another model, if there is one.
+
+        stateful: all that a step changes, by name. definition: see `leave`. parts: the networks, the released first.
 
         Raises:
-            Rejected: the checkpoint lacks one of them.
+            Rejected: the checkpoint lacks one of them, or the other model does not fit.
         """
+        self._parts = parts
+        for sentence in self._transfer.begin(definition, parts, self.names):
+            self.journal.warn(sentence)
         self._stateful = {**stateful, "alarms": self.alarms}
         found = self.journal.resumed
         if found:
@@ -123,6 +132,10 @@ class Session:
     def going(self) -> bool:
         """Neither images nor minutes nor patience have run out."""
         return not self._finished and not self.recipe.schedule.is_over(self.images_seen, self._since_best)
+
+    def hold(self) -> None:
+        """Before every step: layers that the recipe freezes stay as they are."""
+        self._transfer.hold(self.fraction)
 
     def draw(self) -> torch.Generator:
         """The source of random numbers for the next step."""
@@ -207,7 +220,8 @@ class Session:
         self._since_best = 0 if score < self._best else self._since_best + 1
         if score < self._best:
             self._best = score
-            self.journal.keep_best({"state": released.state_dict()})
+            beside = {part.name: part.networks[-1].state_dict() for part in self._parts[1:]}
+            self.journal.keep_best({"state": released.state_dict(), "beside": beside})
 
     def leave(self, definition: Mapping[str, Any]) -> None:
         """What sampling needs, with range, units and spacing of the slices. definition: `network_def` of the best."""
@@ -220,6 +234,9 @@ class Session:
             self.images_seen,
             self.batches.counts,
         )
-        chain, best = pictures.input_chain(self.recipe), self.journal.best()["state"]
-        version.write(self.journal.run, made, definition, chain, None, 0.0, best)
+        chain, best = pictures.input_chain(self.recipe), self.journal.best()
+        saw = made.saw.model_copy(update={"ancestors": self._transfer.ancestors})
+        beside = version.write_beside(self.journal.run, best["beside"])
+        made = made.model_copy(update={"saw": saw, "beside": beside})
+        version.write(self.journal.run, made, definition, chain, None, 0.0, best["state"])
         self.journal.done(images_seen=self.images_seen, validation_kid=self._best, reports_since_best=self._since_best)

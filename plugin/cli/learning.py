@@ -37,6 +37,12 @@ def train(
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="Budget; the schedule fits in.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="In place of the recipe's seed.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
+    start_from: Annotated[
+        str | None,
+        typer.Option("--start-from", metavar="RUN|MODEL", help="A generator, as for evaluate, to begin with."),
+    ] = None,
+    models_dir: Models = None,
+    config: Config = None,
 ) -> None:
     """Train a model on a cohort; leaves metrics, checkpoints and a finished run.
 
@@ -47,6 +53,7 @@ def train(
     from dicom_io import cohort as cohorts
     from models import recipe as recipes
     from models import training
+    from plugin.registry import folder_of
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores())
@@ -56,8 +63,11 @@ def train(
     loaded = cohorts.load(cohort)
     if loaded.buried:
         typer.echo(f"{loaded.buried} items of {cohort} are left out, because their sources were deleted", err=True)
+    ancestor = None if start_from is None else folder_of(models_folder(models_dir, config), start_from)
     with TrainingBar() as bar:
-        training.train(chosen, loaded, run, resume=resume, minutes=minutes, progress=bar, device=device)
+        training.train(
+            chosen, loaded, run, resume=resume, minutes=minutes, progress=bar, device=device, start_from=ancestor
+        )
     typer.echo(f"finished: {run}; next: mirall models release {run} --cohort {cohort} --name {chosen.name}")
 
 

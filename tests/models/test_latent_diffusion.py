@@ -269,6 +269,25 @@ def test_a_run_that_is_stopped_in_either_stage_and_resumed_ends_bit_equal(stoppe
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
+def test_another_model_is_started_from_with_its_autoencoder_and_layers_are_frozen(trained, sides, tmp_path):
+    plain = recipe.load(trained / "recipe.yaml").model_dump(mode="json")
+    plain["schedule"] |= {"total_images": 64, "report_images": 32}
+    plain["transfer"] = {"freeze": {"denoiser": ["unet.first"], "autoencoder": ["both.encoder"]}}
+    training.train(recipe.parse(plain, "later"), sides, tmp_path / "run", start_from=trained, device="cpu")
+    before = {"denoiser": read_weights(trained / "models" / "model.pt")} | {
+        "autoencoder": read_weights(trained / "training" / "autoencoder.pt")
+    }
+    after = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    for name, frozen, moved in (
+        ("denoiser", "unet.first.weight", "unet.last.2.weight"),
+        ("autoencoder", "both.encoder.blocks.0.conv.weight", "both.decoder.blocks.0.conv.weight"),
+    ):
+        assert torch.equal(after[name][frozen], before[name][frozen])
+        assert 0 < float((after[name][moved] - before[name][moved]).abs().mean()) < 0.05
+    # Little moved, and so nearly as good as it was.
+    assert float(lines_of(tmp_path / "run")[-1]["validation_psnr_db"]) > 16
+
+
 def test_each_part_of_a_training_warms_up_and_decays_by_itself():
     schedule = small(schedule={"total_images": 1000, "warm_up_images": 99}).schedule
     clock = Clock(schedule, None)
