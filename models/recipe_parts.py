@@ -107,9 +107,10 @@ Layers = Annotated[int | tuple[str, ...], BeforeValidator(_layers)]
 class Transfer(Settings):
     """What a training takes of the model that it starts from (`mirall train --start-from`), and what of it stays.
 
-    A family's parts are generator and critic, decoder and encoder, or the denoiser. fresh: parts that begin anew all
-    the same. freeze: of a part, how many layers from its input on (`critic: 3` is Freeze-D, Mo 2020), or their names; a
-    wrong name is answered with those that there are. frozen_share: of the training; then all layers train.
+    A family's parts are generator and critic, decoder and encoder, or the denoiser, with the autoencoder of its
+    latents. fresh: parts that begin anew all the same. freeze: of a part, how many layers from its input on
+    (`critic: 3` is Freeze-D, Mo 2020), or their names; a wrong name is answered with those that there are.
+    frozen_share: of the training; then all layers train.
     """
 
     fresh: tuple[str, ...] = ()

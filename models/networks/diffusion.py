@@ -101,7 +101,7 @@ class Diffusion(nn.Module):
         return without + self.guidance * (self(noisy, sigma, labels) - without)
 
     def noise(self, source: torch.Generator) -> Tensor:
-        """(1, planes, image_px, image_px) of N(0, 1)."""
+        """One picture of N(0, 1), (1, planes, image_px, image_px)."""
         return torch.randn((1, self.planes, self.image_px, self.image_px), generator=source)
 
     @torch.inference_mode()
@@ -114,7 +114,11 @@ class Diffusion(nn.Module):
             return self.guided(image.float(), of_all, labels).to(wide)
 
         first = self.data_mean + self._levels[0] * noise.to(wide)
-        return self._sampler(denoise, first, self._levels).float().clamp(-1, 1)
+        return self.picture(self._sampler(denoise, first, self._levels).float())
+
+    def picture(self, clean: Tensor) -> Tensor:
+        """What the sampler leaves -> pictures in [-1, 1]."""
+        return clean.clamp(-1, 1)
 
     def make(self, source: torch.Generator, label: int | None = None) -> Tensor:
         """One picture (planes, image_px, image_px) in [-1, 1]: a function of the source's state and the label alone."""

@@ -164,6 +164,11 @@ class Session:
         """The source of random numbers for the next step."""
         return start_step(self.recipe.seed, self.step, self.ranks)
 
+    @property
+    def images_of_part(self) -> int:
+        """So far, of the part of the training that has begun (`Clock.part`)."""
+        return self.clock.of_part(self.images_seen)
+
     def learning_rate(self, peak: float) -> float:
         return self.clock.learning_rate(self.images_seen, peak)
 
@@ -217,14 +222,29 @@ class Session:
             | {"spread": round(min(spread.values(), default=float("nan")), 4)}
             | dict(after or {})
         )
-        self.alarms.look(self.fraction, self.images_seen, panel.images, spread, beside)
+        self.alarms.look(self.clock.within(self.images_seen), self.images_seen, panel.images, spread, beside)
+        self._save()
+        self.alarms.sound()
+        self._agree()
+
+    def note(self, figures: Mapping[str, Any]) -> None:
+        """A report without samples, of what is trained before there can be any: line and checkpoint.
+
+        Raises:
+            Rejected: as for `report`.
+        """
+        self._reported = self.images_seen
+        self.journal.report({"images_seen": self.images_seen} | dict(figures) | {"validation_kid": "", "spread": ""})
+        self.alarms.look(self.fraction, self.images_seen, None, {})
+        self._save()
+        self.alarms.sound()
+
+    def _save(self) -> None:
         self.journal.save(
             {name: each.state_dict() for name, each in self._stateful.items()}
             | {"step": self.step, "images_seen": self.images_seen}
             | {"best": self._best, "reports_since_best": self._since_best}
         )
-        self.alarms.sound()
-        self._agree()
 
     def _agree(self) -> None:
         """All wait for the first, and know what patience is counted from."""

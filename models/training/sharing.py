@@ -6,6 +6,7 @@ import math
 
 from dicom_io.errors import Rejected
 from models.adversarial_recipe import AdversarialRecipe
+from models.diffusion_recipe import DiffusionRecipe
 from models.networks.generator import GROUP
 from models.paired_recipe import PairedRecipe
 from models.recipe import Recipe
@@ -24,6 +25,8 @@ def require(recipe: Recipe, processes: int) -> None:
         raise Rejected(f"recipe {recipe.name!r} is for {recipe.task}, which trains in one process; leave --nproc out")
     if isinstance(recipe, PairedRecipe):
         raise Rejected(f"recipe {recipe.name!r} is of family paired, which trains in one process; leave --nproc out")
+    if isinstance(recipe, DiffusionRecipe) and recipe.latent:
+        raise Rejected(f"latent: the autoencoder of recipe {recipe.name!r} trains in one process; leave --nproc out")
     batch = recipe.schedule.batch_size
     if batch % processes:
         raise Rejected(

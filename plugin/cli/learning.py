@@ -222,7 +222,9 @@ class TrainingBar:
             self._console.print(f"warning: {event['message']}", style="yellow", highlight=False)
         elif event["kind"] == "report":
             figures = ", ".join(
-                f"{name} {value}" for name, value in event.items() if name not in ("kind", "images_seen")
+                f"{name} {value}"
+                for name, value in event.items()
+                if name not in ("kind", "images_seen") and value != ""
             )
             self._console.print(f"{event['images_seen']} images: {figures}", highlight=False)
         else:
