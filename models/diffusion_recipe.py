@@ -23,7 +23,7 @@ class Denoiser(Settings):
     dropout: within the residual blocks, in training alone; a small data set needs it.
     """
 
-    image_px: Annotated[int, Field(ge=8)] = 32
+    image_px: Annotated[int, Field(ge=16)] = 32
     channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (32, 64, 64)
     residual_blocks: Positive = 2
     attention_levels: Annotated[int, Field(ge=0)] = 1
@@ -124,6 +124,8 @@ class DiffusionRecipe(GenerationBase):
 
     @model_validator(mode="after")
     def _latent_fits(self) -> Self:
+        if self.latent and self.spatial_dims == 3:
+            raise ValueError("latent: its autoencoder is for slices; leave it out, or set spatial_dims to 2")
         if self.latent:
             least = 2 ** (len(self.latent.widths) + len(self.network.channels) - 2)
             if self.network.image_px % least:

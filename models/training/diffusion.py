@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from models import networks
 from models.diffusion_recipe import DiffusionLoss, DiffusionRecipe
 from models.networks.diffusion import Diffusion
+from models.networks.spatial import to_maps
 from models.training import average, compression, optimisers
 from models.training.alarms import WaysOut
 from models.training.augmentation import augment_pictures
@@ -86,7 +87,7 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
         clean = clean if first is None else first.latents(clean, draw)
         labels = withheld(labels, recipe.loss.label_dropout, classes, draw)
         sigma = noise_levels(schedule.batch_size, recipe.loss, draw).to(on)
-        noisy = clean + sigma[:, None, None, None] * torch.randn(clean.shape, generator=draw).to(on)
+        noisy = clean + to_maps(sigma[:, None], clean) * torch.randn(clean.shape, generator=draw).to(on)
         clean, noisy, sigma = ranks.share(clean), ranks.share(noisy), ranks.share(sigma)
         labels = None if labels is None else ranks.share(labels).to(on)
 
@@ -125,6 +126,7 @@ def definition_of(recipe: DiffusionRecipe, classes: int, reals: Tensor) -> dict[
     common = {
         **recipe.network.model_dump(mode="json"),
         "classes": classes,
+        **({"dims": reals.ndim - 2} if reals.ndim > 4 else {}),
         "sampler": recipe.sampler.kind,
         **recipe.sampler.model_dump(exclude={"kind"}),
     }
@@ -148,8 +150,8 @@ def noise_levels(count: int, loss: DiffusionLoss, source: torch.Generator) -> Te
 
 
 def weighted_error(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: Tensor | float) -> Tensor:
-    """The mean over images (B, planes, rows, columns), each plane weighted by its deviation (planes, 1, 1) and by the
+    """The mean over images (B, planes, *size), each plane weighted by its deviation (planes, 1, ...) and by the
     level (B,): Karras 2022, table 1."""
-    level = sigma[:, None, None, None]
+    level = to_maps(sigma[:, None], clean)
     weight = (level**2 + sigma_data**2) / (level * sigma_data) ** 2
     return (weight * (denoised - clean).square()).mean()
