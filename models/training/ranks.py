@@ -105,15 +105,18 @@ class Ranks:
                 "recipe and cohort, and a run folder that every host sees"
             )
 
-    def spread(self, network: nn.Module) -> None:
-        """Its batch norms and dropouts see the whole batch. Names and weights of the layers stay as they are."""
+    def spread(self, network: nn.Module, images: int) -> None:
+        """Its batch norms and dropouts see the whole batch. Names and weights of the layers stay as they are.
+
+        images: of this process in a batch. A layer may see several batches, one after the other (reals, then fakes).
+        """
         if self.count == 1:
             return
         for layer in network.modules():
             if isinstance(layer, _BatchNorm):
                 layer.forward = partial(self._normed, layer)  # type: ignore[method-assign]
             elif isinstance(layer, _DropoutNd):
-                layer.forward = partial(self._dropped, layer)
+                layer.forward = partial(self._dropped, layer, images)
 
     @torch.compiler.disable
     def _normed(self, layer: _BatchNorm, maps: Tensor) -> Tensor:
@@ -138,11 +141,11 @@ class Ranks:
         return made.to(maps.dtype)
 
     @torch.compiler.disable
-    def _dropped(self, layer: _DropoutNd, maps: Tensor) -> Tensor:
+    def _dropped(self, layer: _DropoutNd, images: int, maps: Tensor) -> Tensor:
         if not layer.training or not layer.p:
             return maps
         kept: Tensor = type(layer).forward(layer, maps.new_ones(self.count * len(maps), *maps.shape[1:]))
-        return maps * self.share(kept)
+        return maps * kept.unflatten(0, (-1, self.count, images))[:, self.number].flatten(0, 1)
 
     def _sum(self, values: Tensor) -> Tensor:
         total: Tensor = _Sum.apply(values)

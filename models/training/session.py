@@ -139,7 +139,7 @@ class Session:
         self.ranks.require_same(hashlib.sha256(f"{self.journal.fingerprint} {self.images_seen}".encode()).hexdigest())
         for each in self._stateful.values():
             if isinstance(each, nn.Module) and each.training:
-                self.ranks.spread(each)
+                self.ranks.spread(each, self.recipe.schedule.batch_size // self.ranks.count)
                 if self._compiled:
                     # With torch's own random numbers, so that dropout is the same with and without.
                     each.compile(options={"fallback_random": True})
