@@ -11,9 +11,20 @@ from dicom_io.errors import Rejected
 from models.diffusion_recipe import DiffusionRecipe
 from models.paired_recipe import PairedRecipe
 from models.recipe import ClassificationRecipe, Recipe, SegmentationRecipe
-from models.training import adversarial, classification, couples, diffusion, paired, pictures, segmentation, variational
+from models.training import (
+    adversarial,
+    classification,
+    couples,
+    diffusion,
+    paired,
+    pictures,
+    segmentation,
+    unpaired,
+    variational,
+)
 from models.training.judge import SAMPLES
 from models.training.session import Reader, Session
+from models.unpaired_recipe import UnpairedRecipe
 from models.variational_recipe import VariationalRecipe
 
 Progress = Callable[[dict[str, Any]], None]
@@ -49,8 +60,10 @@ def train(
     elif isinstance(recipe, SegmentationRecipe):
         segmentation.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
     else:
-        samples = recipe.report_samples if isinstance(recipe, DiffusionRecipe | PairedRecipe) else SAMPLES
-        read: Reader = couples.read if isinstance(recipe, PairedRecipe) else pictures.read
+        samples = (
+            recipe.report_samples if isinstance(recipe, DiffusionRecipe | PairedRecipe | UnpairedRecipe) else SAMPLES
+        )
+        read: Reader = couples.read if isinstance(recipe, PairedRecipe | UnpairedRecipe) else pictures.read
         session = Session(
             recipe,
             cohort,
@@ -70,5 +83,7 @@ def train(
             diffusion.train(recipe, session)
         elif isinstance(recipe, PairedRecipe):
             paired.train(recipe, session)
+        elif isinstance(recipe, UnpairedRecipe):
+            unpaired.train(recipe, session)
         else:
             adversarial.train(recipe, session)
