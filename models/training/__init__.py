@@ -22,10 +22,12 @@ from models.training import (
     segmentation,
     sharing,
     summary,
+    unpaired,
     variational,
 )
 from models.training.ranks import joined
 from models.training.session import Session
+from models.unpaired_recipe import UnpairedRecipe
 from models.variational_recipe import VariationalRecipe
 
 Progress = Callable[[dict[str, Any]], None]
@@ -79,7 +81,7 @@ def train(
                 progress=progress,
                 device=device,
                 start_from=start_from,
-                read=couples.read if isinstance(recipe, PairedRecipe) else pictures.read,
+                read=couples.read if isinstance(recipe, PairedRecipe | UnpairedRecipe) else pictures.read,
                 ranks=ranks,
                 compiled=compiled,
             )
@@ -89,5 +91,7 @@ def train(
                 diffusion.train(recipe, session)
             elif isinstance(recipe, PairedRecipe):
                 paired.train(recipe, session)
+            elif isinstance(recipe, UnpairedRecipe):
+                unpaired.train(recipe, session)
             else:
                 adversarial.train(recipe, session)

@@ -25,6 +25,7 @@ from models.paired_recipe import PairedRecipe, TranslatorSettings
 from models.recipe_parts import Augmentation
 from models.training import pictures
 from models.training.augmentation import augment_pictures
+from models.unpaired_recipe import UnpairedRecipe
 from models.version import Given
 
 
@@ -57,6 +58,29 @@ class Couples(Squares):
         return (coarsened(pairs, self.factor), pairs) if coarse else (pairs[:, :planes], pairs[:, planes:])
 
 
+def halves(couples: Couples) -> tuple[Couples, Couples]:
+    """The slices of every second patient, and those of the others: no patient is in both.
+
+    Raises:
+        Rejected: there is only one patient.
+    """
+    names = sorted(set(couples.patients))
+    if len(names) < 2:
+        raise Rejected("unpaired: the one training patient cannot be parted; it takes two or more")
+    first = torch.tensor([patient in names[::2] for patient in couples.patients])
+    one, other = (
+        replace(
+            couples,
+            images=couples.images[part],
+            given=couples.given[part],
+            boxes=couples.boxes[part],
+            patients=tuple(patient for patient, taken in zip(couples.patients, part.tolist(), strict=True) if taken),
+        )
+        for part in (first, ~first)
+    )
+    return one, other
+
+
 def _windows(pictures: Tensor, boxes: Tensor, px: int, source: torch.Generator) -> Tensor:
     """One of each picture, inside it; the centre lies in the picture's box."""
     first, last = boxes[:, ::2], boxes[:, 1::2]
@@ -68,7 +92,9 @@ def _windows(pictures: Tensor, boxes: Tensor, px: int, source: torch.Generator) 
     )
 
 
-def read(cohort: Cohort, split: str, recipe: PairedRecipe, image_px: int) -> tuple[list[Case], Couples]:
+def read(
+    cohort: Cohort, split: str, recipe: PairedRecipe | UnpairedRecipe, image_px: int
+) -> tuple[list[Case], Couples]:
     """A split's cases of what is given (where that is a mask: of what is made), and its slices in pairs.
 
     Raises:
@@ -99,7 +125,9 @@ def read(cohort: Cohort, split: str, recipe: PairedRecipe, image_px: int) -> tup
     )
 
 
-def _with_masks(cohort: Cohort, split: str, recipe: PairedRecipe, image_px: int) -> tuple[list[Case], Couples]:
+def _with_masks(
+    cohort: Cohort, split: str, recipe: PairedRecipe | UnpairedRecipe, image_px: int
+) -> tuple[list[Case], Couples]:
     labels = len(cohort.labels) - 1
     if labels < 1:
         raise Rejected(f"source: cohort {cohort.name!r} has no labels that a mask could show; give channels instead")
@@ -111,7 +139,9 @@ def _with_masks(cohort: Cohort, split: str, recipe: PairedRecipe, image_px: int)
     return found, Couples(images=images, labels=None, patients=squares.patients, given=given, boxes=boxes)
 
 
-def channels_of(cohort: Cohort, recipe: PairedRecipe) -> tuple[tuple[Channel, ...], tuple[Channel, ...]]:
+def channels_of(
+    cohort: Cohort, recipe: PairedRecipe | UnpairedRecipe
+) -> tuple[tuple[Channel, ...], tuple[Channel, ...]]:
     """What is given (nothing where that is a mask), and what is made.
 
     Raises:
@@ -124,7 +154,12 @@ def channels_of(cohort: Cohort, recipe: PairedRecipe) -> tuple[tuple[Channel, ..
 
 
 def load(
-    cohort: Cohort, split: str, recipe: PairedRecipe, channels: Sequence[Channel], *, masks: bool = False
+    cohort: Cohort,
+    split: str,
+    recipe: PairedRecipe | UnpairedRecipe,
+    channels: Sequence[Channel],
+    *,
+    masks: bool = False,
 ) -> list[Case]:
     """A split's cases with these channels alone, in [-1, 1]."""
     shown = view(cohort, channels)
@@ -158,7 +193,7 @@ def _boxes(images: Tensor, minimum_signal: float) -> Tensor:
     return torch.stack(found, 1).float()
 
 
-def described(cohort: Cohort, recipe: PairedRecipe, training: Sequence[Case]) -> dict[str, Any]:
+def described(cohort: Cohort, recipe: PairedRecipe | UnpairedRecipe, training: Sequence[Case]) -> dict[str, Any]:
     """What a version says otherwise than of pictures of noise: what is given, and where that holds.
 
     training: cases of what is given (of a mask: of what is made).

@@ -11,6 +11,7 @@ from models.networks.generator import GROUP
 from models.paired_recipe import PairedRecipe
 from models.recipe import Recipe
 from models.recipe_parts import GenerationBase
+from models.unpaired_recipe import UnpairedRecipe
 
 
 def require(recipe: Recipe, processes: int) -> None:
@@ -23,8 +24,10 @@ def require(recipe: Recipe, processes: int) -> None:
         return
     if not isinstance(recipe, GenerationBase):
         raise Rejected(f"recipe {recipe.name!r} is for {recipe.task}, which trains in one process; leave --nproc out")
-    if isinstance(recipe, PairedRecipe):
-        raise Rejected(f"recipe {recipe.name!r} is of family paired, which trains in one process; leave --nproc out")
+    if isinstance(recipe, PairedRecipe | UnpairedRecipe):
+        raise Rejected(
+            f"recipe {recipe.name!r} is of family {recipe.family}, which trains in one process; leave --nproc out"
+        )
     if isinstance(recipe, DiffusionRecipe) and recipe.latent:
         raise Rejected(f"latent: the autoencoder of recipe {recipe.name!r} trains in one process; leave --nproc out")
     batch = recipe.schedule.batch_size
