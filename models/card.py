@@ -167,7 +167,7 @@ def _interval(value: Mapping[str, float | None]) -> str:
 
 def figures(report: Mapping[str, Any]) -> list[str]:
     """The figures as Markdown; first, where there is one, the caution that goes with them."""
-    caution = [f"**Caution**: {report['caution']}.", ""] if report["caution"] else []
+    caution = [f"**Caution**: {report['caution']}.", ""] if report.get("caution") else []
     if report.get("given", "mask") != "mask":
         return caution + _translator_figures(report)
     return caution + (_generator_figures if report["task"] == "generation" else _predictor_figures)(report)
