@@ -18,7 +18,7 @@ from models import cases, coarse, from_pictures, generator, predictor, version
 from models.cases import Case
 from models.evaluation import agreement, classification, fidelity, privacy, segmentation, trivial
 from models.evaluation.agreement import Compared
-from models.evaluation.features import EncodedFeatures, RandomFeatures
+from models.evaluation.features import ContentFeatures, EncodedFeatures, RandomFeatures
 from models.evaluation.segmentation import Pair
 from models.from_pictures import Painter, Translator
 from models.training import couples, pictures
@@ -172,12 +172,12 @@ def measured(
 
     synthetic: as the images of `training`. numbers: the class of each, an index into `names`, or None.
     """
-    encoded = EncodedFeatures(training.images)
+    encoded, content = EncodedFeatures(training.images), ContentFeatures(training.images)
     seen, unseen = (training.images, training.patients), (held_out.images, held_out.patients)
     return {
         "spread": _spread(synthetic, numbers, training, names),
         "fidelity": fidelity.evaluate(synthetic, seen, unseen, [RandomFeatures(training.planes), encoded], draws=draws),
-        "privacy": privacy.evaluate(synthetic, training.images, unseen, [privacy.small_pixels, encoded], draws=draws),
+        "privacy": privacy.evaluate(synthetic, training.images, unseen, [privacy.small_pixels, content], draws=draws),
     }
 
 
@@ -260,7 +260,7 @@ def _painter(model: Painter, cohort: Cohort, draws: int) -> dict[str, Any]:
     report = {"seed": AUDIT_SEED, "samples": count}
     report |= measured(synthetic, [None] * count, seen, replace(held_out, images=real, mask_planes=0), (), draws)
     of_training = painted(training.images[:, -labels:], count)
-    spaces: list[privacy.Space] = [privacy.small_pixels, EncodedFeatures(seen.images)]
+    spaces: list[privacy.Space] = [privacy.small_pixels, ContentFeatures(seen.images)]
     audit = privacy.evaluate(of_training, seen.images, (real, held_out.patients), spaces, draws=draws)
     styles = painted(masks[masks.amax((1, 2, 3)).argmax()][None], 16)
     features = RandomFeatures(real.shape[1])

@@ -66,6 +66,7 @@ class EncodedFeatures:
     name = "autoencoder of the training patients"
 
     def __init__(self, training: Tensor, *, steps: int = 300, seed: int = 0) -> None:
+        training = self._shown(training)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             planes, px = training.shape[1], training.shape[-1]
@@ -90,13 +91,34 @@ class EncodedFeatures:
                 optimiser.step()
         self._network.eval()
         self._centre, self._scale = torch.zeros(32), torch.ones(32)
-        codes = self(training).float()
+        codes = self._codes(training).float()
         self._centre, self._scale = codes.mean(0), codes.std(0).clamp_min(1e-6)
+
+    def _shown(self, images: Tensor) -> Tensor:
+        """What the autoencoder is shown of images."""
+        return images
 
     def _code(self, images: Tensor) -> Tensor:
         mean, _ = self._network.encode_forward(images)
         return mean
 
-    @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        return torch.cat([(self._code(batch) - self._centre) / self._scale for batch in images.split(256)]).double()
+        return self._codes(self._shown(images))
+
+    @torch.inference_mode()
+    def _codes(self, shown: Tensor) -> Tensor:
+        return torch.cat([(self._code(batch) - self._centre) / self._scale for batch in shown.split(256)]).double()
+
+
+class ContentFeatures(EncodedFeatures):
+    """The same of images whose brightness and contrast were taken out, one by one: a copy in other grey levels lies on
+    its original. For distances of distributions this would hide too much."""
+
+    name = "autoencoder without brightness and contrast"
+
+    def _shown(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        one_each = [-1] + [1] * (images.ndim - 1)
+        mean, deviation = flat.mean(1).reshape(one_each), flat.std(1).clamp_min(1e-6).reshape(one_each)
+        # Within the range of the decoder's images, nearly all of them.
+        return (images - mean) / (3 * deviation)
