@@ -14,6 +14,7 @@ from models.networks import faithful
 from models.networks.diffusion import Diffusion
 from models.networks.generator import Generator
 from models.networks.labelled import LabelledGenerator
+from models.networks.latent_diffusion import LatentDiffusion
 from models.networks.spade import Spade
 from models.networks.translator import Translator
 from models.networks.vae import ConvolutionalDecoder, DenseDecoder
@@ -29,6 +30,7 @@ _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
     "models.networks.faithful.WGANGenerator": faithful.WGANGenerator,
     "models.networks.generator.Generator": Generator,
     "models.networks.labelled.LabelledGenerator": LabelledGenerator,
+    "models.networks.latent_diffusion.LatentDiffusion": LatentDiffusion,
     "models.networks.spade.Spade": Spade,
     "models.networks.translator.Translator": Translator,
     "models.networks.vae.ConvolutionalDecoder": ConvolutionalDecoder,

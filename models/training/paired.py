@@ -79,6 +79,7 @@ def train(recipe: PairedRecipe, session: Session) -> None:
         draw = session.draw()
         optimisers.set_rate(for_generator, session.learning_rate(rates.learning_rate))
         optimisers.set_rate(for_critic, session.learning_rate(rates.critic_learning_rate or rates.learning_rate))
+        critic.requires_grad_(True)
         session.hold()
 
         # Draw pairs, and make pictures of what is given; of a mask, in the style of the true one.
@@ -92,8 +93,6 @@ def train(recipe: PairedRecipe, session: Session) -> None:
         # Critic: true pairs up, made pairs down.
         critic_loss = torch.zeros(())
         if weights.adversarial:
-            critic.requires_grad_(True)
-            session.hold()
             with autocast(on, schedule.precision):
                 true, fake = critic(true_pair), critic(made_pair.detach())
             scores = [(t.scores.float(), f.scores.float()) for t, f in zip(true, fake, strict=True)]

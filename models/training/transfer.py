@@ -25,7 +25,7 @@ from models.training.journal import Journal
 from models.version import Ancestor, ModelVersion
 
 # What a definition says of a network beside its weights and the noise that it takes; of classes there is more below.
-_FREE = {"classes", "dropout", "data_mean", "sigma_data"}
+_FREE = {"classes", "dropout", "data_mean", "sigma_data", "latent_mean", "latent_deviation"}
 _FREE |= {"sampler", "steps", "guidance", "sigma_least", "sigma_most", "rho"}
 LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d, nn.ConvTranspose3d)
 
@@ -83,7 +83,7 @@ class Transfer:
                 f"recipe {recipe.name!r} has `transfer`, which says what to take of another model and what to freeze: "
                 "fresh weights are not worth freezing; name that model (--start-from), or leave `transfer` out"
             )
-        if not begun:
+        if not begun and journal.writes:
             _note(run, self.ancestors)
         self._frozen: list[nn.Parameter] = []
         self._held = False
@@ -245,13 +245,19 @@ def layers(network: nn.Module) -> dict[str, list[str]]:
 
 
 def _units(network: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    children = list(network.named_children())
+    # What never trains, such as the decoder of latents beside their denoiser, is no layer.
+    children = [(name, child) for name, child in network.named_children() if not _fixed(child)]
     for name, child in children:
         # Lists are looked into, and a network around one other network is.
         if type(child) in (nn.Sequential, nn.ModuleList) or len(children) == 1:
             yield from _units(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", child
+
+
+def _fixed(network: nn.Module) -> bool:
+    weights = list(network.parameters())
+    return bool(weights) and not any(weight.requires_grad for weight in weights)
 
 
 def frozen(part: Part, asked: int | Sequence[str]) -> frozenset[str]:
