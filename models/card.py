@@ -28,7 +28,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         "",
         "## What it is for",
         "",
-        f"{description.task.capitalize()} of {channels}. Labels: {', '.join(_labels(description)) or 'none'}.",
+        _purpose(description, channels),
         *(
             [f"Threshold {description.threshold:.3g}, fixed on validation."]
             if description.threshold is not None
@@ -68,6 +68,17 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _purpose(description: Description, channels: str) -> str:
+    given = description.given
+    if given is None:
+        return f"{description.task.capitalize()} of {channels}. Labels: {', '.join(_labels(description)) or 'none'}."
+    if given.kind == "mask":
+        return f"Pictures of masks: {channels}. Labels of a mask: {', '.join(description.labels[1:])}."
+    if given.kind == "coarse":
+        return f"Pixels that are {given.factor} times finer, of {channels}."
+    return f"{channels}, made of {' and '.join(channel.name for channel in given.channels)}."
 
 
 def _ancestors(saw: Saw) -> list[str]:
@@ -121,15 +132,29 @@ def _sentence(reason: str) -> str:
 
 
 def _domain(domain: Domain, description: Description) -> list[str]:
+    if description.given and description.given.kind == "mask":
+        return _field(description)
     axes = _AXES[domain.kind]
-    lines = [f"- a {domain.kind} with {len(description.channels)} channel(s)"]
+    given = description.given
+    taken = description.channels if given is None else given.channels
+    lines = [f"- a {domain.kind} with {len(taken)} channel(s)"]
     for name, (low, high) in zip(axes, domain.spacing_mm, strict=False):
         lines.append(f"- spacing {name}: {low:.2f} to {high:.2f} mm")
     for name, (low, high) in zip(axes, domain.extent_mm, strict=False):
         lines.append(f"- extent {name}: {low:.0f} to {high:.0f} mm")
-    for channel, (low, high) in zip(description.channels, domain.top_value, strict=False):
+    for channel, (low, high) in zip(taken, domain.top_value, strict=False):
         lines.append(f"- 99.5th percentile of {channel.name}: {low:.3g} to {high:.3g} {channel.units}")
     return [*lines, "", "Anything else is refused, or marked out-of-domain where it is forced."]
+
+
+def _field(description: Description) -> list[str]:
+    """Of masks: what they cover, since their pixels are brought to the network's."""
+    down, across = description.spacing_mm or (1.0, 1.0)
+    return [
+        f"- masks of {', '.join(description.labels[1:])}; it makes squares of pixels of {down:.2f} x {across:.2f} mm",
+        "",
+        "Masks that cover much more or less are refused, or marked out-of-domain where it is forced.",
+    ]
 
 
 def _interval(value: Mapping[str, float | None]) -> str:
@@ -143,6 +168,8 @@ def _interval(value: Mapping[str, float | None]) -> str:
 def figures(report: Mapping[str, Any]) -> list[str]:
     """The figures as Markdown; first, where there is one, the caution that goes with them."""
     caution = [f"**Caution**: {report['caution']}.", ""] if report["caution"] else []
+    if report.get("given", "mask") != "mask":
+        return caution + _translator_figures(report)
     return caution + (_generator_figures if report["task"] == "generation" else _predictor_figures)(report)
 
 
@@ -164,6 +191,29 @@ def _predictor_figures(report: Mapping[str, Any]) -> list[str]:
             + " |"
             for name, value in report["metrics"].items()
         ),
+    ]
+
+
+def _translator_figures(report: Mapping[str, Any]) -> list[str]:
+    beside = report["baselines"]
+    names = {"absolute_error": "absolute error, share of the range", "psnr_db": "PSNR, dB", "ssim": "SSIM"}
+    nearer = "; ".join(f"{name} {_interval(apart)}" for name, apart in report["difference"].items())
+    return [
+        (
+            f"{report['cases']} cases of {report['patients']} test patients beside their true pictures, and beside "
+            "what needs no network. 95 % intervals in brackets."
+        ),
+        "",
+        "| | model | " + " | ".join(beside) + " |",
+        "| --- " * (len(beside) + 2) + "|",
+        *(
+            f"| {words} | {_interval(report['metrics'][name])} | "
+            + " | ".join(_interval(figures[name]) for figures in beside.values())
+            + " |"
+            for name, words in names.items()
+        ),
+        "",
+        f"Absolute error below that of: {nearer}.",
     ]
 
 
@@ -191,6 +241,8 @@ def _generator_figures(report: Mapping[str, Any]) -> list[str]:
     if spread:
         of = ", ".join(f"{name} {ratio:.2f}" for name, ratio in spread.items())
         lines += ["", f"Spread within classes, over that of training slices (1: as varied; 0: one picture): {of}."]
+    if "mask" in report:
+        lines += ["", *_of_masks(report)]
     lines += [
         "",
         "| feature space | copy rate | planted copies found | held-out flagged | passed |",
@@ -235,6 +287,20 @@ def _distances(spaces: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _of_masks(report: Mapping[str, Any]) -> list[str]:
+    dice = {name: "undefined" if value is None else f"{value:.3f}" for name, value in report["mask"].items()}
+    copies = [
+        f"{name.replace('_', ' ')} {_interval(space['copy_rate'])}"
+        for name, space in report["privacy_of_training_masks"]["spaces"].items()
+    ]
+    text = (
+        f"Pictures are of test patients' masks. A rule of brightness finds the labels with a Dice of {dice['made']} on "
+        f"them, and of {dice['real']} on the real slices. Pictures of one mask vary {report['style']:.2f} times as "
+        f"much as real slices do. Copy rate of pictures of training patients' masks: {', '.join(copies)}."
+    )
+    return [text]
+
+
 def _limits(description: Description, report: Mapping[str, Any]) -> list[str]:
     saw = description.saw
     lines = []
@@ -254,5 +320,15 @@ def _limits(description: Description, report: Mapping[str, Any]) -> list[str]:
         lines.append("- Trained on synthetic images too.")
     if description.task != "generation" and report["patients"] < 20:
         lines.append(f"- {report['patients']} test patients are few: intervals are wide and may be too narrow still.")
+    given = description.given
+    if given and given.kind == "coarse":
+        lines.append(
+            "- Learned from pixels that were averaged by a computer, not from a scanner's wider ones: what it adds was "
+            "never measured."
+        )
+    elif given and given.kind == "channels":
+        lines.append("- What the given images do not show cannot be known: lesions may be lost, or made up.")
+    elif given:
+        lines.append("- What is not drawn in the mask comes from the code, slice by slice: slices are no one volume.")
     lines.append("- One cohort, one way of acquisition: expect less elsewhere.")
     return lines

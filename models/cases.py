@@ -172,9 +172,7 @@ def squares(
             raise Rejected(f"spatial_dims: {case.item.images[0]} is a single picture, no volume; set it to 2")
     parts = [_pictures_of(case, size_px, channels, mask_planes, dims) for case in cases]
     shown = torch.cat(parts)
-    flat = shown[:, : len(channels)].flatten(2)
-    tops = flat.kthvalue(max(1, round(0.99 * flat.shape[2])), dim=2).values.amax(1)
-    kept = tops > -1 + 2 * minimum_signal
+    kept = shows(shown[:, : len(channels)], minimum_signal)
     labels = [case.labels if dims == 2 else case.labels.max()[None] for case in cases if case.labels is not None]
     numbers = torch.cat(labels) if labels else None
     if only is not None and numbers is not None:
@@ -191,14 +189,20 @@ def squares(
     )
 
 
+def shows(slices: Tensor, minimum_signal: float) -> Tensor:
+    """(N,) bool, of (N, channels, rows, columns) in [-1, 1]: whether some channel shows more than air."""
+    flat = slices.flatten(2)
+    tops = flat.kthvalue(max(1, round(0.99 * flat.shape[2])), dim=2).values.amax(1)
+    return tops > -1 + 2 * minimum_signal
+
+
 def _pictures_of(case: Case, size_px: int, channels: Sequence[int], mask_planes: int, dims: int) -> Tensor:
     """(slices, planes, px, px), or (1, planes, px, px, px)."""
     planes = case.image[list(channels)]
     if mask_planes:
         assert case.mask is not None
-        drawn = [(case.mask == number + 1).float() * 2 - 1 for number in range(mask_planes)]
-        planes = torch.cat([planes, torch.stack(drawn)])
-    slices = _square(planes.transpose(0, 1), size_px)
+        planes = torch.cat([planes, planes_of(case.mask, mask_planes).transpose(0, 1)])
+    slices = square(planes.transpose(0, 1), size_px)
     if dims == 2:
         return slices
     # The slices stand where rows stood, so that the same function scales along them.
@@ -206,7 +210,13 @@ def _pictures_of(case: Case, size_px: int, channels: Sequence[int], mask_planes:
     return _scaled(upright, size_px).transpose(1, 2)[None]
 
 
-def _square(slices: Tensor, size_px: int) -> Tensor:
+def planes_of(mask: Tensor, labels: int) -> Tensor:
+    """(slices, rows, columns) -> (slices, labels, rows, columns): 1 where it has label 1, 2, ..., -1 elsewhere."""
+    return torch.stack([(mask == number + 1).float() * 2 - 1 for number in range(labels)], 1)
+
+
+def square(slices: Tensor, size_px: int) -> Tensor:
+    """(N, planes, rows, columns), air around them where they are no squares -> (N, planes, size_px, size_px)."""
     rows, columns = slices.shape[-2:]
     side = max(rows, columns)
     above, left = (side - rows) // 2, (side - columns) // 2

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dicom_io.cohort import COLOURS
-from models.preprocessing import check_steps
+from models.preprocessing import INTENSITY, check_steps
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -84,6 +84,13 @@ class RecipeBase(Settings):
     def _chain_is_harmless(self) -> Self:
         check_steps(self.preprocessing)
         return self
+
+
+def require_grid(steps: tuple[dict[str, Any], ...], why: str) -> None:
+    """Raises ValueError where a step changes the grid; why: it must not."""
+    for step in steps:
+        if step["_target_"] not in INTENSITY:
+            raise ValueError(f"preprocessing: {step['_target_']} changes the grid; {why}")
 
 
 def _layers(asked: Any) -> int | tuple[str, ...]:

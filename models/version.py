@@ -17,11 +17,11 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import monai
 import numpy as np
@@ -76,6 +76,18 @@ class Saw(Settings):
     ancestors: tuple[Ancestor, ...] = ()
 
 
+class Given(Settings):
+    """What a generator of pictures makes them of.
+
+    kind: "mask", label numbers; "channels", a picture of other channels of the same slice; "coarse", the picture with
+    pixels that are `factor` times as wide. channels: of the given picture, in its order; none of a mask.
+    """
+
+    kind: Literal["mask", "channels", "coarse"]
+    channels: tuple[Channel, ...] = ()
+    factor: int = 1
+
+
 class Description(Settings):
     """What serving must know beside network, chain and inferer.
 
@@ -86,7 +98,7 @@ class Description(Settings):
     had; a label of none cannot be asked for. mask_labels: what it draws beside the image, a plane for each after those
     of `channels`. only_label: the label of the slices that it saw, where it saw no others. served_px: the size of its
     samples, None where it is the network's. beside: networks that only a later training needs (critic, encoder), by
-    name the SHA-256 (hex) of their file in training/.
+    name the SHA-256 (hex) of their file in training/. given: what it makes pictures of, None for noise.
     """
 
     name: str
@@ -108,6 +120,7 @@ class Description(Settings):
     mask_labels: tuple[str, ...] = ()
     only_label: str | None = None
     served_px: int | None = None
+    given: Given | None = None
     audit_id: str = ""
     beside: dict[str, str] = Field(default_factory=dict)
 
@@ -263,6 +276,8 @@ def _data_format(description: Description, network: Mapping[str, Any], window_px
     names = {str(number): channel.name for number, channel in enumerate(description.channels)}
     classes = {str(number): label for number, label in enumerate(description.labels)}
     shape: list[int | str] = [window_px, window_px] if window_px else ["*", "*"]
+    if description.given:
+        return _of_given(description, description.given, network, image)
     if description.task == "generation":
         channels, pixels = networks.noise_shape(network)
         noise = image | {
@@ -302,6 +317,25 @@ def _data_format(description: Description, network: Mapping[str, Any], window_px
         "channel_def": classes,
     }
     return {"inputs": {"image": taken}, "outputs": {"pred": given}}
+
+
+def _of_given(
+    description: Description, given: Given, network: Mapping[str, Any], image: Mapping[str, Any]
+) -> dict[str, Any]:
+    names = [channel.name for channel in given.channels] or [f"mask of {label}" for label in description.labels[1:]]
+    size: list[int | str] = [network["image_px"]] * 2 if given.kind == "mask" else ["*", "*"]
+
+    def planes(named: Sequence[str]) -> dict[str, Any]:
+        of = {str(number): name for number, name in enumerate(named)}
+        shape = {"num_channels": len(named), "spatial_shape": size, "value_range": [-1, 1], "channel_def": of}
+        return {**image, **shape, "is_patch_data": False}
+
+    inputs = {"image": planes(names)}
+    if given.kind == "mask":
+        channels, pixels = networks.noise_shape(network)
+        noise = {"type": "noise", "num_channels": channels, "spatial_shape": pixels, "value_range": [-9, 9]}
+        inputs["code"] = {**image, **noise, "is_patch_data": False}
+    return {"inputs": inputs, "outputs": {"pred": planes([channel.name for channel in description.channels])}}
 
 
 def load(folder: Path) -> ModelVersion:

@@ -24,7 +24,8 @@ from dicom_io.errors import OutOfDomain, Rejected
 from dicom_io.provenance import LabelRecord, name_based_uid
 from dicom_io.segmentation import Segment
 from dicom_io.volume import Float32, Projection, Source, Volume
-from models import generator, predictor
+from models import from_pictures, generator, predictor, version
+from models.from_pictures import Translator
 from models.generator import Generator, Sample
 from models.predictor import Classified, Classifier, Segmented, Segmenter
 from plugin import encodings
@@ -65,7 +66,8 @@ def predict(
     encodings: Collection[str] = encodings.DEFAULT,
     progress: Progress = silent,
 ) -> list[Made]:
-    """Run a model version on every input that the files hold; SEG and SC (segmenters) or SC (classifiers) into `out`.
+    """Run a model version on every input that the files hold; SEG and SC (segmenters), SC (classifiers), or the series
+    that a generator of pictures makes of them, into `out`.
 
     Inputs outside the model's card are left out, and the finding of everything that is made says which and why.
     made_at: the date and time that the objects bear. force: run outside the model's domain, and mark it.
@@ -88,9 +90,11 @@ def predict(
     for number, (case, outside) in enumerate(taken):
         progress({"stage": "predicting", "done": number, "total": len(taken)})
         if isinstance(model, Segmenter):
-            made += _write(_segmented(model, case, made_at, outside, encodings), out)
+            made += write(_segmented(model, case, made_at, outside, encodings), out)
+        elif isinstance(model, Translator):
+            made += write(_translated(model, case, made_at, outside, encodings), out)
         else:
-            made += _write(_classified(model, case, made_at, outside, encodings), out)
+            made += write(_classified(model, case, made_at, outside, encodings), out)
     progress({"stage": "done", "done": len(taken), "total": len(taken)})
     if refused:
         others = "1 other input is" if len(refused) == 1 else f"{len(refused)} other inputs are"
@@ -117,10 +121,10 @@ def generate(
     Raises:
         Rejected: the model is no generator, knows no such label, or makes several classes and none is given.
     """
-    model = _generator(model_folder)
+    model = generator_of(model_folder)
     model.require(label)
     drawn = _volumes if model.dims == 3 else _with_masks if model.mask_labels else _in_parts
-    made = _write(drawn(model, n, seed, label, made_at, encodings, progress), out)
+    made = write(drawn(model, n, seed, label, made_at, encodings, progress), out)
     progress({"stage": "done", "done": n, "total": n})
     return made
 
@@ -140,7 +144,7 @@ def _in_parts(
         progress({"stage": "generating", "done": first, "total": n})
         part = np.stack([each.image for each in islice(samples, secondary_capture.FRAMES_PER_INSTANCE)])
         for channel, frames in _series(model, part):
-            for form in _captures(wanted):
+            for form in forms(wanted):
                 captures = secondary_capture.generated(
                     frames,
                     channel=channel,
@@ -210,7 +214,7 @@ def _placed(
     grid = _grid(spacing_mm)
     captures: list[tuple[Dataset, LabelRecord]] = []
     for channel, frames in _series(model, sample.image.swapaxes(0, 1)):
-        for form in _captures(wanted):
+        for form in forms(wanted):
             captures = secondary_capture.generated_volume(
                 Volume(np.asarray(frames, np.float32), grid, "", model.units),
                 channel=channel,
@@ -286,7 +290,7 @@ def generate_files(
     Raises:
         Rejected: as for `generate`, or volumes are asked for as PNG.
     """
-    model = _generator(model_folder)
+    model = generator_of(model_folder)
     model.require(label)
     if model.dims == 3 and form == "png":
         raise Rejected(f"{model.identity.address} makes volumes; ask for dicom or nifti")
@@ -353,16 +357,21 @@ def _file_word(label: str) -> str:
 
 # A worker's child serves many jobs; loading a model takes longer than most predictions.
 @lru_cache(maxsize=4)
-def _predictor(folder: Path) -> Classifier | Segmenter:
-    return predictor.load(folder)
+def _predictor(folder: Path) -> Classifier | Segmenter | Translator:
+    given = version.load(folder).description.given
+    if given is None or given.kind == "mask":
+        return predictor.load(folder)
+    made = from_pictures.load(folder)
+    assert isinstance(made, Translator)
+    return made
 
 
 @lru_cache(maxsize=4)
-def _generator(folder: Path) -> Generator:
+def generator_of(folder: Path) -> Generator:
     return generator.load(folder)
 
 
-def _complaint(model: Classifier | Segmenter, case: Case) -> str:
+def _complaint(model: Classifier | Segmenter | Translator, case: Case) -> str:
     """Why the input is outside the model's card; "" where it is inside."""
     try:
         model.check_domain(case.image)
@@ -379,7 +388,7 @@ def _sentences(refused: Sequence[tuple[Case, str]]) -> str:
 Object = tuple[Dataset, LabelRecord, str, str]
 
 
-def _captures(encodings: Collection[str]) -> list[secondary_capture.Form]:
+def forms(encodings: Collection[str]) -> list[secondary_capture.Form]:
     return [form for form in get_args(secondary_capture.Form) if form in encodings]
 
 
@@ -413,7 +422,7 @@ def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool, w
             objects.append((seg, seg_record, finding, encoding))
     zoom = _zoom(case.image.spatial_shape[2])
     overlays = _overlays(case.image, found, zoom)
-    for form in _captures(wanted):
+    for form in forms(wanted):
         captures = secondary_capture.of_prediction(
             overlays,
             description=f"{name}, outlined, by {model.identity.address}",
@@ -435,7 +444,7 @@ def _classified(
         f"{found.labels[-1]} {found.probabilities[:, -1].max():.2f} (threshold {found.threshold:.2f}){_resampled(case)}"
     )
     objects: list[Object] = []
-    for form in _captures(wanted):
+    for form in forms(wanted):
         captures = secondary_capture.of_prediction(
             frames,
             model=model.identity,
@@ -455,8 +464,48 @@ def _classified(
     return objects
 
 
+def _translated(
+    model: Translator, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]
+) -> list[Object]:
+    """A series of each channel that is made, in the study of the sources and where they lie; finer pixels, too."""
+    made = model.translate(case.image)
+    volumetric = isinstance(made, Volume)
+    channels = made.voxels if isinstance(made, Volume) else made.pixels[:, np.newaxis]
+    given = " and ".join(channel.name for channel in model.channels)
+    finer = f"{model.factor} times finer pixels" if model.factor > 1 else ""
+    objects: list[Object] = []
+    for name, frames in zip(model.made, channels, strict=True):
+        what = f"{name}, {finer}" if finer else f"{name} of {given}"
+        for form in forms(wanted):
+            captures = secondary_capture.generated_from_real(
+                frames,
+                model=model.identity,
+                sources=case.datasets,
+                source_refs=case.sources,
+                further_sources=case.further,
+                # Nothing is drawn: the same input gives the same pictures.
+                seed=0,
+                description=f"{what} by {model.identity.address}",
+                purpose=f"{name} made of {given}",
+                parameters=_resampling(case) | ({"finer": model.factor} if finer else {}),
+                made_at=made_at,
+                units=model.description.units,
+                value_range=model.pixel_range,
+                out_of_domain=outside,
+                audit_id=model.description.audit_id,
+                zoom=model.factor if volumetric else None,
+                form=form,
+            )
+            objects += [(dataset, record, f"{what}{_resampled(case)}", form) for dataset, record in captures]
+    return objects
+
+
 def _parameters(case: Case, threshold: float) -> dict[str, Any]:
-    return {"threshold": threshold} | ({"resampled": list(case.resampled)} if case.resampled else {})
+    return {"threshold": threshold} | _resampling(case)
+
+
+def _resampling(case: Case) -> dict[str, Any]:
+    return {"resampled": list(case.resampled)} if case.resampled else {}
 
 
 def _resampled(case: Case) -> str:
@@ -516,7 +565,7 @@ def _windowed(values: npt.NDArray[np.float32], units: str) -> Picture:
     return picture.window(values, low, max(high, low + 1e-6))
 
 
-def _write(objects: Iterable[Object], out: Path) -> list[Made]:
+def write(objects: Iterable[Object], out: Path) -> list[Made]:
     out.mkdir(parents=True, exist_ok=True)
     made = []
     for dataset, record, finding, encoding in objects:

@@ -15,6 +15,8 @@ from models.networks.diffusion import Diffusion
 from models.networks.generator import Generator
 from models.networks.labelled import LabelledGenerator
 from models.networks.latent_diffusion import LatentDiffusion
+from models.networks.spade import Spade
+from models.networks.translator import Translator
 from models.networks.vae import ConvolutionalDecoder, DenseDecoder
 from models.networks.windowed import WindowedResNet
 from models.preprocessing import check_plain
@@ -29,6 +31,8 @@ _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
     "models.networks.generator.Generator": Generator,
     "models.networks.labelled.LabelledGenerator": LabelledGenerator,
     "models.networks.latent_diffusion.LatentDiffusion": LatentDiffusion,
+    "models.networks.spade.Spade": Spade,
+    "models.networks.translator.Translator": Translator,
     "models.networks.vae.ConvolutionalDecoder": ConvolutionalDecoder,
     "models.networks.vae.DenseDecoder": DenseDecoder,
     "models.networks.windowed.WindowedResNet": WindowedResNet,

@@ -9,10 +9,11 @@ from typing import Any
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models.diffusion_recipe import DiffusionRecipe
+from models.paired_recipe import PairedRecipe
 from models.recipe import ClassificationRecipe, Recipe, SegmentationRecipe
-from models.training import adversarial, classification, diffusion, segmentation, variational
+from models.training import adversarial, classification, couples, diffusion, paired, pictures, segmentation, variational
 from models.training.judge import SAMPLES
-from models.training.session import Session
+from models.training.session import Reader, Session
 from models.variational_recipe import VariationalRecipe
 
 Progress = Callable[[dict[str, Any]], None]
@@ -48,7 +49,8 @@ def train(
     elif isinstance(recipe, SegmentationRecipe):
         segmentation.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
     else:
-        samples = recipe.report_samples if isinstance(recipe, DiffusionRecipe) else SAMPLES
+        samples = recipe.report_samples if isinstance(recipe, DiffusionRecipe | PairedRecipe) else SAMPLES
+        read: Reader = couples.read if isinstance(recipe, PairedRecipe) else pictures.read
         session = Session(
             recipe,
             cohort,
@@ -59,11 +61,14 @@ def train(
             progress=progress,
             device=device,
             samples=samples,
+            read=read,
             start_from=start_from,
         )
         if isinstance(recipe, VariationalRecipe):
             variational.train(recipe, session)
         elif isinstance(recipe, DiffusionRecipe):
             diffusion.train(recipe, session)
+        elif isinstance(recipe, PairedRecipe):
+            paired.train(recipe, session)
         else:
             adversarial.train(recipe, session)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dicom_io.cohort import COLOURS, Cohort
 from dicom_io.errors import Rejected
 from models import version
-from models.networks.maker import Maker
+from models.cases import Case, Squares
+from models.networks.maker import Sampler
 from models.recipe_parts import GenerationBase
 from models.training import pictures, summary
 from models.training.alarms import OF_A_CRITIC, Alarms, WaysOut
@@ -38,10 +39,15 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
-class Session:
-    """One training of a generator. samples: at most so many are compared at a report. start_from: see `train`.
+Reader = Callable[[Cohort, str, Any, int], tuple[list[Case], Squares]]
 
-    Only the training split is drawn from (`batches`); validation is for the judge. step, images_seen: so far.
+
+class Session:
+    """One training of a generator. samples: at most so many are compared at a report. start_from: see `train`. read: a
+    split's cases and slices.
+
+    Only the training split is drawn from (`batches`); validation is for the judge. step, images_seen: so far. best_by:
+    the figure of a report that says which is kept; the least of it is best.
 
     Raises:
         Rejected: a split is empty, recipe and cohort do not fit, or the run folder holds another training.
@@ -59,6 +65,7 @@ class Session:
         progress: Callable[[dict[str, Any]], None] | None = None,
         device: str = "auto",
         samples: int = SAMPLES,
+        read: Reader = pictures.read,
         start_from: Path | None = None,
     ) -> None:
         # Patients are split already; read them once.
@@ -66,8 +73,8 @@ class Session:
         self.device = summary.device_named(device)
         self.recipe, self.cohort = recipe, cohort
         self._px = image_px
-        self._training, self.reals = pictures.read(cohort, "training", recipe, image_px)
-        _, self.unseen = pictures.read(cohort, "validation", recipe, image_px)
+        self.training, self.reals = read(cohort, "training", recipe, image_px)
+        _, self.unseen = read(cohort, "validation", recipe, image_px)
         self.names = cohort.labels if recipe.conditional else ()
         self.batches = Batches(self.reals, self.names)
         self.judge = Judge(self.reals, self.unseen, self.batches.present, samples)
@@ -79,6 +86,7 @@ class Session:
         self.alarms = self.watch()
         self._stateful: dict[str, Stateful] = {}
         self.step, self.images_seen = 0, 0
+        self.best_by = "validation_kid"
         self._best, self._since_best, self._reported = float("inf"), 0, 0
         self._finished = False
         # First weights are drawn from here on.
@@ -164,32 +172,34 @@ class Session:
 
     def report(
         self,
-        maker: Maker,
+        maker: Sampler,
         released: nn.Module,
         figures: Mapping[str, Any],
         *,
         may_be_best: bool = True,
         beside: Mapping[str, str] | None = None,
         after: Mapping[str, Any] | None = None,
+        measure: Callable[[Tensor], Mapping[str, float]] | None = None,
     ) -> None:
         """Compare with unseen patients, keep the best, write sheet, line and checkpoint, sound the alarms.
 
         maker: makes the samples; released: what a version would hold. figures, after: of the line in metrics.csv,
-        before and after the distance. beside: see `Alarms.look`.
+        before and after the distance. beside: see `Alarms.look`. measure: further figures of the samples.
 
         Raises:
             Rejected: something is wrong, and the recipe says to stop.
         """
         self._reported = self.images_seen
         panel = self.judge.panel(maker, self.device)
-        score, spread = self.judge.kid(panel), self.judge.spread(panel)
+        kid, spread = self.judge.kid(panel), self.judge.spread(panel)
+        measured = {"validation_kid": kid} | (dict(measure(panel.images)) if measure else {})
         if may_be_best:
-            self._keep(score, released)
+            self._keep(measured[self.best_by], released)
         self._strip.add(panel.images, self.images_seen, self.fraction)
         self.journal.report(
             {"images_seen": self.images_seen}
             | dict(figures)
-            | {"validation_kid": round(score, 6)}
+            | {name: round(value, 6) for name, value in measured.items()}
             | {"spread": round(min(spread.values(), default=float("nan")), 4)}
             | dict(after or {})
         )
@@ -223,13 +233,16 @@ class Session:
             beside = {part.name: part.networks[-1].state_dict() for part in self._parts[1:]}
             self.journal.keep_best({"state": released.state_dict(), "beside": beside})
 
-    def leave(self, definition: Mapping[str, Any]) -> None:
-        """What sampling needs, with range, units and spacing of the slices. definition: `network_def` of the best."""
+    def leave(self, definition: Mapping[str, Any], **more: Any) -> None:
+        """What sampling needs, with range, units and spacing of the slices. definition: `network_def` of the best.
+
+        more: what the family says otherwise, by the fields of `models.version.Description`.
+        """
         made = pictures.description(
             self.recipe,
             self.cohort,
             self.journal.data_hash,
-            self._training,
+            self.training,
             self._px,
             self.images_seen,
             self.batches.counts,
@@ -237,6 +250,7 @@ class Session:
         chain, best = pictures.input_chain(self.recipe), self.journal.best()
         saw = made.saw.model_copy(update={"ancestors": self._transfer.ancestors})
         beside = version.write_beside(self.journal.run, best["beside"])
-        made = made.model_copy(update={"saw": saw, "beside": beside})
+        made = made.model_copy(update={"saw": saw, "beside": beside, **more})
         version.write(self.journal.run, made, definition, chain, None, 0.0, best["state"])
-        self.journal.done(images_seen=self.images_seen, validation_kid=self._best, reports_since_best=self._since_best)
+        reports = {"reports_since_best": self._since_best}
+        self.journal.done(images_seen=self.images_seen, **{self.best_by: self._best}, **reports)
