@@ -19,6 +19,8 @@ from torch import Tensor, nn
 class UNet(nn.Module):
     """Pictures (B, planes, rows, columns), a number (B,) and, with classes, class numbers (B,) -> as many pictures.
 
+    given: planes that are laid beside a picture and say what it should show.
+
     channels: per level, each level halves the image; multiples of 4. residual_blocks: per level on the way down, one
     more on the way up. attention_levels: so many of the coarsest attend; the middle always does. classes: how many
     class numbers there are; 0 takes none.
@@ -32,13 +34,14 @@ class UNet(nn.Module):
         dropout: float,
         classes: int,
         planes: int = 1,
+        given: int = 0,
     ) -> None:
         super().__init__()
         told, group = 4 * channels[0], math.gcd(32, *channels)
         self.first_channels = channels[0]
         self.level = nn.Sequential(nn.Linear(channels[0], told), nn.SiLU(), nn.Linear(told, told))
         self.class_vectors = nn.Embedding(classes, told) if classes else None
-        self.first = nn.Conv2d(planes, channels[0], 3, padding=1)
+        self.first = nn.Conv2d(planes + given, channels[0], 3, padding=1)
         attended = [level >= len(channels) - attention_levels for level in range(len(channels))]
 
         def stage(before: int, after: int, attend: bool) -> Stage:

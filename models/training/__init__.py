@@ -50,7 +50,8 @@ def train(
         segmentation.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
     else:
         samples = recipe.report_samples if isinstance(recipe, DiffusionRecipe | PairedRecipe) else SAMPLES
-        read: Reader = couples.read if isinstance(recipe, PairedRecipe) else pictures.read
+        paired_up = isinstance(recipe, PairedRecipe) or (isinstance(recipe, DiffusionRecipe) and recipe.source)
+        read: Reader = couples.read if paired_up else pictures.read
         session = Session(
             recipe,
             cohort,
