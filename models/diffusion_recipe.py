@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from models.recipe_parts import GenerationBase, NotNegative, Positive, Rate, Settings, Share
+from models.recipe_parts import GenerationBase, NotNegative, Positive, Rate, Settings, Share, require_given
 
 
 class Denoiser(Settings):
@@ -67,8 +67,9 @@ class Latent(Settings):
 class Sampler(Settings):
     """From noise to a picture, without further randomness (`models.networks.samplers`).
 
-    kind: "heun" calls the denoiser 2 * steps - 1 times, "dpm-solver++" steps times. guidance: how far a class pulls
-    (Ho 2022): 1 is the class as it was learned, 0 ignores it, more is more typical and less varied, for twice the work.
+    kind: "heun" calls the denoiser 2 * steps - 1 times, "dpm-solver++" steps times. guidance: how far class or mask
+    pulls (Ho 2022): 1 is the class as it was learned, 0 ignores it, more is more typical and less varied, for twice the
+    work.
     sigma_least, sigma_most, rho: first and last noise level, and how the steps lie between them.
     """
 
@@ -89,7 +90,8 @@ class Sampler(Settings):
 class DiffusionLoss(Settings):
     """The noise that training adds: ln sigma ~ N(mean_log_sigma, deviation_log_sigma).
 
-    label_dropout: share of the images whose class is hidden in training, so that guidance has something to pull from.
+    label_dropout: share of the images whose class or mask is hidden in training, so that guidance has something to pull
+    from.
     """
 
     mean_log_sigma: float = -1.2
@@ -109,12 +111,15 @@ class DiffusionOptimiser(Settings):
 class DiffusionRecipe(GenerationBase):
     """Noise -> slice, by a denoiser.
 
+    source: "mask" gives the cohort's masks, and pictures are made of them (their planes are laid beside the noisy
+    picture); None starts from noise alone.
     latent: None works on pixels; else on latents of fewer of them, which is the way from 128 px on (`network.image_px`
     is that of the picture all the same). report_samples: fewer than elsewhere, because a sample takes tens of calls of
     the network.
     """
 
     family: Literal["diffusion"]
+    source: Literal["mask"] | None = None
     network: Denoiser = Denoiser()
     latent: Latent | None = None
     sampler: Sampler = Sampler()
@@ -137,10 +142,19 @@ class DiffusionRecipe(GenerationBase):
 
     @model_validator(mode="after")
     def _guidance_has_a_class(self) -> Self:
-        if self.sampler.guidance != 1 and not self.conditional:
-            raise ValueError("sampler.guidance pulls towards a class; set conditional: true, or guidance to 1")
+        if self.sampler.guidance != 1 and not (self.conditional or self.source):
+            raise ValueError(
+                "sampler.guidance pulls towards a class or a mask; set conditional: true, or source: mask, or guidance "
+                "to 1"
+            )
         if self.sampler.guidance != 1 and not self.loss.label_dropout:
             raise ValueError("sampler.guidance needs images without a class in training; set loss.label_dropout (0.1)")
-        if self.loss.label_dropout == 1 and self.conditional:
-            raise ValueError("loss.label_dropout: 1 hides every class, and nothing is learned of them")
+        if self.loss.label_dropout == 1 and (self.conditional or self.source):
+            raise ValueError("loss.label_dropout: 1 hides every class or mask, and nothing is learned of them")
+        return self
+
+    @model_validator(mode="after")
+    def _mask_can_be_given(self) -> Self:
+        if self.source:
+            require_given(self, grey_levels=False)
         return self

@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from models.adversarial_recipe import NormName
 from models.networks.patch_critic import smallest_px
-from models.recipe_parts import GenerationBase, NotNegative, Positive, Rate, Settings, Share, require_grid
+from models.recipe_parts import GenerationBase, NotNegative, Positive, Rate, Settings, Share, require_given
 
 
 class SpadeSettings(Settings):
@@ -129,18 +129,7 @@ class PairedRecipe(GenerationBase):
             raise ValueError(f"network.kind: {self.network.kind} does not take source {self.source!r}; {wanted} does")
         if (self.source == "coarse") != (self.factor is not None):
             raise ValueError("factor: 2 or 4 with source coarse, and nothing with another source")
-        changed = [name for name in ("gain", "offset", "noise") if getattr(self.augmentation, name)]
-        if changed and isinstance(self.source, str):
-            raise ValueError(f"augmentation.{changed[0]} changes grey levels of given channels; set it to 0")
-        if self.mask:
-            raise ValueError("mask: masks are given here (source: mask), not made; set it to false")
-        if self.conditional or self.only is not None:
-            raise ValueError("conditional, only: what is given says what to make; leave both out")
-        if self.served_px is not None:
-            raise ValueError("served_px: pictures come in the size of what is given; leave it out")
-        if self.spatial_dims == 3:
-            raise ValueError("spatial_dims: pictures of pictures are slices; set it to 2")
-        require_grid(self.preprocessing, "pictures lie where what is given does")
+        require_given(self, grey_levels=not isinstance(self.source, str))
         if isinstance(self.network, TranslatorSettings):
             step = 2 ** (len(self.network.channels) - 1) * (self.factor or 1)
             if self.network.window_px % step:

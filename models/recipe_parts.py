@@ -184,3 +184,22 @@ class GenerationBase(RecipeBase):
             raise ValueError("served_px: volumes are served as they are made; leave it out")
         if self.channels == COLOURS:
             raise ValueError("channels: volumes are not made in colour; set spatial_dims to 2")
+
+
+def require_given(recipe: GenerationBase, *, grey_levels: bool) -> None:
+    """Raises ValueError where a recipe that makes pictures of given ones asks for what only noise can give.
+
+    grey_levels: whether those of what is given may be changed; masks have none.
+    """
+    changed = [name for name in ("gain", "offset", "noise") if getattr(recipe.augmentation, name)]
+    if changed and not grey_levels:
+        raise ValueError(f"augmentation.{changed[0]} changes grey levels of given channels; set it to 0")
+    if recipe.mask:
+        raise ValueError("mask: masks are given here (source: mask), not made; set it to false")
+    if recipe.conditional or recipe.only is not None:
+        raise ValueError("conditional, only: what is given says what to make; leave both out")
+    if recipe.served_px is not None:
+        raise ValueError("served_px: pictures come in the size of what is given; leave it out")
+    if recipe.spatial_dims == 3:
+        raise ValueError("spatial_dims: pictures of pictures are slices; set it to 2")
+    require_grid(recipe.preprocessing, "pictures lie where what is given does")

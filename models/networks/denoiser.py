@@ -21,6 +21,8 @@ from models.networks.spatial import convolution
 class UNet(nn.Module):
     """Pictures (B, planes, *size), a number (B,) and, with classes, class numbers (B,) -> as many pictures.
 
+    given: planes that are laid beside a picture and say what it should show.
+
     channels: per level, each level halves the image; multiples of 4. residual_blocks: per level on the way down, one
     more on the way up. attention_levels: so many of the coarsest attend; the middle always does. classes: how many
     class numbers there are; 0 takes none.
@@ -35,13 +37,14 @@ class UNet(nn.Module):
         classes: int,
         planes: int = 1,
         dims: int = 2,
+        given: int = 0,
     ) -> None:
         super().__init__()
         told, group = 4 * channels[0], math.gcd(32, *channels)
         self.first_channels = channels[0]
         self.level = nn.Sequential(nn.Linear(channels[0], told), nn.SiLU(), nn.Linear(told, told))
         self.class_vectors = nn.Embedding(classes, told) if classes else None
-        self.first = convolution(dims, planes, channels[0], 3, padding=1)
+        self.first = convolution(dims, planes + given, channels[0], 3, padding=1)
         attended = [level >= len(channels) - attention_levels for level in range(len(channels))]
 
         def stage(before: int, after: int, attend: bool) -> Stage:

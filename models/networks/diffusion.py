@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.denoiser import UNet
@@ -25,10 +26,13 @@ _BATCH = 32
 
 
 class Diffusion(nn.Module):
-    """Noise image and class number -> image (`models.networks.maker`); as a module, D of noisy images.
+    """Noise image and class number -> image (`models.networks.maker`), or noise image and mask -> image
+    (`models.networks.from_picture`); as a module, D of noisy images.
 
     data_mean, sigma_data: of the pixels of the training images, in [-1, 1], of each plane where there are several.
-    classes: 0 where it knows no labels; number `classes` stands for "no class said". dims: 3 makes volumes. The other
+    classes: 0 where it knows no labels; number `classes` stands for "no class said". given: planes of the
+    mask, 0 where it takes none: -1 where a label is not and 1 where it is; all 0 stands for "no mask said". dims: 3
+    makes volumes. The other
     arguments are those of `models.diffusion_recipe`.
 
     Raises:
@@ -55,6 +59,7 @@ class Diffusion(nn.Module):
         sigma_most: float,
         rho: float,
         dims: int = 2,
+        given: int = 0,
     ) -> None:
         super().__init__()
         if sampler not in SAMPLERS:
@@ -64,7 +69,7 @@ class Diffusion(nn.Module):
         )
         if len(means) != len(deviations) or float(deviations.min()) <= 0:
             raise ValueError(f"sigma_data {sigma_data} is not above 0, or not of the planes of data_mean {data_mean}")
-        self.image_px, self.classes, self.planes = image_px, classes, len(means)
+        self.image_px, self.classes, self.planes, self.given = image_px, classes, len(means), given
         self.size = (image_px,) * dims
         # (planes, 1, ...); not among the weights, since the definition has them.
         for name, values in (("data_mean", means), ("sigma_data", deviations)):
@@ -72,9 +77,8 @@ class Diffusion(nn.Module):
         self.guidance = guidance
         self._sampler, self._levels = SAMPLERS[sampler], levels(steps, sigma_least, sigma_most, rho)
         # One more class number than there are classes stands for none.
-        self.unet = UNet(
-            channels, residual_blocks, attention_levels, dropout, classes + 1 if classes else 0, len(means), dims
-        )
+        known = classes + 1 if classes else 0
+        self.unet = UNet(channels, residual_blocks, attention_levels, dropout, known, len(means), dims, given)
 
     @staticmethod
     def noise_shape(definition: Mapping[str, Any]) -> tuple[int, list[int]]:
@@ -82,39 +86,48 @@ class Diffusion(nn.Module):
         mean = definition["data_mean"]
         return len(mean) if isinstance(mean, list) else 1, [definition["image_px"]] * definition.get("dims", 2)
 
-    def forward(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """D. noisy: (B, planes, *size); sigma: (B,); labels: (B,), None says no class. float32 comes back."""
+    def forward(
+        self, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None, given: Tensor | None = None
+    ) -> Tensor:
+        """D. noisy: (B, planes, *size); sigma: (B,); labels: (B,), None says no class; given: (B, labels, ...),
+        of any size, None says no mask. float32 comes back."""
         level = to_maps(sigma[:, None], noisy)
         total = (level**2 + self.sigma_data**2).sqrt()
         centred = noisy - self.data_mean
         if self.classes and labels is None:
             labels = torch.full((len(noisy),), self.classes, device=noisy.device)
-        found = self.unet(centred / total, sigma.log() / 4, labels if self.classes else None).float()
+        shown = centred / total
+        if self.given:
+            if given is None:
+                given = noisy.new_zeros(len(noisy), self.given, *noisy.shape[-2:])
+            shown = torch.cat([shown, F.adaptive_avg_pool2d(given, (noisy.shape[-2], noisy.shape[-1]))], 1)
+        found = self.unet(shown, sigma.log() / 4, labels if self.classes else None).float()
         clean = (self.sigma_data / total) ** 2 * centred + level * self.sigma_data / total * found
         return self.data_mean + clean
 
-    def guided(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-        """D of the class, pushed away from D of no class (classifier-free guidance: Ho 2022, equation 6).
+    def guided(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None, given: Tensor | None = None) -> Tensor:
+        """D of class or mask, pushed away from D of none (classifier-free guidance: Ho 2022, equation 6).
 
         The weight is that of the class: D_none + guidance (D_class - D_none), so 1 is D of the class.
         """
-        if not self.classes or labels is None or self.guidance == 1:
-            return self(noisy, sigma, labels)
-        without = self(noisy, sigma, None)
-        return without + self.guidance * (self(noisy, sigma, labels) - without)
+        said = (self.classes and labels is not None) or given is not None
+        if not said or self.guidance == 1:
+            return self(noisy, sigma, labels, given)
+        without = self(noisy, sigma)
+        return without + self.guidance * (self(noisy, sigma, labels, given) - without)
 
     def noise(self, source: torch.Generator) -> Tensor:
         """One picture of N(0, 1), (1, planes, *size)."""
         return torch.randn((1, self.planes, *self.size), generator=source)
 
     @torch.inference_mode()
-    def sample(self, noise: Tensor, labels: Tensor | None) -> Tensor:
+    def sample(self, noise: Tensor, labels: Tensor | None, given: Tensor | None = None) -> Tensor:
         """(B, planes, *size) of N(0, 1) -> pictures in [-1, 1]. The path is float64 on a CPU, calls float32."""
         wide = torch.float64 if noise.device.type in ("cpu", "cuda") else torch.float32
 
         def denoise(image: Tensor, sigma: float) -> Tensor:
             of_all = torch.full((len(image),), sigma, device=image.device)
-            return self.guided(image.float(), of_all, labels).to(wide)
+            return self.guided(image.float(), of_all, labels, given).to(wide)
 
         first = self.data_mean + self._levels[0] * noise.to(wide)
         return self.picture(self._sampler(denoise, first, self._levels).float())
@@ -134,4 +147,15 @@ class Diffusion(nn.Module):
             noise = torch.cat([self.noise(source) for source in sources[start : start + _BATCH]]).to(on)
             known = None if labels is None else labels[start : start + _BATCH].to(on)
             made.append(self.sample(noise, known).cpu())
+        return torch.cat(made)
+
+    def make_from(self, given: Tensor, source: torch.Generator) -> Tensor:
+        """One picture of a mask (labels, image_px, image_px): see `models.networks.from_picture`."""
+        return self.sample(self.noise(source), None, given[None])[0]
+
+    def make_many_from(self, given: Tensor, sources: Sequence[torch.Generator], on: torch.device) -> Tensor:
+        made = []
+        for start in range(0, len(sources), _BATCH):
+            noise = torch.cat([self.noise(source) for source in sources[start : start + _BATCH]]).to(on)
+            made.append(self.sample(noise, None, given[start : start + _BATCH].to(on)).cpu())
         return torch.cat(made)

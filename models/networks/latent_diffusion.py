@@ -24,7 +24,7 @@ class LatentDiffusion(Diffusion):
 
     image_px: of the pictures; planes: how many one has. latent: of the autoencoder, `channels`, `widths` and
     `residual_blocks`. latent_mean, latent_deviation: of each plane of the training latents. The other arguments are
-    those of `Diffusion`.
+    those of `Diffusion`; a mask that is given is made as small as the latents.
 
     Raises:
         ValueError: as for `Diffusion`, or the latent's numbers do not fit each other.

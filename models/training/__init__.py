@@ -71,6 +71,9 @@ def train(
         elif isinstance(recipe, SegmentationRecipe):
             segmentation.train(recipe, cohort, run, resume=resume, minutes=minutes, progress=progress, device=device)
         else:
+            of_pictures = isinstance(recipe, PairedRecipe | UnpairedRecipe) or (
+                isinstance(recipe, DiffusionRecipe) and recipe.source is not None
+            )
             session = Session(
                 recipe,
                 cohort,
@@ -81,7 +84,7 @@ def train(
                 progress=progress,
                 device=device,
                 start_from=start_from,
-                read=couples.read if isinstance(recipe, PairedRecipe | UnpairedRecipe) else pictures.read,
+                read=couples.read if of_pictures else pictures.read,
                 ranks=ranks,
                 compiled=compiled,
             )

@@ -20,6 +20,7 @@ from dicom_io.cohort import Channel, Cohort
 from dicom_io.errors import Rejected
 from models import cases, coarse, domain
 from models.cases import Case, Squares
+from models.diffusion_recipe import DiffusionRecipe
 from models.evaluation.agreement import coarsened
 from models.paired_recipe import PairedRecipe, TranslatorSettings
 from models.recipe_parts import Augmentation
@@ -27,6 +28,8 @@ from models.training import pictures
 from models.training.augmentation import augment_pictures
 from models.unpaired_recipe import UnpairedRecipe
 from models.version import Given
+
+Recipe = PairedRecipe | UnpairedRecipe | DiffusionRecipe
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,15 +95,13 @@ def _windows(pictures: Tensor, boxes: Tensor, px: int, source: torch.Generator) 
     )
 
 
-def read(
-    cohort: Cohort, split: str, recipe: PairedRecipe | UnpairedRecipe, image_px: int
-) -> tuple[list[Case], Couples]:
+def read(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[list[Case], Couples]:
     """A split's cases of what is given (where that is a mask: of what is made), and its slices in pairs.
 
     Raises:
         Rejected: the cohort lacks a channel or masks, or no slice is left.
     """
-    if not isinstance(recipe.network, TranslatorSettings):
+    if isinstance(recipe, DiffusionRecipe) or not isinstance(recipe.network, TranslatorSettings):
         return _with_masks(cohort, split, recipe, image_px)
     given_names, made_names = channels_of(cohort, recipe)
     wanted = load(cohort, split, recipe, made_names)
@@ -125,9 +126,7 @@ def read(
     )
 
 
-def _with_masks(
-    cohort: Cohort, split: str, recipe: PairedRecipe | UnpairedRecipe, image_px: int
-) -> tuple[list[Case], Couples]:
+def _with_masks(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[list[Case], Couples]:
     labels = len(cohort.labels) - 1
     if labels < 1:
         raise Rejected(f"source: cohort {cohort.name!r} has no labels that a mask could show; give channels instead")
@@ -139,9 +138,7 @@ def _with_masks(
     return found, Couples(images=images, labels=None, patients=squares.patients, given=given, boxes=boxes)
 
 
-def channels_of(
-    cohort: Cohort, recipe: PairedRecipe | UnpairedRecipe
-) -> tuple[tuple[Channel, ...], tuple[Channel, ...]]:
+def channels_of(cohort: Cohort, recipe: Recipe) -> tuple[tuple[Channel, ...], tuple[Channel, ...]]:
     """What is given (nothing where that is a mask), and what is made.
 
     Raises:
@@ -153,14 +150,7 @@ def channels_of(
     return tuple(cohort.channels[number] for number in pictures.numbers_of(recipe.source, cohort)), made
 
 
-def load(
-    cohort: Cohort,
-    split: str,
-    recipe: PairedRecipe | UnpairedRecipe,
-    channels: Sequence[Channel],
-    *,
-    masks: bool = False,
-) -> list[Case]:
+def load(cohort: Cohort, split: str, recipe: Recipe, channels: Sequence[Channel], *, masks: bool = False) -> list[Case]:
     """A split's cases with these channels alone, in [-1, 1]."""
     shown = view(cohort, channels)
     return cases.load(shown, shown.splits[split], pictures.input_chain(recipe), masks=masks, labels=False)
@@ -193,17 +183,18 @@ def _boxes(images: Tensor, minimum_signal: float) -> Tensor:
     return torch.stack(found, 1).float()
 
 
-def described(cohort: Cohort, recipe: PairedRecipe | UnpairedRecipe, training: Sequence[Case]) -> dict[str, Any]:
+def described(cohort: Cohort, recipe: Recipe, training: Sequence[Case]) -> dict[str, Any]:
     """What a version says otherwise than of pictures of noise: what is given, and where that holds.
 
     training: cases of what is given (of a mask: of what is made).
     """
     given, made = channels_of(cohort, recipe)
     kind: Any = recipe.source if isinstance(recipe.source, str) else "channels"
-    said: dict[str, Any] = {"given": Given(kind=kind, channels=given, factor=recipe.factor or 1)}
+    factor = recipe.factor if isinstance(recipe, PairedRecipe) else None
+    said: dict[str, Any] = {"given": Given(kind=kind, channels=given, factor=factor or 1)}
     sources = [case.source for case in training]
-    if recipe.factor:
-        sources = [coarse.coarser(source, recipe.factor) for source in sources]
+    if factor:
+        sources = [coarse.coarser(source, factor) for source in sources]
     said["domain"] = domain.observed(sources, given or made)
     if recipe.source != "mask":
         down, across = np.median([case.spacing_mm[-2:] for case in training], axis=0).tolist()

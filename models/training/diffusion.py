@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from models import networks
+from models.cases import Squares
 from models.diffusion_recipe import DiffusionLoss, DiffusionRecipe
 from models.networks.diffusion import Diffusion
 from models.networks.spatial import to_maps
@@ -32,6 +33,8 @@ from models.training.alarms import WaysOut
 from models.training.augmentation import augment_pictures
 from models.training.batches import withheld
 from models.training.compression import Compression
+from models.training.couples import Couples, described
+from models.training.truth import Shown
 from models.training.precision import autocast
 from models.training.session import Session, Stateful
 from models.training.transfer import Part
@@ -50,20 +53,18 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
     """One training, from a session's slices to a run that samples. See `models.training.train`."""
     # Network, optimiser and running average.
     on, ranks, classes = session.device, session.ranks, len(session.names)
-    definition = definition_of(recipe, classes, session.reals.images)
+    definition = definition_of(recipe, classes, session.reals)
     first = Compression(recipe.latent, session.reals.planes, on, recipe.schedule.precision) if recipe.latent else None
     denoiser = networks.build(definition).to(on)
     assert isinstance(denoiser, Diffusion)
     kept: Diffusion = average.start(denoiser)
-    masks = session.reals.mask_planes
     rates, schedule = recipe.optimiser, recipe.schedule
     optimiser = torch.optim.Adam(denoiser.parameters(), rates.learning_rate, (rates.beta_1, rates.beta_2))
     alarms = session.watch(WAYS_OUT)
 
     # Resume from the newest checkpoint, or start from another model, if there is one.
-    reals = session.reals.images
     stateful: dict[str, Stateful] = {"denoiser": denoiser, "average": kept, "optimiser": optimiser}
-    parts = [Part("denoiser", (denoiser, kept), lambda n: networks.build(definition_of(recipe, n, reals)))]
+    parts = [Part("denoiser", (denoiser, kept), lambda n: networks.build(definition_of(recipe, n, session.reals)))]
     if first is not None:
         stateful, parts = stateful | first.stateful, [*parts, first.part]
     session.begin(stateful, definition, parts)
@@ -81,19 +82,17 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
         optimisers.set_rate(optimiser, session.learning_rate(rates.learning_rate))
         session.hold()
 
-        # Draw reals, hide some of their classes, add noise of a random level to each.
-        clean, labels = session.batches.draw(schedule.batch_size, draw)
-        clean = augment_pictures(clean.to(on), recipe.augmentation, draw, masks)
+        # Draw reals, hide some of their classes or masks, add noise of a random level to each.
+        clean, labels, given = drawn(recipe, session, draw)
         clean = clean if first is None else first.latents(clean, draw)
-        labels = withheld(labels, recipe.loss.label_dropout, classes, draw)
         sigma = noise_levels(schedule.batch_size, recipe.loss, draw).to(on)
         noisy = clean + to_maps(sigma[:, None], clean) * torch.randn(clean.shape, generator=draw).to(on)
         clean, noisy, sigma = ranks.share(clean), ranks.share(noisy), ranks.share(sigma)
-        labels = None if labels is None else ranks.share(labels).to(on)
+        labels, given = (None if each is None else ranks.share(each).to(on) for each in (labels, given))
 
         # Take it off again.
         with autocast(on, schedule.precision):
-            denoised = denoiser(noisy, sigma, labels)
+            denoised = denoiser(noisy, sigma, labels, given)
         loss = weighted_error(denoised, clean, sigma, denoiser.sigma_data)
         optimiser.zero_grad()
         ranks.backward(loss, denoiser)
@@ -111,14 +110,30 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
         # Each `report_images`, and at the end: compare with unseen patients, keep the best, save panel and checkpoint.
         if session.due:
             # Levels differ from step to step, and the loss with them: only a mean can be compared.
-            session.report(kept, kept, stage | {"loss": round(sum(since_report) / len(since_report), 5)})
+            maker = Shown(kept, session.unseen.given) if isinstance(session.unseen, Couples) else kept
+            session.report(maker, kept, stage | {"loss": round(sum(since_report) / len(since_report), 5)})
             since_report = []
 
     # Leave what sampling needs.
-    session.leave(definition)
+    session.leave(definition, **(described(session.cohort, recipe, session.training) if recipe.source else {}))
 
 
-def definition_of(recipe: DiffusionRecipe, classes: int, reals: Tensor) -> dict[str, Any]:
+def drawn(
+    recipe: DiffusionRecipe, session: Session, draw: torch.Generator
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """A batch: pictures, and what is said of them, where something is: class numbers, or planes of masks."""
+    count, reals, share = recipe.schedule.batch_size, session.reals, recipe.loss.label_dropout
+    if isinstance(reals, Couples):
+        given, clean = reals.draw(count, None, recipe.augmentation, draw, session.device)
+        said = torch.rand((count, 1, 1, 1), generator=draw) >= share
+        return clean, None, given * said.to(given)
+    clean, labels = session.batches.draw(count, draw)
+    clean = augment_pictures(clean.to(session.device), recipe.augmentation, draw, reals.mask_planes)
+    labels = withheld(labels, share, len(session.names), draw)
+    return clean, None if labels is None else labels.to(session.device), None
+
+
+def definition_of(recipe: DiffusionRecipe, classes: int, reals: Squares) -> dict[str, Any]:
     """`network_def` of the bundle: denoiser, sampler, and the mean and deviation of the training reals' planes.
 
     Where it works on latents, those of the latents' planes come in when there are any (`Compression.hand_over`).
@@ -126,14 +141,14 @@ def definition_of(recipe: DiffusionRecipe, classes: int, reals: Tensor) -> dict[
     common = {
         **recipe.network.model_dump(mode="json"),
         "classes": classes,
-        **({"dims": reals.ndim - 2} if reals.ndim > 4 else {}),
+        **({"dims": reals.dims} if reals.dims > 2 else {}),
         "sampler": recipe.sampler.kind,
         **recipe.sampler.model_dump(exclude={"kind"}),
-    }
+    } | ({"given": reals.given.shape[1]} if isinstance(reals, Couples) else {})
     if recipe.latent:
         name = "models.networks.latent_diffusion.LatentDiffusion"
-        return {"_target_": name, **common, **compression.part_of_definition(recipe.latent, reals.shape[1])}
-    planes = reals.double().transpose(0, 1).flatten(1)
+        return {"_target_": name, **common, **compression.part_of_definition(recipe.latent, reals.planes)}
+    planes = reals.images.double().transpose(0, 1).flatten(1)
     means = [round(float(mean), 4) for mean in planes.mean(1)]
     deviations = [max(round(float(deviation), 4), FLATTEST) for deviation in planes.std(1)]
     return {
