@@ -34,10 +34,10 @@ from models.training.augmentation import augment_pictures
 from models.training.batches import withheld
 from models.training.compression import Compression
 from models.training.couples import Couples, described
-from models.training.truth import Shown
 from models.training.precision import autocast
 from models.training.session import Session, Stateful
 from models.training.transfer import Part
+from models.training.truth import Shown
 
 # Images of one grey have no deviation, and a denoiser needs one: about a grey level of 256.
 FLATTEST = 0.01
