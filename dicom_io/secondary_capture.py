@@ -113,6 +113,7 @@ def generated(
     seed: int,
     label: str,
     channel: str = "",
+    settings: Mapping[str, float] | None = None,
     spacing_mm: Sequence[float] | None,
     units: str,
     study: FictitiousStudy | None = None,
@@ -128,8 +129,9 @@ def generated(
 
     frames: (n, rows, columns) float32, or (n, rows, columns, 3) uint8, true colour. spacing_mm: (down, across) between
     pixels, or None. units: UCUM, of the values. label: what was asked for, "" for nothing. channel: which of several
-    images of the same samples this series holds, "" where there is one. study: the one that the series joins; None
-    makes the study of this model, seed and label.
+    images of the same samples this series holds, "" where there is one. settings: what changes samples beside seed and
+    label, such as {"truncation": 0.7}; it goes into UIDs and record. study: the one that the series joins; None makes
+    the study of this model, seed and label.
     value_range: what the 16 bits of floats span (`quantise`), and the window; None is 0 to 1 for such values of unit
     "1", else the range of these frames. form: up to 64 frames in one instance, or one.
     first, total: the frames are those from `first` on of a series of `total`, so that a series of any length can be
@@ -159,9 +161,10 @@ def generated(
         "range": [quantised.slope, quantised.intercept] if quantised else [],
         "encoding": _ENCODINGS[form],
         **({"channel": channel} if channel else {}),
+        **({"settings": dict(settings)} if settings else {}),
     }
     pixels = quantised.stored if quantised else frames
-    of = {"label": label, "channel": channel}
+    of: dict[str, str | float] = {"label": label, "channel": channel, **(settings or {})}
     marked = _Generated(
         pixels, quantised, model, seed, of, study, made_at, audit_id, out_of_domain, form, naming, first, total
     )
@@ -184,7 +187,7 @@ class _Generated:
     quantised: Quantised | None
     model: ModelIdentity
     seed: int
-    of: Mapping[str, str]
+    of: Mapping[str, str | float]
     study: FictitiousStudy
     made_at: datetime
     audit_id: str
@@ -238,6 +241,7 @@ def generated_volume(
     seed: int,
     label: str,
     channel: str = "",
+    settings: Mapping[str, float] | None = None,
     sample: int | None = None,
     made_of: str = "",
     study: FictitiousStudy | None = None,
@@ -276,9 +280,11 @@ def generated_volume(
         **({"channel": channel} if channel else {}),
         **({} if sample is None else {"sample": sample}),
         **({"made_of": made_of} if made_of else {}),
+        **({"settings": dict(settings)} if settings else {}),
     }
     number = "" if sample is None else f"sample {sample}"
-    of = {"label": label, "channel": channel, "of": number, "made_of": made_of}
+    of: dict[str, str | float] = {"label": label, "channel": channel, "of": number, "made_of": made_of}
+    of |= settings or {}
     total = len(volume.voxels)
     marked = _Generated(
         quantised.stored, quantised, model, seed, of, study, made_at, audit_id, out_of_domain, form, naming, 0, total

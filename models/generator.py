@@ -21,10 +21,14 @@ from dicom_io.errors import Rejected
 from dicom_io.provenance import ModelIdentity
 from dicom_io.volume import Float32
 from models import version
+from models.networks.diffusion import Diffusion
+from models.networks.latent import FromNoise
 from models.networks.maker import Maker
 from models.version import ModelVersion
 
 Labels = npt.NDArray[np.uint8]
+# Below it nearly all numbers would be drawn many times over.
+LEAST_TRUNCATION = 0.1
 
 
 def source_of(seed: int, index: int, purpose: str = "sample") -> torch.Generator:
@@ -46,14 +50,39 @@ class Sample:
 
 
 class Generator:
-    """A released generator, on the CPU. units, pixel_range, spacing_mm ((slice,) row, column): of what it makes."""
+    """A released generator, on the CPU. units, pixel_range, spacing_mm ((slice,) row, column): of what it makes.
 
-    def __init__(self, model: ModelVersion) -> None:
+    truncation: of networks that take a vector of noise, guidance: of diffusion with classes; both trade variety for
+    typical pictures, None leaves them as they were trained and evaluated. settings: those that were given.
+
+    Raises:
+        Rejected: the network has no such thing, or truncation is below 0.1.
+    """
+
+    def __init__(self, model: ModelVersion, *, truncation: float | None = None, guidance: float | None = None) -> None:
         self.model = model
         self.network: Maker = model.network()  # type: ignore[assignment]
+        given = {"truncation": truncation, "guidance": guidance}
+        self.settings = {name: value for name, value in given.items() if value is not None}
+        self._set(truncation, guidance)
         if model.description.pixel_range is None:
             raise Rejected(f"{model.identity.address} has no pixel range; train it again")
         self.pixel_range = model.description.pixel_range
+
+    def _set(self, truncation: float | None, guidance: float | None) -> None:
+        address = self.model.identity.address
+        if truncation is not None:
+            if not isinstance(self.network, FromNoise):
+                raise Rejected(f"{address} is no network that takes a vector of noise; leave truncation out")
+            if truncation < LEAST_TRUNCATION:
+                raise Rejected(f"truncation {truncation:g} is below {LEAST_TRUNCATION:g}; take 0.5 to 1")
+            self.network.truncation = truncation
+        if guidance is not None:
+            if not isinstance(self.network, Diffusion) or not self.network.classes:
+                raise Rejected(f"{address} is no diffusion model with classes to be guided to; leave guidance out")
+            if guidance < 0:
+                raise Rejected(f"guidance {guidance:g} is below 0; 1 is the class as it was learned")
+            self.network.guidance = guidance
 
     @property
     def identity(self) -> ModelIdentity:
@@ -167,11 +196,11 @@ def _labels_of(planes: Float32) -> Labels:
     return np.where(planes.max(0) > 0, most + 1, 0).astype(np.uint8)
 
 
-def load(folder: Path) -> Generator:
-    """A generator from a version's (or a finished run's) folder.
+def load(folder: Path, *, truncation: float | None = None, guidance: float | None = None) -> Generator:
+    """A generator from a version's (or a finished run's) folder; the rest as for `Generator`.
 
     Raises:
-        Rejected: the folder is no model, or holds a predictor.
+        Rejected: the folder is no model, or holds a predictor; or as for `Generator`.
     """
     model = version.load(folder)
     if model.description.task != "generation":
@@ -179,4 +208,4 @@ def load(folder: Path) -> Generator:
     if model.description.given:
         what = "a mask" if model.description.given.kind == "mask" else "DICOM files"
         raise Rejected(f"{model.identity.address} makes pictures of {what}, not of noise alone; give some with --from")
-    return Generator(model)
+    return Generator(model, truncation=truncation, guidance=guidance)

@@ -35,7 +35,10 @@ def list_jobs(
 
 
 class Generation(BaseModel):
-    """What `POST /api/jobs` is told: `n` samples of a generator, seeds from `seed` on, and where they are to go."""
+    """What `POST /api/jobs` is told: `n` samples of a generator, seeds from `seed` on, and where they are to go.
+
+    truncation, guidance: trade variety for typical pictures, as in `mirall generate`.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,6 +46,8 @@ class Generation(BaseModel):
     n: int = Field(ge=1, le=10_000)
     seed: int = Field(0, ge=0)
     label: str | None = None
+    truncation: float | None = Field(None, ge=0.1)
+    guidance: float | None = Field(None, ge=0)
     send_to: tuple[str, ...] = ()
 
 
@@ -58,7 +63,7 @@ def generate(request: Request, wanted: Generation) -> dict[str, Any]:
     except UnknownModel as error:
         raise HTTPException(404, str(error)) from error
     jobs = _jobs(request)
-    job = jobs.enqueue_generation(address, n=wanted.n, seed=wanted.seed, label=wanted.label, send_to=wanted.send_to)
+    job = jobs.enqueue_generation(address, **wanted.model_dump(exclude={"model"}))
     return jobs.get(job).to_json()
 
 

@@ -110,18 +110,21 @@ def generate(
     n: int,
     seed: int,
     label: str | None = None,
+    truncation: float | None = None,
+    guidance: float | None = None,
     made_at: datetime,
     encodings: Collection[str] = encodings.DEFAULT,
     progress: Progress = silent,
 ) -> list[Made]:
     """`n` pictures of a generator, as a labelled synthetic series of a fictitious patient, into `out`.
 
-    label: the class to make; a generator of classes needs one, so that the series says of which they are.
+    label: the class to make; a generator of classes needs one, so that the series says of which they are. truncation,
+    guidance: see `models.generator.Generator`.
 
     Raises:
-        Rejected: the model is no generator, knows no such label, or makes several classes and none is given.
+        Rejected: the model is no generator, knows no such label or setting, or makes several classes and none is given.
     """
-    model = generator_of(model_folder)
+    model = generator_of(model_folder, truncation, guidance)
     model.require(label)
     drawn = _volumes if model.dims == 3 else _with_masks if model.mask_labels else _in_parts
     made = write(drawn(model, n, seed, label, made_at, encodings, progress), out)
@@ -229,7 +232,7 @@ def _placed(
     masks, names = sample.mask.astype(np.float32), " and ".join(model.mask_labels)
     for encoding, arguments in encodings.SEGMENTATIONS.items():
         if encoding in wanted:
-            of = {"seed": seed, "samples": n} | ({"label": label} if label else {})
+            of = {"seed": seed, "samples": n} | ({"label": label} if label else {}) | model.settings
             seg, record = segmentation.of_generated(
                 Volume(masks, grid, "", "1"),
                 captures=captures,
@@ -265,6 +268,7 @@ def _of_generated(model: Generator, seed: int, label: str | None, made_at: datet
         "model": model.identity,
         "seed": seed,
         "label": label or "",
+        "settings": model.settings,
         "value_range": model.pixel_range,
         "made_at": made_at,
         "audit_id": model.audit_id,
@@ -278,7 +282,15 @@ def _drawn(n: int, seed: int, label: str | None, channel: str, number: int | Non
 
 
 def generate_files(
-    model_folder: Path, out: Path, *, n: int, seed: int, label: str | None, form: Literal["png", "nifti"]
+    model_folder: Path,
+    out: Path,
+    *,
+    n: int,
+    seed: int,
+    label: str | None,
+    form: Literal["png", "nifti"],
+    truncation: float | None = None,
+    guidance: float | None = None,
 ) -> list[Path]:
     """The same pictures as files that are not DICOM; each says that it is synthetic, of which model, seed and label.
 
@@ -290,18 +302,18 @@ def generate_files(
     Raises:
         Rejected: as for `generate`, or volumes are asked for as PNG.
     """
-    model = generator_of(model_folder)
+    model = generator_of(model_folder, truncation, guidance)
     model.require(label)
     if model.dims == 3 and form == "png":
         raise Rejected(f"{model.identity.address} makes volumes; ask for dicom or nifti")
     out.mkdir(parents=True, exist_ok=True)
     # Of an unlabelled generator names and UIDs stay what they were before there were labels.
-    of = [label] if label else []
+    of = [*([label] if label else []), *(f"{name}{value:g}" for name, value in model.settings.items())]
     named = "-".join([model.identity.name, model.identity.version, *map(_file_word, of), f"seed{seed}"])
     written = []
     for number, sample in enumerate(model.samples(n, seed, label)):
         note = {"model": model.identity.address, "seed": seed, "sample": number, "audit_id": model.audit_id}
-        note |= {"label": label} if label else {}
+        note |= {**({"label": label} if label else {}), **model.settings}
         for word, values in _images(model, sample):
             path = out / "-".join([f"{named}-{number:05d}", *map(_file_word, [word] if word else [])])
             mask = word == "mask"
@@ -309,7 +321,8 @@ def generate_files(
                 path = path.with_name(path.name + ".png")
                 mark = picture.SyntheticMark(model.identity.address, seed, model.audit_id)
                 shown = _label_picture(values, len(model.mask_labels)) if mask else _pixels(model, values)
-                picture.save_png(shown, path, synthetic=mark, description=" ".join([label or "", word]).strip())
+                described = " ".join([*of, *([word] if word else [])])
+                picture.save_png(shown, path, synthetic=mark, description=described)
             else:
                 path = path.with_name(path.name + ".nii.gz")
                 named_by = [model.identity.content_hash, str(seed), str(number), *of, *([word] if word else [])]
@@ -367,8 +380,8 @@ def _predictor(folder: Path) -> Classifier | Segmenter | Translator:
 
 
 @lru_cache(maxsize=4)
-def generator_of(folder: Path) -> Generator:
-    return generator.load(folder)
+def generator_of(folder: Path, truncation: float | None = None, guidance: float | None = None) -> Generator:
+    return generator.load(folder, truncation=truncation, guidance=guidance)
 
 
 def _complaint(model: Classifier | Segmenter | Translator, case: Case) -> str:

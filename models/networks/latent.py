@@ -25,6 +25,9 @@ class FromNoise(nn.Module):
         self.latent = latent
         self.law = law
         self.classes = classes
+        # Of samples alone: numbers beyond it are drawn anew, which makes pictures more typical and less varied (the
+        # truncation trick: Brock 2018, section 3.1). None draws as in training.
+        self.truncation: float | None = None
 
     @staticmethod
     def noise_shape(definition: Mapping[str, Any]) -> tuple[int, list[int]]:
@@ -33,6 +36,12 @@ class FromNoise(nn.Module):
 
     def noise(self, count: int, source: torch.Generator) -> Tensor:
         """(count, latent), by the law that the network was trained on."""
+        drawn = self._drawn(count, source)
+        while self.truncation is not None and bool((drawn.abs() > self.truncation).any()):
+            drawn = torch.where(drawn.abs() > self.truncation, self._drawn(count, source), drawn)
+        return drawn
+
+    def _drawn(self, count: int, source: torch.Generator) -> Tensor:
         shape = (count, self.latent)
         uniform = self.law == "uniform"
         return torch.rand(shape, generator=source) * 2 - 1 if uniform else torch.randn(shape, generator=source)

@@ -61,6 +61,13 @@ def generate(
         str | None, typer.Option("--masks-of", metavar="MODEL", help="A generator whose masks to make pictures of.")
     ] = None,
     form: Annotated[Literal["dicom", "png", "nifti"], typer.Option("--format", help="What to write.")] = "dicom",
+    truncation: Annotated[
+        float | None, typer.Option("--truncation", help="Of noise vectors: 0.5 to 1 gives more typical pictures.")
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option("--guidance", help="Of diffusion: how far the class pulls, instead of the version's."),
+    ] = None,
     models: Models = None,
     config: Config = None,
     force: Annotated[bool, typer.Option("--force", help="Run outside the model's card; results are marked.")] = False,
@@ -81,8 +88,11 @@ def generate(
     drawing = folder_of(shelf, masks_of) if masks_of else None
     if given and drawing:
         raise typer.BadParameter("masks come from a file or from a model; give --from or --masks-of")
-    if (given or drawing) and (form != "dicom" or label):
-        raise typer.BadParameter("pictures of masks or of DICOM files are DICOM and have no --label; leave both out")
+    asked = [each for each in (label, truncation, guidance) if each is not None]
+    if (given or drawing) and (form != "dicom" or asked):
+        raise typer.BadParameter(
+            "pictures of masks or of DICOM files are DICOM, without --label, --truncation or --guidance; leave them out"
+        )
 
     from plugin import painting, pipeline
     from plugin.cli.progress import ProgressBar
@@ -108,10 +118,22 @@ def generate(
         _print(made, as_json)
     elif form == "dicom":
         with ProgressBar() as bar:
-            made = pipeline.generate(folder, out, n=n or 16, seed=seed, label=label, made_at=made_at, progress=bar)
+            made = pipeline.generate(
+                folder,
+                out,
+                n=n or 16,
+                seed=seed,
+                label=label,
+                made_at=made_at,
+                progress=bar,
+                truncation=truncation,
+                guidance=guidance,
+            )
         _print(made, as_json)
     else:
-        written = pipeline.generate_files(folder, out, n=n or 16, seed=seed, label=label, form=form)
+        written = pipeline.generate_files(
+            folder, out, n=n or 16, seed=seed, label=label, form=form, truncation=truncation, guidance=guidance
+        )
         finding = f"{label}, seed {seed}" if label else f"seed {seed}"
         _print_rows([{"path": str(path), "finding": finding} for path in written], as_json)
 

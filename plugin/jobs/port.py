@@ -128,14 +128,20 @@ class Jobs:
         n: int,
         seed: int = 0,
         label: str | None = None,
+        truncation: float | None = None,
+        guidance: float | None = None,
         send_to: Sequence[str] = (),
         connection: Connection | None = None,
     ) -> str:
         """Ask for `n` synthetic samples of a model version; gives the job's id. Each call is a job of its own.
 
-        connection: of a transaction that the job is to be part of.
+        truncation, guidance: see `models.generator.Generator`. connection: of a transaction that the job is to be part
+        of.
         """
-        spec = {"n": n, "seed": seed, "label": label, "send_to": list(send_to)}
+        spec: dict[str, Any] = {"n": n, "seed": seed, "label": label, "send_to": list(send_to)}
+        settings = {"truncation": truncation, "guidance": guidance}
+        given = {name: value for name, value in settings.items() if value is not None}
+        spec |= {"settings": given} if given else {}
         return self._enqueue(connection, kind="generate", model=model, spec=spec)
 
     def enqueue_prediction(

@@ -219,7 +219,8 @@ class JobWork:
             "encodings": encodings.needed(self._profiles(row.spec["send_to"]).values()),
         }
         if row.kind == "generate":
-            return common | {name: row.spec[name] for name in ("n", "seed", "label")}
+            asked = {name: row.spec[name] for name in ("n", "seed", "label")}
+            return common | asked | {"settings": row.spec.get("settings", {})}
         files = self._files(row.spec["instances"], row.study_instance_uid)
         return common | {"files": files, "force": row.spec["force"]}
 

@@ -512,3 +512,24 @@ def test_train_and_generate_from_the_command_line(sides, tmp_path, monkeypatch):
     out = tmp_path / "out"
     say("generate", run, "--label", "right", "-n", 2, "--format", "png", "--out", out)
     assert len([*out.glob("*-right-seed0-*.png")]) == 2
+
+
+def test_guidance_may_be_asked_for_and_stands_in_name_and_record(released, tmp_path):
+    stronger = generator.load(released.model.folder, guidance=3.0)
+    assert stronger.network.guidance == 3.0 and not np.array_equal(
+        stronger.sample(1, 7, "left"), released.sample(1, 7, "left")
+    )
+    at = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
+    common = {"n": 2, "seed": 7, "label": "left", "made_at": at}
+    (plain,) = pipeline.generate(released.model.folder, tmp_path / "a", **common)
+    (guided,) = pipeline.generate(released.model.folder, tmp_path / "b", guidance=3.0, **common)
+    assert plain.record.sop_instance_uid != guided.record.sop_instance_uid
+    assert '"guidance":3.0' in guided.record.parameters and "guidance" not in plain.record.parameters
+    frames = secondary_capture.read_back(dcmread(guided.path))
+    np.testing.assert_allclose(frames, stronger.sample(2, 7, "left")[:, 0], atol=255 / 65535)
+    [path] = pipeline.generate_files(
+        released.model.folder, tmp_path, n=1, seed=7, label="left", form="png", guidance=3.0
+    )
+    assert "guidance3" in path.name
+    with pytest.raises(Rejected, match="no network that takes a vector of noise"):
+        generator.load(released.model.folder, truncation=0.7)

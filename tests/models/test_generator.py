@@ -75,3 +75,30 @@ def test_a_picture_is_the_network_s_answer_to_the_noise_of_seed_and_number(maker
 def test_a_predictor_is_no_generator(segmenter):
     with pytest.raises(Rejected, match="toy-lesions:1 is a predictor"):
         generators.load(segmenter.folder)
+
+
+# Settings of a request.
+
+
+def test_truncated_noise_stays_within_and_is_otherwise_the_noise_of_the_seed(generator):
+    made = generators.load(generator.folder, truncation=0.8)
+    noise = made.network.noise(400, torch.Generator().manual_seed(3))
+    plain = torch.randn(400, 16, generator=torch.Generator().manual_seed(3))
+    inside = plain.abs() <= 0.8
+    assert float(noise.abs().max()) <= 0.8 and torch.equal(noise[inside], plain[inside])
+    # Of a normal law cut off at 0.8 the variance is 1 - 2 * 0.8 * density(0.8) / P(|z| < 0.8).
+    assert float(noise.var()) == pytest.approx(1 - 2 * 0.8 * 0.28969 / 0.57629, abs=0.02)
+    assert made.sample(1, seed=4).tolist() == generators.load(generator.folder, truncation=0.8).sample(1, 4).tolist()
+    assert made.sample(1, seed=4).tolist() != generators.load(generator.folder).sample(1, 4).tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"guidance": 2.0}, "toy-maker:1 is no diffusion model with classes"),
+        ({"truncation": 0.01}, r"truncation 0.01 is below 0.1; take 0.5 to 1"),
+    ],
+)
+def test_settings_that_a_network_has_not_are_refused(generator, settings, said):
+    with pytest.raises(Rejected, match=said):
+        generators.load(generator.folder, **settings)
