@@ -129,7 +129,7 @@ def _below(folder: str, read: Import) -> Import:
 
 def _histology(name: str, **network: Any) -> Model:
     """A rung of the ladder: the study's failing and working nets differed in these settings alone."""
-    return Model(name, "histology-dcgan", 24_000, {"network": network}, {})
+    return Model(name, "histology-dcgan", 12_000, {"network": network}, {})
 
 
 def _adversarial(name: str, recipe: str, total_images: int, network: Changes) -> Model:
@@ -179,8 +179,8 @@ LINES: Mapping[str, Line] = {
         cohort=mini_mias.patches,
         common={"conditional": False, "pixel_range": [0.0, 255.0], "network": {"image_px": 64}},
         models=(
-            _adversarial("DCGAN", "generator", 56_000, {}),
-            _adversarial("WGAN-GP", "wgan-gp", 60_000, {}),
+            _adversarial("DCGAN", "generator", 28_000, {}),
+            _adversarial("WGAN-GP", "wgan-gp", 30_000, {}),
         ),
     ),
     "generators-joint": Line(
