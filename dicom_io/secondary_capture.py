@@ -238,8 +238,8 @@ def generated_volume(
     seed: int,
     label: str,
     channel: str = "",
-    made_of: str = "",
     sample: int | None = None,
+    made_of: str = "",
     study: FictitiousStudy | None = None,
     made_at: datetime,
     audit_id: str = "",
@@ -278,7 +278,8 @@ def generated_volume(
         **({"made_of": made_of} if made_of else {}),
     }
     number = "" if sample is None else f"sample {sample}"
-    of, total = {"label": label, "channel": channel, "of": number, "made_of": made_of}, len(volume.voxels)
+    of = {"label": label, "channel": channel, "of": number, "made_of": made_of}
+    total = len(volume.voxels)
     marked = _Generated(
         quantised.stored, quantised, model, seed, of, study, made_at, audit_id, out_of_domain, form, naming, 0, total
     )

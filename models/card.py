@@ -70,17 +70,6 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _purpose(description: Description, channels: str) -> str:
-    given = description.given
-    if given is None:
-        return f"{description.task.capitalize()} of {channels}. Labels: {', '.join(_labels(description)) or 'none'}."
-    if given.kind == "mask":
-        return f"Pictures of masks: {channels}. Labels of a mask: {', '.join(description.labels[1:])}."
-    if given.kind == "coarse":
-        return f"Pixels that are {given.factor} times finer, of {channels}."
-    return f"{channels}, made of {' and '.join(channel.name for channel in given.channels)}."
-
-
 def _ancestors(saw: Saw) -> list[str]:
     """What it started from, the nearest first: those patients were seen, too."""
     lines = []
@@ -96,6 +85,17 @@ def _ancestors(saw: Saw) -> list[str]:
         ]
         begun = each.address
     return lines
+
+
+def _purpose(description: Description, channels: str) -> str:
+    given = description.given
+    if given is None:
+        return f"{description.task.capitalize()} of {channels}. Labels: {', '.join(_labels(description)) or 'none'}."
+    if given.kind == "mask":
+        return f"Pictures of masks: {channels}. Labels of a mask: {', '.join(description.labels[1:])}."
+    if given.kind == "coarse":
+        return f"Pixels that are {given.factor} times finer, of {channels}."
+    return f"{channels}, made of {' and '.join(channel.name for channel in given.channels)}."
 
 
 def _labels(description: Description) -> list[str]:
@@ -167,7 +167,7 @@ def _interval(value: Mapping[str, float | None]) -> str:
 
 def figures(report: Mapping[str, Any]) -> list[str]:
     """The figures as Markdown; first, where there is one, the caution that goes with them."""
-    caution = [f"**Caution**: {report['caution']}.", ""] if report["caution"] else []
+    caution = [f"**Caution**: {report['caution']}.", ""] if report.get("caution") else []
     if report.get("given", "mask") != "mask":
         return caution + _translator_figures(report)
     return caution + (_generator_figures if report["task"] == "generation" else _predictor_figures)(report)

@@ -189,20 +189,20 @@ def squares(
     )
 
 
-def shows(slices: Tensor, minimum_signal: float) -> Tensor:
-    """(N,) bool, of (N, channels, rows, columns) in [-1, 1]: whether some channel shows more than air."""
-    flat = slices.flatten(2)
+def shows(images: Tensor, minimum_signal: float) -> Tensor:
+    """(N,) bool, of (N, channels, ...) in [-1, 1]: whether some channel shows more than air."""
+    flat = images.flatten(2)
     tops = flat.kthvalue(max(1, round(0.99 * flat.shape[2])), dim=2).values.amax(1)
     return tops > -1 + 2 * minimum_signal
 
 
-def _pictures_of(case: Case, size_px: int, channels: Sequence[int], mask_planes: int, dims: int) -> Tensor:
-    """(slices, planes, px, px), or (1, planes, px, px, px)."""
-    planes = case.image[list(channels)]
-    if mask_planes:
+def _pictures_of(case: Case, size_px: int, channels: Sequence[int], drawn: int, dims: int) -> Tensor:
+    """(slices, planes, px, px), or (1, planes, px, px, px). drawn: labels of the mask."""
+    planes = case.image[list(channels)].transpose(0, 1)
+    if drawn:
         assert case.mask is not None
-        planes = torch.cat([planes, planes_of(case.mask, mask_planes).transpose(0, 1)])
-    slices = square(planes.transpose(0, 1), size_px)
+        planes = torch.cat([planes, planes_of(case.mask, drawn)], 1)
+    slices = square(planes, size_px)
     if dims == 2:
         return slices
     # The slices stand where rows stood, so that the same function scales along them.

@@ -23,7 +23,7 @@ class Denoiser(Settings):
     dropout: within the residual blocks, in training alone; a small data set needs it.
     """
 
-    image_px: Annotated[int, Field(ge=8)] = 32
+    image_px: Annotated[int, Field(ge=16)] = 32
     channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (32, 64, 64)
     residual_blocks: Positive = 2
     attention_levels: Annotated[int, Field(ge=0)] = 1
@@ -114,9 +114,8 @@ class DiffusionRecipe(GenerationBase):
     source: "mask" gives the cohort's masks, and pictures are made of them (their planes are laid beside the noisy
     picture); None starts from noise alone.
     latent: None works on pixels; else on latents of fewer of them, which is the way from 128 px on (`network.image_px`
-    is that of the picture all the same).
-    report_samples: how many samples (of each class at least 16) a report compares with unseen patients; a sample takes
-    tens of calls of the network.
+    is that of the picture all the same). report_samples: fewer than elsewhere, because a sample takes tens of calls of
+    the network.
     """
 
     family: Literal["diffusion"]
@@ -128,8 +127,14 @@ class DiffusionRecipe(GenerationBase):
     optimiser: DiffusionOptimiser = DiffusionOptimiser()
     report_samples: Annotated[int, Field(ge=16)] = 64
 
+    @property
+    def factor(self) -> None:
+        """Pixels stay as they are (`models.training.couples`)."""
+
     @model_validator(mode="after")
     def _latent_fits(self) -> Self:
+        if self.latent and self.spatial_dims == 3:
+            raise ValueError("latent: its autoencoder is for slices; leave it out, or set spatial_dims to 2")
         if self.latent:
             least = 2 ** (len(self.latent.widths) + len(self.network.channels) - 2)
             if self.network.image_px % least:

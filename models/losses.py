@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.adversarial_recipe import AdversarialLoss
+from models.draws import uniform
 
 Critic = Callable[..., Tensor]
 
@@ -53,7 +54,7 @@ def of_generator(loss: AdversarialLoss, fake: Tensor) -> Tensor:
 
 def _flipped(real: Tensor, fake: Tensor, share: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Scores of the images that are called real, and of those called fake: some pairs have changed places."""
-    changed = (torch.rand(len(real), generator=draw) < share).to(real.device)
+    changed = (uniform(len(real), draw) < share).to(real.device)
     return torch.where(changed, fake, real), torch.where(changed, real, fake)
 
 
@@ -76,7 +77,7 @@ def gradient_penalty(
 
     Each pair's point is drawn uniformly. A small constant keeps the root's own gradient finite where the slope is 0.
     """
-    share = torch.rand((len(real), *[1] * (real.ndim - 1)), generator=draw).to(real.device)
+    share = uniform(len(real), draw, *[1] * (real.ndim - 1)).to(real.device)
     between = (share * real + (1 - share) * fake).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(_scores(critic, between, labels).sum(), between, create_graph=True)
     norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()

@@ -28,6 +28,7 @@ from models.recipe_parts import (
     Share,
     require_grid,
 )
+from models.unpaired_recipe import UnpairedRecipe
 from models.variational_recipe import VariationalRecipe
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -133,10 +134,16 @@ class SegmentationRecipe(RecipeBase):
 
 
 Recipe = (
-    ClassificationRecipe | SegmentationRecipe | AdversarialRecipe | DiffusionRecipe | PairedRecipe | VariationalRecipe
+    ClassificationRecipe
+    | SegmentationRecipe
+    | AdversarialRecipe
+    | DiffusionRecipe
+    | PairedRecipe
+    | UnpairedRecipe
+    | VariationalRecipe
 )
 # Families of generators beside the tasks; recipes from before there was a choice name none.
-_KINDS = ("classification", "segmentation", "adversarial", "diffusion", "paired", "variational")
+_KINDS = ("classification", "segmentation", "adversarial", "diffusion", "paired", "unpaired", "variational")
 # Where the parser came by; the person wrote only the keys between them.
 _TAGS = {*_KINDS, "dcgan", "pet", "brain-wcgan", "convolutional", "dense", "spade", "translator"}
 
@@ -153,13 +160,14 @@ _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(
         | Annotated[AdversarialRecipe, Tag("adversarial")]
         | Annotated[DiffusionRecipe, Tag("diffusion")]
         | Annotated[PairedRecipe, Tag("paired")]
+        | Annotated[UnpairedRecipe, Tag("unpaired")]
         | Annotated[VariationalRecipe, Tag("variational")],
         Discriminator(
             _kind,
             custom_error_type="task",
             custom_error_message=(
                 "it is none of classification, segmentation, generation (of family adversarial, diffusion, paired, "
-                "variational)"
+                "unpaired, variational)"
             ),
         ),
     ]

@@ -140,7 +140,8 @@ class GenerationBase(RecipeBase):
     pixel_range: in the units that the chain leaves; values outside are clipped and samples come back inside it.
     minimum_signal: slices whose 99th percentile lies below this share of the range are left out (air).
     conditional: one generator for all labels of the cohort (of slices, or of items), and batches balanced over them.
-    audit_samples: how many samples the evaluation of a release draws. alarms: whether a run that fails stops or goes on
+    report_samples: how many samples (of each class at least 16) a report compares with unseen patients. audit_samples:
+    how many the evaluation of a release draws. alarms: whether a run that fails stops or goes on
     with a warning. transfer: of a training that starts from another model; None takes all and freezes nothing.
     """
 
@@ -155,6 +156,7 @@ class GenerationBase(RecipeBase):
     schedule: PatientSchedule
     pixel_range: tuple[float, float]
     minimum_signal: Share = 0.02
+    report_samples: Annotated[int, Field(ge=16)] = 256
     audit_samples: Annotated[int, Field(ge=16)] = 256
     alarms: Literal["stop", "warn"] = "stop"
     transfer: Transfer | None = None

@@ -41,7 +41,7 @@ class DenseVAE(Settings):
     """Layers that see every pixel at once. widths: of the encoder's layers; the decoder has them in reverse."""
 
     kind: Literal["dense"]
-    image_px: Annotated[int, Field(ge=8)] = 64
+    image_px: Annotated[int, Field(ge=16)] = 64
     latent: Latent = 32
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (512, 256)
 

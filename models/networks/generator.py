@@ -23,6 +23,9 @@ from models.networks.latent import FromNoise
 from models.networks.norm import ClassNorm, layer
 from models.networks.spatial import convolution, pixel_axes, to_maps
 
+# So many neighbours of a batch are compared with each other.
+GROUP = 4
+
 
 class Generator(FromNoise):
     """Noise (B, latent) -> pictures (B, planes, *size) in [-1, 1]. classes: 0 makes unlabelled ones. dims: 3 makes
@@ -135,7 +138,7 @@ def _as_it_is(module: nn.Module) -> nn.Module:
     return module
 
 
-def minibatch_deviation(maps: Tensor, group: int = 4) -> Tensor:
+def minibatch_deviation(maps: Tensor, group: int = GROUP) -> Tensor:
     """(B, C, *size) -> (B, 1, *size): mean standard deviation over groups of four neighbours in the batch."""
     size = math.gcd(group, len(maps))
     groups = maps.reshape(len(maps) // size, size, *maps.shape[1:])

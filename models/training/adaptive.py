@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.adversarial_recipe import Adaptive
+from models.draws import below, normal, uniform
 
 EVERY_STEPS = 4
 
@@ -65,25 +66,22 @@ def _moves(batch: int, size: torch.Size, p: float, draw: torch.Generator) -> Ten
     rows, columns = size
 
     def sometimes(values: Tensor, neutral: float) -> Tensor:
-        return torch.where(torch.rand(batch, generator=draw) < p, values, torch.tensor(neutral))
+        return torch.where(uniform(batch, draw) < p, values, torch.tensor(neutral))
 
-    def uniform() -> Tensor:
-        return torch.rand(batch, generator=draw) * 2 - 1
+    def signed() -> Tensor:
+        return uniform(batch, draw) * 2 - 1
 
-    def normal() -> Tensor:
-        return torch.randn(batch, generator=draw)
-
-    mirrored = sometimes(torch.where(uniform() < 0, -1.0, 1.0), 1.0)
-    quarters = sometimes(torch.randint(4, (batch,), generator=draw).float(), 0.0) * math.pi / 2
+    mirrored = sometimes(torch.where(signed() < 0, -1.0, 1.0), 1.0)
+    quarters = sometimes(below(4, batch, draw).float(), 0.0) * math.pi / 2
     # Whole pixels, up to an eighth of the image; a pixel is 2 / size wide.
-    across = sometimes((uniform() * columns / 8).round() * 2 / columns, 0.0)
-    down = sometimes((uniform() * rows / 8).round() * 2 / rows, 0.0)
-    size_factor = sometimes(torch.exp2(0.2 * normal()), 1.0)
+    across = sometimes((signed() * columns / 8).round() * 2 / columns, 0.0)
+    down = sometimes((signed() * rows / 8).round() * 2 / rows, 0.0)
+    size_factor = sometimes(torch.exp2(0.2 * normal(batch, draw)), 1.0)
     # Turned before and after the stretching, each with the chance that makes p together (appendix B).
     half = 1 - math.sqrt(1 - p)
-    angles = [torch.where(torch.rand(batch, generator=draw) < half, uniform() * math.pi, torch.zeros(())) for _ in "ab"]
-    stretch = sometimes(torch.exp2(0.2 * normal()), 1.0)
-    drift_across, drift_down = sometimes(0.25 * normal(), 0.0), sometimes(0.25 * normal(), 0.0)
+    angles = [torch.where(uniform(batch, draw) < half, signed() * math.pi, torch.zeros(())) for _ in "ab"]
+    stretch = sometimes(torch.exp2(0.2 * normal(batch, draw)), 1.0)
+    drift_across, drift_down = sometimes(0.25 * normal(batch, draw), 0.0), sometimes(0.25 * normal(batch, draw), 0.0)
     ratio = rows / columns
     made = _shift(across + drift_across, down + drift_down)
     made = made @ _turn(quarters + angles[0], ratio) @ _scale(mirrored / (size_factor * stretch), stretch / size_factor)

@@ -31,8 +31,8 @@ from models.training.transfer import Part
 def train(recipe: AdversarialRecipe, session: Session) -> None:
     """One training, from a session's slices to a run that samples. See `models.training.train`."""
     # Networks, optimisers and running average.
-    on, classes, planes = session.device, len(session.names), session.reals.planes
-    dims = session.reals.dims
+    on, ranks = session.device, session.ranks
+    classes, planes, dims = len(session.names), session.reals.planes, session.reals.dims
     definition = pairs.generator(recipe.network, classes, planes, dims)
     generator = networks.build(definition).to(on)
     assert isinstance(generator, FromNoise)
@@ -69,8 +69,8 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
             # Draw reals and noise; the same augmentation policy for reals and fakes.
             real, labels = session.batches.draw(schedule.batch_size, draw)
             real = augment_pictures(real.to(on), recipe.augmentation, draw, masks)
-            labels = None if labels is None else labels.to(on)
-            latent = generator.noise(schedule.batch_size, draw).to(on)
+            labels = None if labels is None else ranks.share(labels).to(on)
+            real, latent = ranks.share(real), ranks.share(generator.noise(schedule.batch_size, draw)).to(on)
 
             # Critic: reals up, fakes down, within its restraints; R1 now and then, with the weight of those between.
             with autocast(on, schedule.precision):
@@ -80,16 +80,17 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
             critic_loss = losses.of_critic(loss, real_scores, fake_scores, draw)
             told = critic_loss
             if loss.gradient_penalty:
-                penalty = losses.gradient_penalty(critic, shown_real, shown_fake, draw, labels)
+                penalty = losses.gradient_penalty(critic.forward, shown_real, shown_fake, draw, labels)
                 told = told + loss.gradient_penalty * penalty
             if recipe.r1_gamma and turn % rates.r1_every_steps == 0:
-                slope = losses.slope(critic, show(real, recipe, adaptation, draw), labels)
+                slope = losses.slope(critic.forward, show(real, recipe, adaptation, draw), labels)
                 told = told + rates.r1_every_steps * recipe.r1_gamma / 2 * slope
             for_critic.zero_grad()
-            told.backward()
+            ranks.backward(told, critic)
             optimisers.step(for_critic, rates)
             if loss.weight_clip:
                 losses.clip_weights((each for each in critic.parameters() if each.requires_grad), loss.weight_clip)
+            real_scores, fake_scores = ranks.gather(real_scores.detach()), ranks.gather(fake_scores.detach())
             adaptation.learn(real_scores - losses.middle(loss), schedule.batch_size)
 
         # Generator: fakes up. The critic's weights need no gradients.
@@ -98,10 +99,11 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
             raised = critic(show(fake, recipe, adaptation, draw), labels)
         generator_loss = losses.of_generator(loss, raised.float())
         for_generator.zero_grad()
-        generator_loss.backward()
+        ranks.backward(generator_loss, generator)
         optimisers.step(for_generator, rates)
 
         # Follow with the running average.
+        critic_loss, generator_loss = ranks.told(critic_loss, generator_loss)
         shown = schedule.batch_size * rates.critic_steps
         session.took(shown, generator_loss.item())
         average.follow(kept, generator, session.images_seen, shown, schedule.ema_half_life_images)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.draws import uniform
 from models.recipe_parts import Augmentation
 
 
@@ -98,13 +99,13 @@ def translate_and_cut(images: Tensor, translation: float, cutout: float, generat
     batch, device, size = len(images), images.device, images.shape[2:]
     if translation:
         reach = torch.tensor([round(side * translation) for side in size])
-        shift = torch.floor(torch.rand((batch, len(size)), generator=generator) * (2 * reach + 1)).long() - reach
+        shift = torch.floor(uniform(batch, generator, len(size)) * (2 * reach + 1)).long() - reach
         for axis, side in enumerate(size):
             source = torch.arange(side) + shift[:, axis, None]
             images = _shifted(images, source.to(device), axis + 2)
     if cutout:
         half = torch.tensor([side * cutout / 2 for side in size])
-        centre = torch.rand((batch, len(size)), generator=generator) * torch.tensor(size)
+        centre = uniform(batch, generator, len(size)) * torch.tensor(size)
         inside = torch.ones((), dtype=torch.bool, device=device)
         for axis, side in enumerate(size):
             near = (torch.arange(side) - centre[:, axis, None]).abs() < half[axis]

@@ -95,6 +95,7 @@ def train(
         step, images_seen = step + 1, images_seen + len(batch)
         average.follow(kept, network, images_seen, len(batch), recipe.schedule.ema_half_life_images)
         journal.progress(images_seen, loss.item())
+        clock.tick()
         finished = clock.fraction(images_seen) >= 1
 
         # Each `report_images`, and at the end: validate, keep the best, save a checkpoint.

@@ -26,9 +26,10 @@ from models.paired_recipe import PairedRecipe, TranslatorSettings
 from models.recipe_parts import Augmentation
 from models.training import pictures
 from models.training.augmentation import augment_pictures
+from models.unpaired_recipe import UnpairedRecipe
 from models.version import Given
 
-Recipe = PairedRecipe | DiffusionRecipe
+Recipe = PairedRecipe | UnpairedRecipe | DiffusionRecipe
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,6 +61,29 @@ class Couples(Squares):
         return (coarsened(pairs, self.factor), pairs) if coarse else (pairs[:, :planes], pairs[:, planes:])
 
 
+def halves(couples: Couples) -> tuple[Couples, Couples]:
+    """The slices of every second patient, and those of the others: no patient is in both.
+
+    Raises:
+        Rejected: there is only one patient.
+    """
+    names = sorted(set(couples.patients))
+    if len(names) < 2:
+        raise Rejected("unpaired: the one training patient cannot be parted; it takes two or more")
+    first = torch.tensor([patient in names[::2] for patient in couples.patients])
+    one, other = (
+        replace(
+            couples,
+            images=couples.images[part],
+            given=couples.given[part],
+            boxes=couples.boxes[part],
+            patients=tuple(patient for patient, taken in zip(couples.patients, part.tolist(), strict=True) if taken),
+        )
+        for part in (first, ~first)
+    )
+    return one, other
+
+
 def _windows(pictures: Tensor, boxes: Tensor, px: int, source: torch.Generator) -> Tensor:
     """One of each picture, inside it; the centre lies in the picture's box."""
     first, last = boxes[:, ::2], boxes[:, 1::2]
@@ -77,7 +101,7 @@ def read(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[lis
     Raises:
         Rejected: the cohort lacks a channel or masks, or no slice is left.
     """
-    if isinstance(recipe, DiffusionRecipe) or not isinstance(recipe.network, TranslatorSettings):
+    if not isinstance(recipe.network, TranslatorSettings):
         return _with_masks(cohort, split, recipe, image_px)
     given_names, made_names = channels_of(cohort, recipe)
     wanted = load(cohort, split, recipe, made_names)
@@ -166,11 +190,10 @@ def described(cohort: Cohort, recipe: Recipe, training: Sequence[Case]) -> dict[
     """
     given, made = channels_of(cohort, recipe)
     kind: Any = recipe.source if isinstance(recipe.source, str) else "channels"
-    factor = recipe.factor if isinstance(recipe, PairedRecipe) else None
-    said: dict[str, Any] = {"given": Given(kind=kind, channels=given, factor=factor or 1)}
+    said: dict[str, Any] = {"given": Given(kind=kind, channels=given, factor=recipe.factor or 1)}
     sources = [case.source for case in training]
-    if factor:
-        sources = [coarse.coarser(source, factor) for source in sources]
+    if recipe.factor:
+        sources = [coarse.coarser(source, recipe.factor) for source in sources]
     said["domain"] = domain.observed(sources, given or made)
     if recipe.source != "mask":
         down, across = np.median([case.spacing_mm[-2:] for case in training], axis=0).tolist()

@@ -27,16 +27,17 @@ from models import networks
 from models.cases import Squares
 from models.diffusion_recipe import DiffusionLoss, DiffusionRecipe
 from models.networks.diffusion import Diffusion
+from models.networks.spatial import to_maps
 from models.training import average, compression, optimisers
 from models.training.alarms import WaysOut
 from models.training.augmentation import augment_pictures
 from models.training.batches import withheld
 from models.training.compression import Compression
 from models.training.couples import Couples, described
-from models.training.paired import Shown
 from models.training.precision import autocast
 from models.training.session import Session, Stateful
 from models.training.transfer import Part
+from models.training.truth import Shown
 
 # Images of one grey have no deviation, and a denoiser needs one: about a grey level of 256.
 FLATTEST = 0.01
@@ -51,7 +52,7 @@ WAYS_OUT = WaysOut(
 def train(recipe: DiffusionRecipe, session: Session) -> None:
     """One training, from a session's slices to a run that samples. See `models.training.train`."""
     # Network, optimiser and running average.
-    on, classes = session.device, len(session.names)
+    on, ranks, classes = session.device, session.ranks, len(session.names)
     definition = definition_of(recipe, classes, session.reals)
     first = Compression(recipe.latent, session.reals.planes, on, recipe.schedule.precision) if recipe.latent else None
     denoiser = networks.build(definition).to(on)
@@ -85,19 +86,22 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
         clean, labels, given = drawn(recipe, session, draw)
         clean = clean if first is None else first.latents(clean, draw)
         sigma = noise_levels(schedule.batch_size, recipe.loss, draw).to(on)
-        noisy = clean + sigma[:, None, None, None] * torch.randn(clean.shape, generator=draw).to(on)
+        noisy = clean + to_maps(sigma[:, None], clean) * torch.randn(clean.shape, generator=draw).to(on)
+        clean, noisy, sigma = ranks.share(clean), ranks.share(noisy), ranks.share(sigma)
+        labels, given = (None if said is None else ranks.share(said) for said in (labels, given))
 
         # Take it off again.
         with autocast(on, schedule.precision):
             denoised = denoiser(noisy, sigma, labels, given)
         loss = weighted_error(denoised, clean, sigma, denoiser.sigma_data)
         optimiser.zero_grad()
-        loss.backward()
+        ranks.backward(loss, denoiser)
         if rates.clip_gradient_norm is not None:
             nn.utils.clip_grad_norm_(denoiser.parameters(), rates.clip_gradient_norm)
         optimiser.step()
 
         # Follow with the running average.
+        (loss,) = ranks.told(loss)
         session.took(schedule.batch_size, loss.item())
         average.follow(kept, denoiser, session.images_of_part, schedule.batch_size, schedule.ema_half_life_images)
         since_report.append(loss.item())
@@ -137,9 +141,11 @@ def definition_of(recipe: DiffusionRecipe, classes: int, reals: Squares) -> dict
     common = {
         **recipe.network.model_dump(mode="json"),
         "classes": classes,
+        **({"dims": reals.images.ndim - 2} if reals.images.ndim > 4 else {}),
         "sampler": recipe.sampler.kind,
         **recipe.sampler.model_dump(exclude={"kind"}),
-    } | ({"given": reals.given.shape[1]} if isinstance(reals, Couples) else {})
+        **({"given": reals.given.shape[1]} if isinstance(reals, Couples) else {}),
+    }
     if recipe.latent:
         name = "models.networks.latent_diffusion.LatentDiffusion"
         return {"_target_": name, **common, **compression.part_of_definition(recipe.latent, reals.planes)}
@@ -160,8 +166,8 @@ def noise_levels(count: int, loss: DiffusionLoss, source: torch.Generator) -> Te
 
 
 def weighted_error(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: Tensor | float) -> Tensor:
-    """The mean over images (B, planes, rows, columns), each plane weighted by its deviation (planes, 1, 1) and by the
+    """The mean over images (B, planes, *size), each plane weighted by its deviation (planes, 1, ...) and by the
     level (B,): Karras 2022, table 1."""
-    level = sigma[:, None, None, None]
+    level = to_maps(sigma[:, None], clean)
     weight = (level**2 + sigma_data**2) / (level * sigma_data) ** 2
     return (weight * (denoised - clean).square()).mean()

@@ -38,7 +38,7 @@ Event = dict[str, Any]
 
 
 class Journal:
-    """One run folder, its checkpoint and its listener."""
+    """One run folder, its checkpoint and its listener. writes: false reads the checkpoint, and leaves all as it is."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Journal:
         clock: Clock,
         progress: Callable[[Event], None] | None,
         resume: bool,
+        writes: bool = True,
     ) -> None:
         self.run = run
         self._tell = progress or (lambda event: None)
@@ -59,8 +60,11 @@ class Journal:
         self.fingerprint = hashlib.sha256(f"{text}\0{self.data_hash}".encode()).hexdigest()
         if (run / "checkpoint.pt").exists() and not resume:
             raise Rejected(f"{run} holds a training already; continue it with --resume, or choose another folder")
-        run.mkdir(parents=True, exist_ok=True)
         self.resumed = checkpoint.load(run / "checkpoint.pt", self.fingerprint)
+        self.writes = writes
+        if not writes:
+            return
+        run.mkdir(parents=True, exist_ok=True)
         (run / "recipe.yaml").write_text(text)
         images_seen = self.resumed["images_seen"] if self.resumed else 0
         self._drop_lines_after(images_seen)

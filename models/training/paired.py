@@ -19,27 +19,22 @@ that was taken rewards their blurred mean.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from models import losses, networks
 from models.adversarial_recipe import AdversarialLoss
-from models.evaluation import agreement, trivial
-from models.networks.from_picture import FromPicture
-from models.networks.patch_critic import PatchCritic, Verdict
 from models.networks.spade import Style
 from models.networks.translator import enlarged
 from models.paired_recipe import PairedRecipe, SpadeSettings
 from models.training import average, optimisers
 from models.training.alarms import WaysOut
 from models.training.couples import Couples, channels_of, described
+from models.training.paired_parts import coded, critic_of, definition_of, matching, style_of
 from models.training.precision import autocast
 from models.training.session import Session, Stateful
 from models.training.transfer import Part
+from models.training.truth import Truth
 
 WAYS_OUT = WaysOut(
     not_finite="lower learning_rate, or train in float32, in a new run",
@@ -57,8 +52,8 @@ def train(recipe: PairedRecipe, session: Session) -> None:
     rates, weights, schedule = recipe.optimiser, recipe.loss, recipe.schedule
     definition = definition_of(recipe, couples)
     generator = networks.build(definition).to(on)
-    style = _style(recipe, couples.planes).to(on)
-    critic = _critic(recipe, couples).to(on)
+    style = style_of(recipe, couples.planes).to(on)
+    critic = critic_of(recipe, couples).to(on)
     kept: nn.Module = average.start(generator)
     betas = rates.beta_1, rates.beta_2
     for_generator = torch.optim.Adam([*generator.parameters(), *style.parameters()], rates.learning_rate, betas)
@@ -67,7 +62,7 @@ def train(recipe: PairedRecipe, session: Session) -> None:
     session.watch(WAYS_OUT)
     window_px = None if isinstance(recipe.network, SpadeSettings) else recipe.network.window_px
     names = [channel.name for channel in channels_of(session.cohort, recipe)[0]]
-    judged = Judged(couples, unseen, names)
+    truth = Truth(couples, unseen, names)
     session.best_by = "validation_kid" if recipe.source == "mask" else "validation_absolute_error"
 
     # Resume from the newest checkpoint, if there is one.
@@ -75,15 +70,16 @@ def train(recipe: PairedRecipe, session: Session) -> None:
     stateful |= {"generator optimiser": for_generator, "critic optimiser": for_critic}
     parts = [
         Part("generator", (generator, kept), lambda n: networks.build(definition)),
-        Part("critic", (critic,), lambda n: _critic(recipe, couples)),
+        Part("critic", (critic,), lambda n: critic_of(recipe, couples)),
     ]
-    parts += [Part("style", (style,), lambda n: _style(recipe, couples.planes))] if isinstance(style, Style) else []
+    parts += [Part("style", (style,), lambda n: style_of(recipe, couples.planes))] if isinstance(style, Style) else []
     session.begin(stateful, definition, parts)
 
     while session.going:
         draw = session.draw()
         optimisers.set_rate(for_generator, session.learning_rate(rates.learning_rate))
         optimisers.set_rate(for_critic, session.learning_rate(rates.critic_learning_rate or rates.learning_rate))
+        critic.requires_grad_(True)
         session.hold()
 
         # Draw pairs, and make pictures of what is given; of a mask, in the style of the true one.
@@ -97,8 +93,6 @@ def train(recipe: PairedRecipe, session: Session) -> None:
         # Critic: true pairs up, made pairs down.
         critic_loss = torch.zeros(())
         if weights.adversarial:
-            critic.requires_grad_(True)
-            session.hold()
             with autocast(on, schedule.precision):
                 true, fake = critic(true_pair), critic(made_pair.detach())
             scores = [(t.scores.float(), f.scores.float()) for t, f in zip(true, fake, strict=True)]
@@ -131,84 +125,7 @@ def train(recipe: PairedRecipe, session: Session) -> None:
         if session.due:
             figures = {"loss": loss.item(), "critic_loss": critic_loss.item(), "error": error.item() / 2}
             figures = {name: round(value, 5) for name, value in figures.items()}
-            session.report(judged.maker(kept), kept, figures, measure=judged.figures)
+            session.report(truth.maker(kept), kept, figures, measure=truth.figures)
 
     # Leave what making needs.
     session.leave(definition, **described(session.cohort, recipe, session.training))
-
-
-def coded(style: nn.Module, pictures: Tensor, draw: torch.Generator) -> tuple[Tensor | None, Tensor]:
-    """A code of each picture, drawn from what the encoder finds, and its divergence from N(0, 1) in nats a picture."""
-    if not isinstance(style, Style):
-        return None, torch.zeros((), device=pictures.device)
-    mean, log_variance = (each.float() for each in style(pictures))
-    noise = torch.randn(mean.shape, generator=draw).to(mean.device)
-    divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
-    return mean + (log_variance / 2).exp() * noise, divergence
-
-
-def matching(true: Sequence[Verdict], made: Sequence[Verdict]) -> Tensor | float:
-    """Mean absolute difference of the critic's maps (Wang 2018, equation 4), over layers and sizes."""
-    apart = [
-        F.l1_loss(ours.float(), theirs.float().detach())
-        for of_true, of_made in zip(true, made, strict=False)
-        for theirs, ours in zip(of_true.maps, of_made.maps, strict=True)
-    ]
-    return torch.stack(apart).mean() if apart else 0.0
-
-
-def definition_of(recipe: PairedRecipe, couples: Couples) -> dict[str, Any]:
-    """`network_def` of the bundle."""
-    given, planes, chosen = couples.given.shape[1], couples.planes, recipe.network.model_dump(mode="json")
-    del chosen["kind"]
-    if isinstance(recipe.network, SpadeSettings):
-        return {"_target_": "models.networks.spade.Spade", **chosen, "labels": given, "planes": planes}
-    del chosen["window_px"]
-    target = "models.networks.translator.Translator"
-    return {"_target_": target, **chosen, "given": given, "planes": planes, "factor": couples.factor}
-
-
-def _critic(recipe: PairedRecipe, couples: Couples) -> nn.Module:
-    return PatchCritic(couples.given.shape[1] + couples.planes, **recipe.critic.model_dump())
-
-
-def _style(recipe: PairedRecipe, planes: int) -> nn.Module:
-    chosen = recipe.network
-    if isinstance(chosen, SpadeSettings):
-        return Style(chosen.image_px, planes, chosen.features, chosen.latent)
-    return nn.Identity()
-
-
-class Judged:
-    """What a report compares: pictures of validation's given ones beside the true ones, and the best that needs no
-    network. names: of the given channels."""
-
-    def __init__(self, couples: Couples, unseen: Couples, names: Sequence[str]) -> None:
-        self._unseen = unseen
-        found = trivial.baselines(couples.given, couples.images, names, couples.factor)
-        errors = [float((each(unseen.given) - unseen.images).abs().mean()) / 2 for each in found.values()]
-        self._baseline = {"baseline_error": round(min(errors), 6)} if errors else {}
-
-    def maker(self, network: nn.Module) -> Shown:
-        assert isinstance(network, FromPicture)
-        return Shown(network, self._unseen.given)
-
-    def figures(self, images: Tensor) -> Mapping[str, float]:
-        """Of a panel that the maker made."""
-        found = agreement.figures(images, self._unseen.images[evenly(len(self._unseen.images), len(images))])
-        return {f"validation_{name}": round(value, 6) for name, value in found.items()} | self._baseline
-
-
-class Shown:
-    """A `Sampler` of pictures of given ones, evenly chosen."""
-
-    def __init__(self, network: FromPicture, given: Tensor) -> None:
-        self._network, self._given = network, given
-
-    def make_many(self, sources: Sequence[torch.Generator], labels: Tensor | None, on: torch.device) -> Tensor:
-        return self._network.make_many_from(self._given[evenly(len(self._given), len(sources))], sources, on)
-
-
-def evenly(count: int, chosen: int) -> Tensor:
-    """Numbers of `chosen` of `count`, from the first to the last."""
-    return torch.linspace(0, count - 1, chosen).round().long()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 from models.recipe_parts import Schedule
 
 
 class Clock:
-    """Progress as the larger of images seen over all images and minutes spent over the budget of this call."""
+    """Progress as the larger of images seen over all images and minutes spent over the budget of this call.
 
-    def __init__(self, schedule: Schedule, minutes: float | None) -> None:
+    agreed: makes of a number that of the first process, where there are several.
+    """
+
+    def __init__(self, schedule: Schedule, minutes: float | None, agreed: Callable[[float], float] = float) -> None:
         self.schedule = schedule
+        self._agreed, self._by_time = agreed, 0.0
         self._budget_s = None if minutes is None else max(minutes, 1e-3) * 60
         self._started = time.monotonic()
         self.part()
@@ -21,11 +26,15 @@ class Clock:
     def spent_s(self) -> float:
         return time.monotonic() - self._started
 
+    def tick(self) -> None:
+        """Once a step: how much of the budget is spent."""
+        if self._budget_s:
+            self._by_time = self._agreed(self.spent_s / self._budget_s)
+
     def fraction(self, images_seen: int) -> float:
-        """0 at the start, 1 when training ends."""
+        """At the last tick: 0 at the start, 1 when training ends."""
         by_images = images_seen / self.schedule.total_images
-        by_time = self.spent_s / self._budget_s if self._budget_s else 0.0
-        return min(max(by_images, by_time), 1.0)
+        return min(max(by_images, self._by_time), 1.0)
 
     def part(self, first: float = 0.0, last: float = 1.0, begun: int = 0) -> None:
         """Of the training, what lies between two fractions warms up and decays by itself. begun: images seen then."""

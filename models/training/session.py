@@ -7,6 +7,7 @@ family tells when its samples are good.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,14 +19,16 @@ from dicom_io.cohort import COLOURS, Cohort
 from dicom_io.errors import Rejected
 from models import version
 from models.cases import Case, Squares
+from models.draws import Draws
 from models.networks.maker import Sampler
 from models.recipe_parts import GenerationBase
 from models.training import pictures, summary
 from models.training.alarms import OF_A_CRITIC, Alarms, WaysOut
 from models.training.batches import Batches
 from models.training.journal import Journal
-from models.training.judge import SAMPLES, Judge
+from models.training.judge import Judge
 from models.training.randomness import seed_of, start_step
+from models.training.ranks import ALONE, Ranks
 from models.training.schedule import Clock
 from models.training.strip import Strip
 from models.training.transfer import Part, Transfer
@@ -43,14 +46,15 @@ Reader = Callable[[Cohort, str, Any, int], tuple[list[Case], Squares]]
 
 
 class Session:
-    """One training of a generator. samples: at most so many are compared at a report. start_from: see `train`. read: a
-    split's cases and slices.
+    """One training of a generator. read: a split's cases and slices.
 
     Only the training split is drawn from (`batches`); validation is for the judge. step, images_seen: so far. best_by:
-    the figure of a report that says which is kept; the least of it is best.
+    the figure of a report that says which is kept; the least of it is best. ranks: the processes that share it; the
+    first one reports and writes. compiled: networks go through `torch.compile`. start_from: see `train`.
 
     Raises:
-        Rejected: a split is empty, recipe and cohort do not fit, or the run folder holds another training.
+        Rejected: a split is empty, recipe and cohort do not fit, the run folder holds another training, or processes do
+            not see the same.
     """
 
     def __init__(
@@ -64,22 +68,25 @@ class Session:
         minutes: float | None = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
         device: str = "auto",
-        samples: int = SAMPLES,
-        read: Reader = pictures.read,
         start_from: Path | None = None,
+        read: Reader = pictures.read,
+        ranks: Ranks = ALONE,
+        compiled: bool = False,
     ) -> None:
         # Patients are split already; read them once.
         summary.require_splits(cohort)
         self.device = summary.device_named(device)
         self.recipe, self.cohort = recipe, cohort
+        self.ranks, self._compiled = ranks, compiled
         self._px = image_px
         self.training, self.reals = read(cohort, "training", recipe, image_px)
         _, self.unseen = read(cohort, "validation", recipe, image_px)
         self.names = cohort.labels if recipe.conditional else ()
         self.batches = Batches(self.reals, self.names)
-        self.judge = Judge(self.reals, self.unseen, self.batches.present, samples)
-        self.clock = Clock(recipe.schedule, minutes)
-        self.journal = Journal(run, recipe, cohort, self.clock, progress, resume)
+        self.judge = Judge(self.reals, self.unseen, self.batches.present, recipe.report_samples)
+        self.clock = Clock(recipe.schedule, minutes, ranks.same)
+        told = progress if ranks.first else None
+        self.journal = Journal(run, recipe, cohort, self.clock, told, resume, writes=ranks.first)
         self._transfer = Transfer(recipe, self.journal, start_from, resume)
         self._parts: Sequence[Part] = ()
         self._strip = Strip(run, recipe.name, recipe.seed, len(self.batches.present), recipe.channels == COLOURS)
@@ -105,12 +112,13 @@ class Session:
         return self.alarms
 
     def begin(self, stateful: Mapping[str, Stateful], definition: Mapping[str, Any], parts: Sequence[Part]) -> None:
-        """Go on from the newest checkpoint, if there is one, or start from another model, if there is one.
+        """Go on from the newest checkpoint, or start from another model, if there is one; make the networks that learn
+        ready for it.
 
         stateful: all that a step changes, by name. definition: see `leave`. parts: the networks, the released first.
 
         Raises:
-            Rejected: the checkpoint lacks one of them, or the other model does not fit.
+            Rejected: the checkpoint lacks one of them, another process sees another, or the other model does not fit.
         """
         self._parts = parts
         for sentence in self._transfer.begin(definition, parts, self.names):
@@ -128,6 +136,13 @@ class Session:
             self.step, self.images_seen = found["step"], found["images_seen"]
             self._best, self._since_best = found["best"], found["reports_since_best"]
             self._reported = self.images_seen
+        self.ranks.require_same(hashlib.sha256(f"{self.journal.fingerprint} {self.images_seen}".encode()).hexdigest())
+        for each in self._stateful.values():
+            if isinstance(each, nn.Module) and each.training:
+                self.ranks.spread(each, self.recipe.schedule.batch_size // self.ranks.count)
+                if self._compiled:
+                    # With torch's own random numbers, so that dropout is the same with and without.
+                    each.compile(options={"fallback_random": True})
         for sentence in pictures.few_patients(self.reals, self.names):
             self.journal.warn(sentence)
 
@@ -145,9 +160,9 @@ class Session:
         """Before every step: layers that the recipe freezes stay as they are."""
         self._transfer.hold(self.fraction)
 
-    def draw(self) -> torch.Generator:
+    def draw(self) -> Draws:
         """The source of random numbers for the next step."""
-        return start_step(self.recipe.seed, self.step)
+        return start_step(self.recipe.seed, self.step, self.ranks)
 
     @property
     def images_of_part(self) -> int:
@@ -163,6 +178,7 @@ class Session:
         self.images_seen += images
         self.journal.progress(self.images_seen, loss)
         # Asked once a step: the clock of a budget goes on, and the last report must not be missed.
+        self.clock.tick()
         self._finished = self.fraction >= 1
 
     @property
@@ -190,6 +206,9 @@ class Session:
             Rejected: something is wrong, and the recipe says to stop.
         """
         self._reported = self.images_seen
+        if not self.ranks.first:
+            self._agree()
+            return
         panel = self.judge.panel(maker, self.device)
         kid, spread = self.judge.kid(panel), self.judge.spread(panel)
         measured = {"validation_kid": kid} | (dict(measure(panel.images)) if measure else {})
@@ -206,6 +225,7 @@ class Session:
         self.alarms.look(self.clock.within(self.images_seen), self.images_seen, panel.images, spread, beside)
         self._save()
         self.alarms.sound()
+        self._agree()
 
     def note(self, figures: Mapping[str, Any]) -> None:
         """A report without samples, of what is trained before there can be any: line and checkpoint.
@@ -226,6 +246,10 @@ class Session:
             | {"best": self._best, "reports_since_best": self._since_best}
         )
 
+    def _agree(self) -> None:
+        """All wait for the first, and know what patience is counted from."""
+        self._best, self._since_best = self.ranks.same(self._best), int(self.ranks.same(self._since_best))
+
     def _keep(self, score: float, released: nn.Module) -> None:
         self._since_best = 0 if score < self._best else self._since_best + 1
         if score < self._best:
@@ -238,6 +262,8 @@ class Session:
 
         more: what the family says otherwise, by the fields of `models.version.Description`.
         """
+        if not self.ranks.first:
+            return
         made = pictures.description(
             self.recipe,
             self.cohort,

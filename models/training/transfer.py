@@ -83,7 +83,7 @@ class Transfer:
                 f"recipe {recipe.name!r} has `transfer`, which says what to take of another model and what to freeze: "
                 "fresh weights are not worth freezing; name that model (--start-from), or leave `transfer` out"
             )
-        if not begun:
+        if not begun and journal.writes:
             _note(run, self.ancestors)
         self._frozen: list[nn.Parameter] = []
         self._held = False

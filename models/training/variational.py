@@ -44,7 +44,8 @@ WAYS_OUT = WaysOut(
 def train(recipe: VariationalRecipe, session: Session) -> None:
     """One training, from a session's slices to a run that samples. See `models.training.train`."""
     # Network, optimiser and running average.
-    on, classes, planes = session.device, len(session.names), session.reals.planes
+    on, ranks = session.device, session.ranks
+    classes, planes = len(session.names), session.reals.planes
     definition = decoder(recipe, classes, planes)
     vae = VAE(encoder(recipe, classes, planes), built(definition)).to(on)
     kept = average.start(vae)
@@ -73,23 +74,25 @@ def train(recipe: VariationalRecipe, session: Session) -> None:
         real, labels = session.batches.draw(schedule.batch_size, draw)
         real = augment_pictures(real.to(on), recipe.augmentation, draw, masks)
         told = withheld(labels, 1.0 if stage == "pretraining" else loss.label_dropout, classes, draw)
-        told = None if told is None else told.to(on)
+        told = None if told is None else ranks.share(told).to(on)
         noisy = real + loss.image_noise * torch.randn(real.shape, generator=draw).to(on) if loss.image_noise else real
-        noise = vae.decoder.noise(schedule.batch_size, draw).to(on)
+        noise = ranks.share(vae.decoder.noise(schedule.batch_size, draw)).to(on)
+        real, noisy = ranks.share(real), ranks.share(noisy)
 
         # There and back; what is lost on the way, and what it takes to say the latent.
         with autocast(on, schedule.precision):
             made, posterior, prior = vae(noisy, noise, told)
         lost = elbo.reconstruction(loss, real, made.float()).mean()
-        diverged = elbo.divergence(posterior, fixed(prior))
+        diverged = ranks.gather(elbo.divergence(posterior, fixed(prior)))
         whole = lost + beta * elbo.charged(diverged, loss.free_bits)
         # Priors of classes follow in full: what is drawn from must fit, whatever beta is and nats are free.
         followed = elbo.divergence(fixed(posterior), prior).mean(0).sum()
         optimiser.zero_grad()
-        (whole + followed).backward()
+        ranks.backward(whole + followed, vae)
         optimiser.step()
 
         # Follow with the running average.
+        whole, lost = ranks.told(whole, lost)
         session.took(schedule.batch_size, whole.item())
         average.follow(kept, vae, session.images_seen, schedule.batch_size, schedule.ema_half_life_images)
         alarms.losses(session.images_seen, whole=whole.item())

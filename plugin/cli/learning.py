@@ -14,7 +14,9 @@ from plugin.cli.cores import cores
 from plugin.cli.shelf import Config, Models, models_folder
 
 if TYPE_CHECKING:
+    from dicom_io.cohort import Cohort
     from dicom_io.provenance import ModelIdentity
+    from models.recipe import Recipe
 
 CohortFolder = Annotated[Path, typer.Option("--cohort", help="Cohort folder, with its datalist.json.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -43,20 +45,19 @@ def train(
     ] = None,
     models_dir: Models = None,
     config: Config = None,
+    nproc: Annotated[int, typer.Option("--nproc", min=1, help="Processes, or GPUs, that share a generator.")] = 1,
+    compiled: Annotated[bool, typer.Option("--compile", help="Generators: compile the networks first.")] = False,
 ) -> None:
     """Train a model on a cohort; leaves metrics, checkpoints and a finished run.
 
     Example: mirall train segmenter --cohort cohorts/brain --run runs/brain --minutes 5
     """
-    import torch
-
     from dicom_io import cohort as cohorts
+    from dicom_io.errors import Rejected
     from models import recipe as recipes
-    from models import training
+    from models.training import launcher, ranks, sharing
     from plugin.registry import folder_of
 
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(cores())
     chosen = recipes.load(recipe)
     if seed is not None:
         chosen = chosen.model_copy(update={"seed": seed})
@@ -64,11 +65,32 @@ def train(
     if loaded.buried:
         typer.echo(f"{loaded.buried} items of {cohort} are left out, because their sources were deleted", err=True)
     ancestor = None if start_from is None else folder_of(models_folder(models_dir, config), start_from)
+    options = {"resume": resume, "minutes": minutes, "device": device, "compiled": compiled, "start_from": ancestor}
+    if nproc == 1:
+        learn(chosen, loaded, run, options)
+    elif ranks.told_to_meet():
+        raise Rejected(f"--nproc {nproc}: torchrun has started the processes already; leave --nproc out")
+    else:
+        sharing.require(chosen, nproc)
+        launcher.start(nproc, learn, chosen, loaded, run, options)
+    if ranks.is_first():
+        typer.echo(f"finished: {run}; next: mirall models release {run} --cohort {cohort} --name {chosen.name}")
+
+
+def learn(recipe: Recipe, cohort: Cohort, run: Path, options: dict[str, Any]) -> None:
+    """What each process of a training does. options: of `models.training.train`."""
+    import torch
+
+    from models import training
+    from models.training import ranks
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    if not ranks.is_first():
+        training.train(recipe, cohort, run, **options)
+        return
     with TrainingBar() as bar:
-        training.train(
-            chosen, loaded, run, resume=resume, minutes=minutes, progress=bar, device=device, start_from=ancestor
-        )
-    typer.echo(f"finished: {run}; next: mirall models release {run} --cohort {cohort} --name {chosen.name}")
+        training.train(recipe, cohort, run, progress=bar, **options)
 
 
 def evaluate(

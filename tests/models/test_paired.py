@@ -29,7 +29,7 @@ from models.networks.patch_critic import PatchCritic, smallest_px
 from models.networks.spade import Spade, Style
 from models.networks.translator import Translator, enlarged
 from models.training import couples
-from models.training.paired import coded, matching
+from models.training.paired_parts import coded, matching
 from models.version import read_weights
 
 ON = torch.device("cpu")

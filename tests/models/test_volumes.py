@@ -19,6 +19,7 @@ from models.evaluation import fidelity, privacy
 from models.evaluation.features import EncodedFeatures, RandomFeatures
 from models.generator import Generator
 from models.networks import pairs
+from models.networks.diffusion import Diffusion
 from models.networks.generator import Discriminator
 from models.recipe_parts import Augmentation
 from models.training import pictures
@@ -157,6 +158,41 @@ def test_volumes_are_mirrored_and_regraded_and_their_masks_only_mirrored():
         gain = (after[0] - after[0].mean()).norm() / (plain - plain.mean()).norm()
         assert 0.8 <= float(gain) <= 1.2
         torch.testing.assert_close(after[0], plain * gain + (after[0] - plain * gain).mean(), atol=1e-5, rtol=0)
+
+
+def test_a_denoiser_of_volumes_knows_noise_along_all_axes_and_makes_one_per_seed():
+    plain = {"_target_": "models.networks.diffusion.Diffusion", "image_px": 8, "channels": [8, 8], "residual_blocks": 1}
+    plain |= {"attention_levels": 1, "dropout": 0.0, "classes": 2, "data_mean": [0.1, -0.8], "sigma_data": [0.5, 0.2]}
+    plain |= {"sampler": "heun", "steps": 3, "guidance": 1.5, "sigma_least": 0.002, "sigma_most": 80.0, "rho": 7.0}
+    torch.manual_seed(0)
+    network = networks.build(plain | {"dims": 3}).eval()
+    assert isinstance(network, Diffusion) and networks.noise_shape(plain | {"dims": 3}) == (2, [8, 8, 8])
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    one = network.make(torch.Generator().manual_seed(3), 1)
+    assert one.shape == (2, 8, 8, 8) and not torch.equal(one, network.make(torch.Generator().manual_seed(3), 0))
+    sources = [torch.Generator().manual_seed(seed) for seed in (5, 3)]
+    many = network.make_many(sources, torch.tensor([0, 1]), torch.device("cpu"))
+    torch.testing.assert_close(many[1], one, atol=2e-3, rtol=0)
+    noisy, sigma, label = torch.randn(1, 2, 8, 8, 8), torch.tensor([0.5]), torch.tensor([1])
+    with torch.no_grad():
+        plain_answer = network(noisy, sigma, label)
+        for axes in ((3, 2), (4, 2), (4, 3)):
+            turned = network(noisy.transpose(*axes), sigma, label).transpose(*axes)
+            assert not torch.allclose(turned, plain_answer, atol=1e-4)
+
+
+def test_a_diffusion_of_volumes_trains_and_is_told_from_a_latent_one(drawn, tmp_path):
+    plain = recipe.load("diffusion").model_dump(mode="json")
+    plain |= {"spatial_dims": 3, "mask": True, "pixel_range": [0, 8], "minimum_signal": 0.0, "alarms": "warn"}
+    plain["network"] = {"image_px": 16, "channels": [8, 8], "residual_blocks": 1, "attention_levels": 0}
+    plain["schedule"] |= {"total_images": 32, "report_images": 16, "batch_size": 4, "precision": "float32"}
+    plain |= {"report_samples": 16, "sampler": {"steps": 3}}
+    training.train(recipe.parse(plain, "volumes"), drawn, tmp_path / "run", device="cpu")
+    [sample] = generator.load(tmp_path / "run").samples(1, seed=2)
+    assert sample.image.shape == (1, PX, PX, PX) and sample.mask.shape == (PX, PX, PX)
+    with pytest.raises(Rejected, match="latent: its autoencoder is for slices"):
+        recipe.parse(plain | {"latent": {}}, "volumes")
 
 
 # Figures.

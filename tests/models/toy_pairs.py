@@ -103,3 +103,11 @@ def small(name: str, **changes: Any) -> Recipe:
 
 
 KINDS: dict[str, Callable[[int], Layers]] = {"translator": shifted, "super-resolution": waves, "mask-to-image": painted}
+
+
+def inverted(seed: int) -> Layers:
+    """Few bright blobs on dark, and the same slices inverted: their histograms tell which is which, without pairs."""
+    rng = np.random.default_rng(seed)
+    bright = ndimage.gaussian_filter(rng.standard_normal((SLICES, ROWS, COLUMNS)), (0, 1.5, 1.5))
+    still = 0.1 + 0.8 * np.clip(4 * bright - 0.6, 0, 1)
+    return {"still": still, "moved": 1 - still}
