@@ -127,6 +127,10 @@ class DiffusionRecipe(GenerationBase):
     optimiser: DiffusionOptimiser = DiffusionOptimiser()
     report_samples: Annotated[int, Field(ge=16)] = 64
 
+    @property
+    def factor(self) -> None:
+        """Pixels stay as they are (`models.training.couples`)."""
+
     @model_validator(mode="after")
     def _latent_fits(self) -> Self:
         if self.latent and self.spatial_dims == 3:

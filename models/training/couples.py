@@ -101,7 +101,7 @@ def read(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[lis
     Raises:
         Rejected: the cohort lacks a channel or masks, or no slice is left.
     """
-    if isinstance(recipe, DiffusionRecipe) or not isinstance(recipe.network, TranslatorSettings):
+    if not isinstance(recipe.network, TranslatorSettings):
         return _with_masks(cohort, split, recipe, image_px)
     given_names, made_names = channels_of(cohort, recipe)
     wanted = load(cohort, split, recipe, made_names)
@@ -190,11 +190,10 @@ def described(cohort: Cohort, recipe: Recipe, training: Sequence[Case]) -> dict[
     """
     given, made = channels_of(cohort, recipe)
     kind: Any = recipe.source if isinstance(recipe.source, str) else "channels"
-    factor = recipe.factor if isinstance(recipe, PairedRecipe) else None
-    said: dict[str, Any] = {"given": Given(kind=kind, channels=given, factor=factor or 1)}
+    said: dict[str, Any] = {"given": Given(kind=kind, channels=given, factor=recipe.factor or 1)}
     sources = [case.source for case in training]
-    if factor:
-        sources = [coarse.coarser(source, factor) for source in sources]
+    if recipe.factor:
+        sources = [coarse.coarser(source, recipe.factor) for source in sources]
     said["domain"] = domain.observed(sources, given or made)
     if recipe.source != "mask":
         down, across = np.median([case.spacing_mm[-2:] for case in training], axis=0).tolist()

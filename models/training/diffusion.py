@@ -144,7 +144,8 @@ def definition_of(recipe: DiffusionRecipe, classes: int, reals: Squares) -> dict
         **({"dims": reals.dims} if reals.dims > 2 else {}),
         "sampler": recipe.sampler.kind,
         **recipe.sampler.model_dump(exclude={"kind"}),
-    } | ({"given": reals.given.shape[1]} if isinstance(reals, Couples) else {})
+        **({"given": reals.given.shape[1]} if isinstance(reals, Couples) else {}),
+    }
     if recipe.latent:
         name = "models.networks.latent_diffusion.LatentDiffusion"
         return {"_target_": name, **common, **compression.part_of_definition(recipe.latent, reals.planes)}
