@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from dicom_io import cohort as cohorts
 from dicom_io.cohort import Cohort, Item
 from dicom_io.errors import Rejected
 from dicom_io.volume import Projection, Volume
-from models import preprocessing
+from models import domain, preprocessing
 from models.tensors import to_metatensor
 
 
@@ -39,6 +39,31 @@ class Case:
     def patient(self) -> str:
         return self.item.patient
 
+    @property
+    def slices(self) -> int:
+        return self.image.shape[1]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is remembered of a case whose image was let go. spacing_mm: (row, column); side_px: the longer of the two
+    sides of a slice; both after the chain."""
+
+    item: Item
+    slices: int
+    spacing_mm: tuple[float, ...]
+    side_px: int
+    seen: domain.Observation
+
+    @classmethod
+    def of(cls, case: Case) -> Outline:
+        seen = domain.observe(case.source)
+        return cls(case.item, case.slices, case.spacing_mm[-2:], max(case.image.shape[-2:]), seen)
+
+    @property
+    def patient(self) -> str:
+        return self.item.patient
+
 
 def load(
     cohort: Cohort,
@@ -55,10 +80,17 @@ def load(
     Raises:
         Rejected: an item lacks what the cohort's task needs, or its labels or mask do not fit the image.
     """
-    chain = preprocessing.chain(steps)
     masks = cohort.task == "segmentation" if masks is None else masks
     labels = cohort.task == "classification" if labels is None else labels
-    return [_case(cohort, item, chain, masks, labels) for item in items]
+    return [*each(cohort, items, steps, masks=masks, labels=labels)]
+
+
+def each(
+    cohort: Cohort, items: Sequence[Item], steps: Sequence[Mapping[str, Any]], *, masks: bool, labels: bool
+) -> Iterator[Case]:
+    """`load`, one by one: a case that the caller lets go frees its memory before the next is read."""
+    chain = preprocessing.chain(steps)
+    return (_case(cohort, item, chain, masks, labels) for item in items)
 
 
 def _case(cohort: Cohort, item: Item, chain: Any, masks: bool, labels: bool) -> Case:
@@ -143,7 +175,7 @@ class Squares:
 
 
 def squares(
-    cases: Sequence[Case],
+    cases: Iterable[Case],
     size_px: int,
     minimum_signal: float,
     *,
@@ -151,7 +183,7 @@ def squares(
     mask_planes: int = 0,
     only: int | None = None,
 ) -> Squares:
-    """Slices as squares of one size: padded with -1, scaled, no air.
+    """Slices as squares of one size: padded with -1, scaled, no air. No case is needed after its turn.
 
     minimum_signal: slices whose 99th percentile, in every channel, lies below this share of the range are left out.
     channels: numbers of those that are taken. mask_planes: how many labels beside the first the masks have. only: a
@@ -160,28 +192,30 @@ def squares(
     Raises:
         Rejected: nothing is left.
     """
-    images = [case.image[list(channels)].transpose(0, 1) for case in cases]
-    shown = torch.cat([_square(image, size_px) for image in images])
-    flat = shown.flatten(2)
-    tops = flat.kthvalue(max(1, round(0.99 * flat.shape[2])), dim=2).values.amax(1)
-    kept = tops > -1 + 2 * minimum_signal
-    labels = [case.labels for case in cases if case.labels is not None]
-    numbers = torch.cat(labels) if labels else None
-    if only is not None and numbers is not None:
-        kept, numbers = kept & (numbers == only), None
-    if mask_planes:
-        drawn = torch.cat([_square(_planes_of(case, mask_planes), size_px) for case in cases])
-        shown = torch.cat([shown, drawn], 1)
-    if not kept.any():
+    images: list[Tensor] = []
+    numbers: list[Tensor] = []
+    patients: list[str] = []
+    for case in cases:
+        shown = _square(case.image[list(channels)].transpose(0, 1), size_px)
+        kept = _tops(shown) > -1 + 2 * minimum_signal
+        if only is not None and case.labels is not None:
+            kept &= case.labels == only
+        if mask_planes:
+            shown = torch.cat([shown, _square(_planes_of(case, mask_planes), size_px)], 1)
+        images.append(shown[kept])
+        if only is None and case.labels is not None:
+            numbers.append(case.labels[kept])
+        patients += [case.patient] * int(kept.sum())
+    if not patients:
         of = "" if only is None else " of the label that `only` names"
         raise Rejected(f"no slice{of} reaches minimum_signal {minimum_signal} of pixel_range; lower one of the two")
-    owners = [case.patient for case in cases for _ in range(case.image.shape[1])]
-    return Squares(
-        images=shown[kept].contiguous(),
-        labels=None if numbers is None else numbers[kept],
-        patients=tuple(owner for owner, keep in zip(owners, kept.tolist(), strict=True) if keep),
-        mask_planes=mask_planes,
-    )
+    return Squares(torch.cat(images), torch.cat(numbers) if numbers else None, tuple(patients), mask_planes)
+
+
+def _tops(slices: Tensor) -> Tensor:
+    """(slices, channels, px, px) -> (slices,): the 99th percentile, in the channel where it is highest."""
+    flat = slices.flatten(2)
+    return flat.kthvalue(max(1, round(0.99 * flat.shape[2])), dim=2).values.amax(1)
 
 
 def _planes_of(case: Case, labels: int) -> Tensor:
@@ -198,8 +232,8 @@ def _square(slices: Tensor, size_px: int) -> Tensor:
     return F.interpolate(padded, (size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
 
 
-def square_spacing_mm(cases: Sequence[Case], size_px: int) -> tuple[float, float]:
+def square_spacing_mm(cases: Sequence[Outline], size_px: int) -> tuple[float, float]:
     """Median (row, column) spacing after `squares`."""
-    spacing = [np.array(case.spacing_mm[-2:]) * max(case.image.shape[-2:]) / size_px for case in cases]
+    spacing = [np.array(case.spacing_mm) * case.side_px / size_px for case in cases]
     down, across = np.median(spacing, axis=0).tolist()
     return round(down, 4), round(across, 4)
