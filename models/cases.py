@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from dicom_io import cohort as cohorts
 from dicom_io.cohort import Cohort, Item
 from dicom_io.errors import Rejected
 from dicom_io.volume import Projection, Volume
-from models import preprocessing
+from models import domain, preprocessing
 from models.tensors import to_metatensor
 
 
@@ -39,6 +39,31 @@ class Case:
     def patient(self) -> str:
         return self.item.patient
 
+    @property
+    def slices(self) -> int:
+        return self.image.shape[1]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is remembered of a case whose image was let go. spacing_mm: as of the case; side_px: the longer of the two
+    sides of a slice after the chain."""
+
+    item: Item
+    slices: int
+    spacing_mm: tuple[float, ...]
+    side_px: int
+    seen: domain.Observation
+
+    @classmethod
+    def of(cls, case: Case) -> Outline:
+        seen = domain.observe(case.source)
+        return cls(case.item, case.slices, case.spacing_mm, max(case.image.shape[-2:]), seen)
+
+    @property
+    def patient(self) -> str:
+        return self.item.patient
+
 
 def load(
     cohort: Cohort,
@@ -55,10 +80,17 @@ def load(
     Raises:
         Rejected: an item lacks what the cohort's task needs, or its labels or mask do not fit the image.
     """
-    chain = preprocessing.chain(steps)
     masks = cohort.task == "segmentation" if masks is None else masks
     labels = cohort.task == "classification" if labels is None else labels
-    return [_case(cohort, item, chain, masks, labels) for item in items]
+    return [*each(cohort, items, steps, masks=masks, labels=labels)]
+
+
+def each(
+    cohort: Cohort, items: Sequence[Item], steps: Sequence[Mapping[str, Any]], *, masks: bool, labels: bool
+) -> Iterator[Case]:
+    """`load`, one by one: a case that the caller lets go frees its memory before the next is read."""
+    chain = preprocessing.chain(steps)
+    return (_case(cohort, item, chain, masks, labels) for item in items)
 
 
 def _case(cohort: Cohort, item: Item, chain: Any, masks: bool, labels: bool) -> Case:
@@ -148,7 +180,7 @@ class Squares:
 
 
 def squares(
-    cases: Sequence[Case],
+    cases: Iterable[Case],
     size_px: int,
     minimum_signal: float,
     *,
@@ -157,7 +189,8 @@ def squares(
     only: int | None = None,
     dims: int = 2,
 ) -> Squares:
-    """Pictures of one size: padded with -1, scaled, no air. The label of a volume is the largest of its slices'.
+    """Pictures of one size: padded with -1, scaled, no air. The label of a volume is the largest of its slices'. No
+    case is needed after its turn.
 
     minimum_signal: those whose 99th percentile, in every channel, lies below this share of the range are left out.
     channels: numbers of those that are taken. mask_planes: how many labels beside the first the masks have. only: a
@@ -167,26 +200,25 @@ def squares(
     Raises:
         Rejected: nothing is left, or cubes are to be made of pictures that are no volumes.
     """
+    images: list[Tensor] = []
+    numbers: list[Tensor] = []
+    patients: list[str] = []
     for case in cases:
         if dims == 3 and not isinstance(case.source, Volume):
             raise Rejected(f"spatial_dims: {case.item.images[0]} is a single picture, no volume; set it to 2")
-    parts = [_pictures_of(case, size_px, channels, mask_planes, dims) for case in cases]
-    shown = torch.cat(parts)
-    kept = shows(shown[:, : len(channels)], minimum_signal)
-    labels = [case.labels if dims == 2 else case.labels.max()[None] for case in cases if case.labels is not None]
-    numbers = torch.cat(labels) if labels else None
-    if only is not None and numbers is not None:
-        kept, numbers = kept & (numbers == only), None
-    if not kept.any():
+        shown = _pictures_of(case, size_px, channels, mask_planes, dims)
+        kept = shows(shown[:, : len(channels)], minimum_signal)
+        labels = case.labels if case.labels is None or dims == 2 else case.labels.max()[None]
+        if only is not None and labels is not None:
+            kept &= labels == only
+        images.append(shown[kept])
+        if only is None and labels is not None:
+            numbers.append(labels[kept])
+        patients += [case.patient] * int(kept.sum())
+    if not patients:
         of = "" if only is None else " of the label that `only` names"
         raise Rejected(f"no slice{of} reaches minimum_signal {minimum_signal} of pixel_range; lower one of the two")
-    owners = [case.patient for case, part in zip(cases, parts, strict=True) for _ in part]
-    return Squares(
-        images=shown[kept].contiguous(),
-        labels=None if numbers is None else numbers[kept],
-        patients=tuple(owner for owner, keep in zip(owners, kept.tolist(), strict=True) if keep),
-        mask_planes=mask_planes,
-    )
+    return Squares(torch.cat(images), torch.cat(numbers) if numbers else None, tuple(patients), mask_planes)
 
 
 def shows(images: Tensor, minimum_signal: float) -> Tensor:
@@ -227,8 +259,8 @@ def _scaled(pictures: Tensor, size_px: int) -> Tensor:
     return F.interpolate(pictures, (size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
 
 
-def square_spacing_mm(cases: Sequence[Case], size_px: int, dims: int = 2) -> tuple[float, ...]:
+def square_spacing_mm(cases: Sequence[Outline], size_px: int, dims: int = 2) -> tuple[float, ...]:
     """Median (row, column) spacing after `squares`, or (slice, row, column)."""
-    sides = [[*case.image.shape[1:2], *[max(case.image.shape[-2:])] * 2][-dims:] for case in cases]
+    sides = [(case.slices, case.side_px, case.side_px)[-dims:] for case in cases]
     spacing = [np.array(case.spacing_mm[-dims:]) * side / size_px for case, side in zip(cases, sides, strict=True)]
     return tuple(round(step, 4) for step in np.median(spacing, axis=0).tolist())

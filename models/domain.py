@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -80,15 +81,34 @@ class Domain(Settings):
                 )
 
 
-def observed(images: Sequence[Volume | Projection], channels: Sequence[Channel]) -> Domain:
+@dataclass(frozen=True)
+class Observation:
+    """What the domain asks of one image, so that the image itself may be let go.
+
+    spacing_mm, shape: per axis, (slice, row, column) or (row, column); top_values: per channel.
+    """
+
+    kind: Literal["volume", "projection"]
+    spacing_mm: tuple[float, ...]
+    shape: tuple[int, ...]
+    top_values: tuple[float, ...]
+
+
+def observe(image: Volume | Projection) -> Observation:
+    """Look at one image."""
+    values = channels_of(image)
+    kind: Literal["volume", "projection"] = "projection" if isinstance(image, Projection) else "volume"
+    return Observation(kind, spacing_of(image), values.shape[1:], tuple(top_values(values)))
+
+
+def observed(images: Sequence[Observation], channels: Sequence[Channel]) -> Domain:
     """The domain that the training images span, with tolerance."""
-    kind: Literal["volume", "projection"] = "projection" if isinstance(images[0], Projection) else "volume"
-    spacings = [spacing_of(image) for image in images]
+    kind = images[0].kind
     spacing_mm: tuple[Range, ...] = ()
     extent_mm: tuple[Range, ...] = ()
-    if all(spacings):
-        steps = np.array(spacings)
-        extents = steps * np.array([channels_of(image).shape[1:] for image in images])
+    if all(image.spacing_mm for image in images):
+        steps = np.array([image.spacing_mm for image in images])
+        extents = steps * np.array([image.shape for image in images])
         tolerance = np.array([_IN_PLANE_SPACING] * steps.shape[1])
         if kind == "volume":
             tolerance[0] = _BETWEEN_SLICES
@@ -96,7 +116,7 @@ def observed(images: Sequence[Volume | Projection], channels: Sequence[Channel])
         extent_mm = _ranges(extents.min(0) * EXTENT[0], extents.max(0) * EXTENT[1])
     top_value: tuple[Range, ...] = ()
     if all(channel.units not in ("", "1") for channel in channels):
-        tops = np.array([top_values(channels_of(image)) for image in images])
+        tops = np.array([image.top_values for image in images])
         top_value = _ranges(tops.min(0) * _TOP_VALUE[0], tops.max(0) * _TOP_VALUE[1])
     return Domain(kind=kind, spacing_mm=spacing_mm, extent_mm=extent_mm, top_value=top_value)
 

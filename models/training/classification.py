@@ -130,7 +130,7 @@ def train(
         task="classification",
         labels=cohort.labels,
         channels=cohort.channels,
-        domain=domain.observed([case.source for case in training], cohort.channels),
+        domain=domain.observed([domain.observe(case.source) for case in training], cohort.channels),
         saw=summary.saw(recipe, cohort, journal.data_hash, training, images_seen),
         threshold=threshold,
         temperature=temperature,

@@ -19,7 +19,7 @@ from torch import Tensor
 from dicom_io.cohort import Channel, Cohort
 from dicom_io.errors import Rejected
 from models import cases, coarse, domain
-from models.cases import Case, Squares
+from models.cases import Case, Outline, Squares
 from models.diffusion_recipe import DiffusionRecipe
 from models.evaluation.agreement import coarsened
 from models.paired_recipe import PairedRecipe, TranslatorSettings
@@ -95,8 +95,9 @@ def _windows(pictures: Tensor, boxes: Tensor, px: int, source: torch.Generator) 
     )
 
 
-def read(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[list[Case], Couples]:
-    """A split's cases of what is given (where that is a mask: of what is made), and its slices in pairs.
+def read(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[list[Outline], Couples]:
+    """What is remembered of a split's cases of what is given (where that is a mask: of what is made), and its slices in
+    pairs.
 
     Raises:
         Rejected: the cohort lacks a channel or masks, or no slice is left.
@@ -116,7 +117,7 @@ def read(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[lis
         raise Rejected(f"no slice reaches minimum_signal {recipe.minimum_signal} of pixel_range; lower one of the two")
     images = images[kept].contiguous()
     owners = [case.patient for case in wanted for _ in range(case.image.shape[1])]
-    return given, Couples(
+    return [_remembered(case, factor) for case in given], Couples(
         images=images,
         labels=None,
         patients=tuple(owner for owner, keep in zip(owners, kept.tolist(), strict=True) if keep),
@@ -126,7 +127,13 @@ def read(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[lis
     )
 
 
-def _with_masks(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[list[Case], Couples]:
+def _remembered(case: Case, factor: int) -> Outline:
+    """Pixels of what is given are `factor` times as wide as those of the case."""
+    known = Outline.of(case)
+    return known if factor == 1 else replace(known, seen=domain.observe(coarse.coarser(case.source, factor)))
+
+
+def _with_masks(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[list[Outline], Couples]:
     labels = len(cohort.labels) - 1
     if labels < 1:
         raise Rejected(f"source: cohort {cohort.name!r} has no labels that a mask could show; give channels instead")
@@ -135,7 +142,9 @@ def _with_masks(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tu
     squares = cases.squares(found, image_px, recipe.minimum_signal, channels=channels, mask_planes=labels)
     images, given = squares.images[:, :-labels].contiguous(), squares.images[:, -labels:].contiguous()
     boxes = _boxes(images, recipe.minimum_signal)
-    return found, Couples(images=images, labels=None, patients=squares.patients, given=given, boxes=boxes)
+    return [*map(Outline.of, found)], Couples(
+        images=images, labels=None, patients=squares.patients, given=given, boxes=boxes
+    )
 
 
 def channels_of(cohort: Cohort, recipe: Recipe) -> tuple[tuple[Channel, ...], tuple[Channel, ...]]:
@@ -183,7 +192,7 @@ def _boxes(images: Tensor, minimum_signal: float) -> Tensor:
     return torch.stack(found, 1).float()
 
 
-def described(cohort: Cohort, recipe: Recipe, training: Sequence[Case]) -> dict[str, Any]:
+def described(cohort: Cohort, recipe: Recipe, training: Sequence[Outline]) -> dict[str, Any]:
     """What a version says otherwise than of pictures of noise: what is given, and where that holds.
 
     training: cases of what is given (of a mask: of what is made).
@@ -191,10 +200,7 @@ def described(cohort: Cohort, recipe: Recipe, training: Sequence[Case]) -> dict[
     given, made = channels_of(cohort, recipe)
     kind: Any = recipe.source if isinstance(recipe.source, str) else "channels"
     said: dict[str, Any] = {"given": Given(kind=kind, channels=given, factor=recipe.factor or 1)}
-    sources = [case.source for case in training]
-    if recipe.factor:
-        sources = [coarse.coarser(source, recipe.factor) for source in sources]
-    said["domain"] = domain.observed(sources, given or made)
+    said["domain"] = domain.observed([case.seen for case in training], given or made)
     if recipe.source != "mask":
         down, across = np.median([case.spacing_mm[-2:] for case in training], axis=0).tolist()
         said["spacing_mm"] = round(down, 4), round(across, 4)

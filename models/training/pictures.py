@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dicom_io.cohort import Channel, Cohort, Item
 from dicom_io.errors import Rejected
 from models import cases, domain
-from models.cases import Case, Squares
+from models.cases import Case, Outline, Squares
 from models.recipe_parts import GenerationBase
 from models.training import summary
 from models.version import Description
@@ -34,8 +34,9 @@ def input_chain(recipe: GenerationBase) -> tuple[dict[str, Any], ...]:
     )
 
 
-def read(cohort: Cohort, split: str, recipe: GenerationBase, image_px: int) -> tuple[list[Case], Squares]:
-    """A split's cases, and its slices as the networks see them, with labels where the recipe is conditional.
+def read(cohort: Cohort, split: str, recipe: GenerationBase, image_px: int) -> tuple[list[Outline], Squares]:
+    """What is remembered of a split's cases, and its slices as the networks see them, with labels where the recipe is
+    conditional.
 
     Raises:
         Rejected: the recipe is conditional and the cohort has no labels, asks for channels or masks that the cohort has
@@ -71,8 +72,9 @@ class View:
         chain: Sequence[Mapping[str, Any]],
         image_px: int,
         minimum_signal: float,
-    ) -> tuple[list[Case], Squares]:
-        """Cases, and their slices of `image_px` as the networks see them.
+    ) -> tuple[list[Outline], Squares]:
+        """What is remembered of the cases, and their slices of `image_px` as the networks see them. Cases are read and
+        let go one by one.
 
         Raises:
             Rejected: the cohort has no such channel, label or mask, or no slice is left.
@@ -88,9 +90,15 @@ class View:
             )
         number = None if self.only is None else cohort.labels.index(self.only)
         labelled = self.labelled or number is not None
-        found = cases.load(cohort, items, chain, masks=bool(self.mask_labels), labels=labelled)
-        return found, cases.squares(
-            found,
+        outlines: list[Outline] = []
+
+        def remembered() -> Iterator[Case]:
+            for case in cases.each(cohort, items, chain, masks=bool(self.mask_labels), labels=labelled):
+                outlines.append(Outline.of(case))
+                yield case
+
+        squares = cases.squares(
+            remembered(),
             image_px,
             minimum_signal,
             channels=numbers_of(self.channels, cohort),
@@ -98,6 +106,7 @@ class View:
             only=number,
             dims=self.dims,
         )
+        return outlines, squares
 
 
 def numbers_of(names: Sequence[str] | None, cohort: Cohort) -> list[int]:
@@ -145,7 +154,7 @@ def description(
     recipe: GenerationBase,
     cohort: Cohort,
     data_hash: str,
-    training: Sequence[Case],
+    training: Sequence[Outline],
     image_px: int,
     images_seen: int,
     label_slices: tuple[int, ...],
@@ -158,7 +167,7 @@ def description(
         task="generation",
         labels=cohort.labels,
         channels=chosen,
-        domain=domain.observed([case.source for case in training], cohort.channels),
+        domain=domain.observed([case.seen for case in training], cohort.channels),
         saw=summary.saw(recipe, cohort, data_hash, training, images_seen),
         pixel_range=recipe.pixel_range,
         units=_units(recipe, chosen),

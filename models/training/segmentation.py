@@ -133,7 +133,7 @@ def train(
         task="segmentation",
         labels=cohort.labels,
         channels=cohort.channels,
-        domain=domain.observed([case.source for case in training], cohort.channels),
+        domain=domain.observed([domain.observe(case.source) for case in training], cohort.channels),
         saw=summary.saw(recipe, cohort, journal.data_hash, training, images_seen),
         threshold=chosen["threshold"],
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dicom_io.cohort import COLOURS, Cohort
 from dicom_io.errors import Rejected
 from models import version
-from models.cases import Case, Squares
+from models.cases import Outline, Squares
 from models.draws import Draws
 from models.networks.maker import Sampler
 from models.recipe_parts import GenerationBase
@@ -42,7 +42,7 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
-Reader = Callable[[Cohort, str, Any, int], tuple[list[Case], Squares]]
+Reader = Callable[[Cohort, str, Any, int], tuple[list[Outline], Squares]]
 
 
 class Session:

@@ -8,7 +8,7 @@ import torch
 
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
-from models.cases import Case
+from models.cases import Case, Outline
 from models.recipe_parts import RecipeBase
 from models.version import Saw
 
@@ -35,7 +35,9 @@ def require_splits(cohort: Cohort) -> None:
             raise Rejected(f"cohort {cohort.name!r} has no {split} images; import it with shares for all three splits")
 
 
-def saw(recipe: RecipeBase, cohort: Cohort, data_hash: str, training: Sequence[Case], images_seen: int) -> Saw:
+def saw(
+    recipe: RecipeBase, cohort: Cohort, data_hash: str, training: Sequence[Case | Outline], images_seen: int
+) -> Saw:
     """The record for card and metadata."""
     return Saw(
         cohort=cohort.name,
@@ -43,8 +45,8 @@ def saw(recipe: RecipeBase, cohort: Cohort, data_hash: str, training: Sequence[C
         split_unit=cohort.split_unit,
         patients=len({case.patient for case in training}),
         validation_patients=len({item.patient for item in cohort.validation}),
-        images=sum(case.image.shape[1] for case in training),
-        synthetic_images=sum(case.image.shape[1] for case in training if case.item.synthetic),
+        images=sum(case.slices for case in training),
+        synthetic_images=sum(case.slices for case in training if case.item.synthetic),
         images_seen=images_seen,
         seed=recipe.seed,
         recipe=recipe.name,

@@ -6,6 +6,7 @@ import csv
 import inspect
 import itertools
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -529,15 +530,32 @@ def test_slices_have_their_own_labels(make_cohort):
     cohort = make_cohort("classification", (3, 1, 1))
     chosen = small(conditional=True, pixel_range=[0, 10], minimum_signal=0.02)
     read, squares = pictures.read(cohort, "training", chosen, PX)
-    expected = torch.cat([case.labels for case in read])
+    expected = torch.cat([case.labels for case in cases.load(cohort, cohort.training, ())])
+    assert [outline.item for outline in read] == list(cohort.training)
     assert torch.equal(squares.labels, expected) and 0 < expected.sum() < len(expected)
     assert len(squares.patients) == len(squares.images)
+
+
+def test_a_cohort_of_any_size_is_read_with_the_memory_of_two_cases_and_the_squares(make_cohort, monkeypatch):
+    cohort = make_cohort("generation", (5, 1, 1))
+    read, alive = [], []
+
+    def watched(*given, real=cases.each, **named):
+        for case in real(*given, **named):
+            read.append(weakref.ref(case))
+            alive.append(sum(each() is not None for each in read))
+            yield case
+
+    monkeypatch.setattr(cases, "each", watched)
+    pictures.read(cohort, "training", small(), PX)
+    assert len(read) == 5 and max(alive) == 2
+    assert not any(each() for each in read)
 
 
 def test_slices_that_are_left_out_take_their_labels_with_them(make_cohort):
     cohort = make_cohort("classification", (3, 1, 1))
     chosen = small(conditional=True, pixel_range=[0, 10])
-    (case, *_), _ = pictures.read(cohort, "training", chosen, PX)
+    case = cases.load(cohort, cohort.training, pictures.input_chain(chosen))[0]
     dark = case.image.clone()
     dark[:, [0, 3]] = -1
     changed = cases.Case(case.item, case.source, dark, case.labels, None, case.spacing_mm)

@@ -77,7 +77,8 @@ def joint(drawn: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Generator:
 
 def test_planes_are_the_channels_in_the_recipe_s_order_and_then_the_mask(drawn):
     chosen = small("adversarial", channels=["two", "one"], mask=True)
-    (case, *_), reals = pictures.read(drawn, "training", chosen, 40)
+    case = cases.load(drawn, drawn.training, pictures.input_chain(chosen), masks=True)[0]
+    _, reals = pictures.read(drawn, "training", chosen, 40)
     assert reals.images.shape[1:] == (3, 40, 40) and (reals.planes, reals.mask_planes) == (3, 1)
     # 40 x 29 pixels lie in the middle of 40 x 40.
     torch.testing.assert_close(reals.images[2, :2, :, 5:34], case.image[[1, 0], 2])
@@ -86,7 +87,8 @@ def test_planes_are_the_channels_in_the_recipe_s_order_and_then_the_mask(drawn):
 
 
 def test_a_mask_that_is_made_smaller_says_how_much_of_a_pixel_it_covers(drawn):
-    (case, *_), _ = pictures.read(drawn, "training", small("adversarial", mask=True), PX)
+    chosen = small("adversarial", mask=True)
+    case = cases.load(drawn, drawn.training, pictures.input_chain(chosen), masks=True)[0]
     [plane] = cases.squares([case], PX, 0.0, mask_planes=1).images[2, 1:]
     covered = (plane + 1) / 2
     assert float(covered.min()) >= 0 and float(((covered > 0) & (covered < 1)).float().mean()) > 0.02
