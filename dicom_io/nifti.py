@@ -28,10 +28,11 @@ _SWAP = np.eye(4)[[2, 1, 0, 3]]
 _HEADER_TOLERANCE_MM = 1e-2
 
 
-def write(volume: Volume, path: Path) -> None:
+def write(volume: Volume, path: Path, *, note: Mapping[str, Any] | None = None) -> None:
     """Write NAME.nii.gz and NAME.json. Channels become the fourth axis. The same volume gives the same bytes.
 
-    Values are float32, or 8 or 16 bit integers where all of them are such; `read` gives float32 again.
+    Values are float32, or 8 or 16 bit integers where all of them are such; `read` gives float32 again. note: as for
+    `write_projection`.
     """
     sidecar = {
         "kind": "volume",
@@ -42,6 +43,7 @@ def write(volume: Volume, path: Path) -> None:
         "sources": [asdict(source) for source in volume.sources],
         **({"made_from": [asdict(source) for source in volume.made_from]} if volume.made_from else {}),
         "synthetic": volume.is_synthetic,
+        **({"note": dict(note)} if note else {}),
     }
     _write(volume.voxels, volume.affine, sidecar, path)
 

@@ -238,6 +238,8 @@ def generated_volume(
     seed: int,
     label: str,
     channel: str = "",
+    sample: int | None = None,
+    made_of: str = "",
     study: FictitiousStudy | None = None,
     made_at: datetime,
     audit_id: str = "",
@@ -249,7 +251,9 @@ def generated_volume(
 
     volume: (slices, rows, columns), its affine, and its units; it shares its coordinates with nothing, so that its
     frame of reference becomes a new one. Pictures that are no volume may be laid one behind the other, so that a mask
-    of them (`segmentation.of_generated`) lies on them in every viewer. Everything else as for `generated`.
+    of them (`segmentation.of_generated`) lies on them in every viewer. sample: its number among the volumes of this
+    seed. made_of: names what it was made of beside the seed, such as a mask by its hash; another one gives other UIDs,
+    and another study. Everything else as for `generated`.
 
     Raises:
         Rejected: a pixel is not finite or outside `value_range`.
@@ -257,7 +261,7 @@ def generated_volume(
     """
     if volume.voxels.ndim != 3:
         raise ValueError(f"a generated volume has the axes (slice, row, column), not the shape {volume.voxels.shape}")
-    study = study or FictitiousStudy.named(model, seed, label, made_at)
+    study = study or FictitiousStudy.named(model, seed, " of ".join(filter(None, (label, made_of))), made_at)
     if value_range is None and volume.units == "1" and np.all((volume.voxels >= 0) & (volume.voxels <= 1)):
         value_range = (0.0, 1.0)
     quantised = quantise(volume.voxels, value_range)
@@ -270,12 +274,16 @@ def generated_volume(
         "range": [quantised.slope, quantised.intercept],
         "encoding": f"{_ENCODINGS[form]}, volume",
         **({"channel": channel} if channel else {}),
+        **({} if sample is None else {"sample": sample}),
+        **({"made_of": made_of} if made_of else {}),
     }
-    of, total = {"label": label, "channel": channel}, len(volume.voxels)
+    number = "" if sample is None else f"sample {sample}"
+    of = {"label": label, "channel": channel, "of": number, "made_of": made_of}
+    total = len(volume.voxels)
     marked = _Generated(
         quantised.stored, quantised, model, seed, of, study, made_at, audit_id, out_of_domain, form, naming, 0, total
     )
-    words = " ".join(word for word in (label, channel) if word)
+    words = " ".join(word for word in (label, channel, number) if word)
     made, start = [], 0
     for dataset, record in marked.captures():
         frames = int(dataset.get("NumberOfFrames") or 1)

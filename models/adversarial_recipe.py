@@ -214,6 +214,8 @@ class AdversarialRecipe(GenerationBase):
             raise ValueError("adaptive: a Wasserstein critic has no zero that r_t could count from; leave it out")
         if isinstance(self.network, BrainStudy) and not self.conditional:
             raise ValueError("network.kind: brain-wcgan makes one class at a time; set conditional: true")
+        if self.spatial_dims == 3 and self.adaptive:
+            raise ValueError("adaptive: its changes are for slices; leave it out, or set spatial_dims to 2")
         if isinstance(self.network, PetStudy) and self.conditional:
             raise ValueError(f"conditional: {self.network.kind} has no place for a label; take dcgan or brain-wcgan")
         return self

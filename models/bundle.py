@@ -72,6 +72,9 @@ def _fill(folder: Path, trained: ModelVersion, description: Description, report:
     write(folder, description, trained.network_definition, trained.model_input, window_px, overlap, None)
     (folder / "models").mkdir(parents=True)
     shutil.copyfile(trained.folder / "models" / "model.pt", folder / "models" / "model.pt")
+    for name in description.beside:
+        (folder / "training").mkdir(exist_ok=True)
+        shutil.copyfile(trained.folder / "training" / f"{name}.pt", folder / "training" / f"{name}.pt")
     for part, text in (
         ("evaluation/evaluation.json", json.dumps({"audit_id": description.audit_id} | report, indent=1) + "\n"),
         ("evaluation/report.md", card.report(description, report)),

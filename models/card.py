@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.domain import Domain
-from models.version import Description
+from models.version import Description, Saw
 
 _AXES = {"volume": ("between slices", "down", "across"), "projection": ("down", "across")}
 
@@ -28,7 +28,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         "",
         "## What it is for",
         "",
-        f"{description.task.capitalize()} of {channels}. Labels: {', '.join(_labels(description)) or 'none'}.",
+        _purpose(description, channels),
         *(
             [f"Threshold {description.threshold:.3g}, fixed on validation."]
             if description.threshold is not None
@@ -52,6 +52,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
             f"{saw.images} training slices{synthetic}; {saw.images_seen} drawn. Split by {saw.split_unit}. "
             f"Recipe {saw.recipe}, seed {saw.seed}. Data hash `{saw.data_hash}`."
         ),
+        *_ancestors(saw),
         "",
         "## Where it holds",
         "",
@@ -67,6 +68,34 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _ancestors(saw: Saw) -> list[str]:
+    """What it started from, the nearest first: those patients were seen, too."""
+    lines = []
+    begun = "It"
+    for each in saw.ancestors:
+        who = "the same training patients" if each.data_hash == saw.data_hash else f"{each.patients} training patients"
+        lines += [
+            "",
+            (
+                f"{begun} started from the weights of {each.address} (content hash `{each.content_hash}`), which had "
+                f"seen {who} of cohort {each.cohort}. Data hash `{each.data_hash}`."
+            ),
+        ]
+        begun = each.address
+    return lines
+
+
+def _purpose(description: Description, channels: str) -> str:
+    given = description.given
+    if given is None:
+        return f"{description.task.capitalize()} of {channels}. Labels: {', '.join(_labels(description)) or 'none'}."
+    if given.kind == "mask":
+        return f"Pictures of masks: {channels}. Labels of a mask: {', '.join(description.labels[1:])}."
+    if given.kind == "coarse":
+        return f"Pixels that are {given.factor} times finer, of {channels}."
+    return f"{channels}, made of {' and '.join(channel.name for channel in given.channels)}."
 
 
 def _labels(description: Description) -> list[str]:
@@ -103,15 +132,29 @@ def _sentence(reason: str) -> str:
 
 
 def _domain(domain: Domain, description: Description) -> list[str]:
+    if description.given and description.given.kind == "mask":
+        return _field(description)
     axes = _AXES[domain.kind]
-    lines = [f"- a {domain.kind} with {len(description.channels)} channel(s)"]
+    given = description.given
+    taken = description.channels if given is None else given.channels
+    lines = [f"- a {domain.kind} with {len(taken)} channel(s)"]
     for name, (low, high) in zip(axes, domain.spacing_mm, strict=False):
         lines.append(f"- spacing {name}: {low:.2f} to {high:.2f} mm")
     for name, (low, high) in zip(axes, domain.extent_mm, strict=False):
         lines.append(f"- extent {name}: {low:.0f} to {high:.0f} mm")
-    for channel, (low, high) in zip(description.channels, domain.top_value, strict=False):
+    for channel, (low, high) in zip(taken, domain.top_value, strict=False):
         lines.append(f"- 99.5th percentile of {channel.name}: {low:.3g} to {high:.3g} {channel.units}")
     return [*lines, "", "Anything else is refused, or marked out-of-domain where it is forced."]
+
+
+def _field(description: Description) -> list[str]:
+    """Of masks: what they cover, since their pixels are brought to the network's."""
+    down, across = description.spacing_mm or (1.0, 1.0)
+    return [
+        f"- masks of {', '.join(description.labels[1:])}; it makes squares of pixels of {down:.2f} x {across:.2f} mm",
+        "",
+        "Masks that cover much more or less are refused, or marked out-of-domain where it is forced.",
+    ]
 
 
 def _interval(value: Mapping[str, float | None]) -> str:
@@ -124,7 +167,9 @@ def _interval(value: Mapping[str, float | None]) -> str:
 
 def figures(report: Mapping[str, Any]) -> list[str]:
     """The figures as Markdown; first, where there is one, the caution that goes with them."""
-    caution = [] if report["trained_on_this_cohort"] else [f"**Caution**: {report['caution']}.", ""]
+    caution = [f"**Caution**: {report['caution']}.", ""] if report.get("caution") else []
+    if report.get("given", "mask") != "mask":
+        return caution + _translator_figures(report)
     return caution + (_generator_figures if report["task"] == "generation" else _predictor_figures)(report)
 
 
@@ -146,6 +191,29 @@ def _predictor_figures(report: Mapping[str, Any]) -> list[str]:
             + " |"
             for name, value in report["metrics"].items()
         ),
+    ]
+
+
+def _translator_figures(report: Mapping[str, Any]) -> list[str]:
+    beside = report["baselines"]
+    names = {"absolute_error": "absolute error, share of the range", "psnr_db": "PSNR, dB", "ssim": "SSIM"}
+    nearer = "; ".join(f"{name} {_interval(apart)}" for name, apart in report["difference"].items())
+    return [
+        (
+            f"{report['cases']} cases of {report['patients']} test patients beside their true pictures, and beside "
+            "what needs no network. 95 % intervals in brackets."
+        ),
+        "",
+        "| | model | " + " | ".join(beside) + " |",
+        "| --- " * (len(beside) + 2) + "|",
+        *(
+            f"| {words} | {_interval(report['metrics'][name])} | "
+            + " | ".join(_interval(figures[name]) for figures in beside.values())
+            + " |"
+            for name, words in names.items()
+        ),
+        "",
+        f"Absolute error below that of: {nearer}.",
     ]
 
 
@@ -173,6 +241,8 @@ def _generator_figures(report: Mapping[str, Any]) -> list[str]:
     if spread:
         of = ", ".join(f"{name} {ratio:.2f}" for name, ratio in spread.items())
         lines += ["", f"Spread within classes, over that of training slices (1: as varied; 0: one picture): {of}."]
+    if "mask" in report:
+        lines += ["", *_of_masks(report)]
     lines += [
         "",
         "| feature space | copy rate | planted copies found | held-out flagged | passed |",
@@ -217,6 +287,20 @@ def _distances(spaces: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _of_masks(report: Mapping[str, Any]) -> list[str]:
+    dice = {name: "undefined" if value is None else f"{value:.3f}" for name, value in report["mask"].items()}
+    copies = [
+        f"{name.replace('_', ' ')} {_interval(space['copy_rate'])}"
+        for name, space in report["privacy_of_training_masks"]["spaces"].items()
+    ]
+    text = (
+        f"Pictures are of test patients' masks. A rule of brightness finds the labels with a Dice of {dice['made']} on "
+        f"them, and of {dice['real']} on the real slices. Pictures of one mask vary {report['style']:.2f} times as "
+        f"much as real slices do. Copy rate of pictures of training patients' masks: {', '.join(copies)}."
+    )
+    return [text]
+
+
 def _limits(description: Description, report: Mapping[str, Any]) -> list[str]:
     saw = description.saw
     lines = []
@@ -226,9 +310,25 @@ def _limits(description: Description, report: Mapping[str, Any]) -> list[str]:
         lines.append(f"- {saw.patients} training patients are few: expect near copies and little variety.")
     if report["synthetic_test_images"]:
         lines.append(f"- {report['synthetic_test_images']} of {report['test_items']} test items are synthetic.")
-    if saw.synthetic_images:
+    for each in saw.ancestors:
+        if each.data_hash != saw.data_hash:
+            lines.append(
+                f"- The copy test looks for patients of cohort {saw.cohort}, not for those of {each.cohort}, whom "
+                f"{each.address} had seen."
+            )
+    if saw.synthetic_images or any(each.synthetic_images for each in saw.ancestors):
         lines.append("- Trained on synthetic images too.")
     if description.task != "generation" and report["patients"] < 20:
         lines.append(f"- {report['patients']} test patients are few: intervals are wide and may be too narrow still.")
+    given = description.given
+    if given and given.kind == "coarse":
+        lines.append(
+            "- Learned from pixels that were averaged by a computer, not from a scanner's wider ones: what it adds was "
+            "never measured."
+        )
+    elif given and given.kind == "channels":
+        lines.append("- What the given images do not show cannot be known: lesions may be lost, or made up.")
+    elif given:
+        lines.append("- What is not drawn in the mask comes from the code, slice by slice: slices are no one volume.")
     lines.append("- One cohort, one way of acquisition: expect less elsewhere.")
     return lines

@@ -125,11 +125,11 @@ def one_size(cases: Sequence[Case]) -> tuple[Tensor, Tensor | None, list[str]]:
 
 @dataclass(frozen=True, eq=False)
 class Squares:
-    """Slices as generators see them.
+    """Slices as generators see them, or whole volumes as cubes.
 
-    images: (N, planes, px, px) in [-1, 1]: the channels of the image, then, of each label of the mask but the first,
-    the share of a pixel that it covers, from -1 for nothing to 1. labels: (N,), where the cases have them; patients: of
-    each slice; mask_planes: how many of the planes are of the mask.
+    images: (N, planes, px, px), or (N, planes, px, px, px), in [-1, 1]: the channels of the image, then, of each label
+    of the mask but the first, the share of a pixel that it covers, from -1 for nothing to 1. labels: (N,), where the
+    cases have them; patients: of each picture; mask_planes: how many of the planes are of the mask.
     """
 
     images: Tensor
@@ -141,6 +141,11 @@ class Squares:
     def planes(self) -> int:
         return self.images.shape[1]
 
+    @property
+    def dims(self) -> int:
+        """2 for slices, 3 for volumes."""
+        return self.images.ndim - 2
+
 
 def squares(
     cases: Sequence[Case],
@@ -150,32 +155,32 @@ def squares(
     channels: Sequence[int] = (0,),
     mask_planes: int = 0,
     only: int | None = None,
+    dims: int = 2,
 ) -> Squares:
-    """Slices as squares of one size: padded with -1, scaled, no air.
+    """Pictures of one size: padded with -1, scaled, no air. The label of a volume is the largest of its slices'.
 
-    minimum_signal: slices whose 99th percentile, in every channel, lies below this share of the range are left out.
+    minimum_signal: those whose 99th percentile, in every channel, lies below this share of the range are left out.
     channels: numbers of those that are taken. mask_planes: how many labels beside the first the masks have. only: a
-    class number; slices of other classes are left out, and what is left is of no class.
+    class number; pictures of other classes are left out, and what is left is of no class. dims: 3 makes a cube of each
+    volume.
 
     Raises:
-        Rejected: nothing is left.
+        Rejected: nothing is left, or cubes are to be made of pictures that are no volumes.
     """
-    images = [case.image[list(channels)].transpose(0, 1) for case in cases]
-    shown = torch.cat([_square(image, size_px) for image in images])
-    flat = shown.flatten(2)
-    tops = flat.kthvalue(max(1, round(0.99 * flat.shape[2])), dim=2).values.amax(1)
-    kept = tops > -1 + 2 * minimum_signal
-    labels = [case.labels for case in cases if case.labels is not None]
+    for case in cases:
+        if dims == 3 and not isinstance(case.source, Volume):
+            raise Rejected(f"spatial_dims: {case.item.images[0]} is a single picture, no volume; set it to 2")
+    parts = [_pictures_of(case, size_px, channels, mask_planes, dims) for case in cases]
+    shown = torch.cat(parts)
+    kept = shows(shown[:, : len(channels)], minimum_signal)
+    labels = [case.labels if dims == 2 else case.labels.max()[None] for case in cases if case.labels is not None]
     numbers = torch.cat(labels) if labels else None
     if only is not None and numbers is not None:
         kept, numbers = kept & (numbers == only), None
-    if mask_planes:
-        drawn = torch.cat([_square(_planes_of(case, mask_planes), size_px) for case in cases])
-        shown = torch.cat([shown, drawn], 1)
     if not kept.any():
         of = "" if only is None else " of the label that `only` names"
         raise Rejected(f"no slice{of} reaches minimum_signal {minimum_signal} of pixel_range; lower one of the two")
-    owners = [case.patient for case in cases for _ in range(case.image.shape[1])]
+    owners = [case.patient for case, part in zip(cases, parts, strict=True) for _ in part]
     return Squares(
         images=shown[kept].contiguous(),
         labels=None if numbers is None else numbers[kept],
@@ -184,22 +189,46 @@ def squares(
     )
 
 
-def _planes_of(case: Case, labels: int) -> Tensor:
-    """(slices, labels, rows, columns): 1 where the mask has label 1, 2, ..., -1 elsewhere."""
-    assert case.mask is not None
-    return torch.stack([(case.mask == number + 1).float() * 2 - 1 for number in range(labels)], 1)
+def shows(images: Tensor, minimum_signal: float) -> Tensor:
+    """(N,) bool, of (N, channels, ...) in [-1, 1]: whether some channel shows more than air."""
+    flat = images.flatten(2)
+    tops = flat.kthvalue(max(1, round(0.99 * flat.shape[2])), dim=2).values.amax(1)
+    return tops > -1 + 2 * minimum_signal
 
 
-def _square(slices: Tensor, size_px: int) -> Tensor:
+def _pictures_of(case: Case, size_px: int, channels: Sequence[int], drawn: int, dims: int) -> Tensor:
+    """(slices, planes, px, px), or (1, planes, px, px, px). drawn: labels of the mask."""
+    planes = case.image[list(channels)].transpose(0, 1)
+    if drawn:
+        assert case.mask is not None
+        planes = torch.cat([planes, planes_of(case.mask, drawn)], 1)
+    slices = square(planes, size_px)
+    if dims == 2:
+        return slices
+    # The slices stand where rows stood, so that the same function scales along them.
+    upright = slices.permute(1, 2, 0, 3)
+    return _scaled(upright, size_px).transpose(1, 2)[None]
+
+
+def planes_of(mask: Tensor, labels: int) -> Tensor:
+    """(slices, rows, columns) -> (slices, labels, rows, columns): 1 where it has label 1, 2, ..., -1 elsewhere."""
+    return torch.stack([(mask == number + 1).float() * 2 - 1 for number in range(labels)], 1)
+
+
+def square(slices: Tensor, size_px: int) -> Tensor:
+    """(N, planes, rows, columns), air around them where they are no squares -> (N, planes, size_px, size_px)."""
     rows, columns = slices.shape[-2:]
     side = max(rows, columns)
     above, left = (side - rows) // 2, (side - columns) // 2
-    padded = F.pad(slices, [left, side - columns - left, above, side - rows - above], value=-1.0)
-    return F.interpolate(padded, (size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
+    return _scaled(F.pad(slices, [left, side - columns - left, above, side - rows - above], value=-1.0), size_px)
 
 
-def square_spacing_mm(cases: Sequence[Case], size_px: int) -> tuple[float, float]:
-    """Median (row, column) spacing after `squares`."""
-    spacing = [np.array(case.spacing_mm[-2:]) * max(case.image.shape[-2:]) / size_px for case in cases]
-    down, across = np.median(spacing, axis=0).tolist()
-    return round(down, 4), round(across, 4)
+def _scaled(pictures: Tensor, size_px: int) -> Tensor:
+    return F.interpolate(pictures, (size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
+
+
+def square_spacing_mm(cases: Sequence[Case], size_px: int, dims: int = 2) -> tuple[float, ...]:
+    """Median (row, column) spacing after `squares`, or (slice, row, column)."""
+    sides = [[*case.image.shape[1:2], *[max(case.image.shape[-2:])] * 2][-dims:] for case in cases]
+    spacing = [np.array(case.spacing_mm[-dims:]) * side / size_px for case, side in zip(cases, sides, strict=True)]
+    return tuple(round(step, 4) for step in np.median(spacing, axis=0).tolist())

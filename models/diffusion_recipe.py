@@ -1,6 +1,7 @@
 """The recipe of a generator that removes noise step by step: denoiser, noise in training, sampler, optimiser, alarms.
 
-Noise levels sigma are standard deviations in the units of the network's images, [-1, 1]. Defaults are those of EDM
+Noise levels sigma are standard deviations in the units of the network's images, [-1, 1]; of latents, in units in which
+they have the deviation 0.5. Defaults are those of EDM
 (Karras 2022, table 1) where it gives any; the sampler is stored with the network, so that a version is one sampler.
 """
 
@@ -22,7 +23,7 @@ class Denoiser(Settings):
     dropout: within the residual blocks, in training alone; a small data set needs it.
     """
 
-    image_px: Annotated[int, Field(ge=8)] = 32
+    image_px: Annotated[int, Field(ge=16)] = 32
     channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (32, 64, 64)
     residual_blocks: Positive = 2
     attention_levels: Annotated[int, Field(ge=0)] = 1
@@ -37,6 +38,29 @@ class Denoiser(Settings):
             raise ValueError(f"attention_levels: {self.attention_levels} is more than channels has levels")
         if math.gcd(*self.channels) % 4:
             raise ValueError(f"channels: {list(self.channels)} are not all multiples of 4, which the group norm needs")
+        return self
+
+
+class Latent(Settings):
+    """The autoencoder whose latents the denoiser is trained on, `models.networks.autoencoder`; it trains first.
+
+    channels: planes of a latent. widths: maps per level, multiples of 4; each level but the first halves the picture.
+    residual_blocks: per level. share: of the training that is the autoencoder's. learning_rate: Adam's, at its peak.
+    kl_weight: of the divergence of latents from N(0, 1), in nats per number of a latent, beside the error of a
+    pixel on the scale [-1, 1] (absolute and squared); a little keeps latents smooth, much blurs the pictures.
+    """
+
+    channels: Positive = 4
+    widths: Annotated[tuple[Positive, ...], Field(min_length=2)] = (16, 32, 64)
+    residual_blocks: Positive = 1
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    kl_weight: NotNegative = 1e-3
+    learning_rate: Rate = 1e-3
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        if math.gcd(*self.widths) % 4:
+            raise ValueError(f"widths: {list(self.widths)} are not all multiples of 4, which the group norm needs")
         return self
 
 
@@ -85,16 +109,31 @@ class DiffusionOptimiser(Settings):
 class DiffusionRecipe(GenerationBase):
     """Noise -> slice, by a denoiser.
 
-    report_samples: how many samples (of each class at least 16) a report compares with unseen patients; a sample takes
-    tens of calls of the network.
+    latent: None works on pixels; else on latents of fewer of them, which is the way from 128 px on (`network.image_px`
+    is that of the picture all the same). report_samples: fewer than elsewhere, because a sample takes tens of calls of
+    the network.
     """
 
     family: Literal["diffusion"]
     network: Denoiser = Denoiser()
+    latent: Latent | None = None
     sampler: Sampler = Sampler()
     loss: DiffusionLoss = DiffusionLoss()
     optimiser: DiffusionOptimiser = DiffusionOptimiser()
     report_samples: Annotated[int, Field(ge=16)] = 64
+
+    @model_validator(mode="after")
+    def _latent_fits(self) -> Self:
+        if self.latent and self.spatial_dims == 3:
+            raise ValueError("latent: its autoencoder is for slices; leave it out, or set spatial_dims to 2")
+        if self.latent:
+            least = 2 ** (len(self.latent.widths) + len(self.network.channels) - 2)
+            if self.network.image_px % least:
+                raise ValueError(
+                    f"network.image_px: {self.network.image_px} is no multiple of {least} (latent.widths, "
+                    "network.channels)"
+                )
+        return self
 
     @model_validator(mode="after")
     def _guidance_has_a_class(self) -> Self:

@@ -17,7 +17,7 @@ Range = tuple[float, float]
 # How far beyond the training images an image may lie. Steps between slices matter less to a network of one slice.
 _IN_PLANE_SPACING = 1.15
 _BETWEEN_SLICES = 1.5
-_EXTENT = (0.5, 1.25)
+EXTENT = (0.5, 1.25)
 _TOP_VALUE = (1 / 3, 3.0)
 _AXES = {"volume": ("between slices", "down a slice", "across a slice"), "projection": ("down", "across")}
 
@@ -93,7 +93,7 @@ def observed(images: Sequence[Volume | Projection], channels: Sequence[Channel])
         if kind == "volume":
             tolerance[0] = _BETWEEN_SLICES
         spacing_mm = _ranges(steps.min(0) / tolerance, steps.max(0) * tolerance)
-        extent_mm = _ranges(extents.min(0) * _EXTENT[0], extents.max(0) * _EXTENT[1])
+        extent_mm = _ranges(extents.min(0) * EXTENT[0], extents.max(0) * EXTENT[1])
     top_value: tuple[Range, ...] = ()
     if all(channel.units not in ("", "1") for channel in channels):
         tops = np.array([top_values(channels_of(image)) for image in images])

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from dicom_io import cohort as cohorts
 from dicom_io.cohort import Cohort, Item
 from dicom_io.errors import Rejected
 from dicom_io.volume import Volume
-from models import cases, generator, predictor, version
-from models.evaluation import classification, fidelity, privacy, segmentation
-from models.evaluation.features import EncodedFeatures, RandomFeatures
+from models import cases, coarse, from_pictures, generator, predictor, version
+from models.cases import Case
+from models.evaluation import agreement, classification, fidelity, privacy, segmentation, trivial
+from models.evaluation.agreement import Compared
+from models.evaluation.features import ContentFeatures, EncodedFeatures, RandomFeatures
 from models.evaluation.segmentation import Pair
-from models.training import pictures
+from models.from_pictures import Painter, Translator
+from models.training import couples, pictures
 
 AUDIT_SEED = 20261120
 # Below this many test patients a bootstrap interval cannot carry a claim: with n patients the chance that all draws are
@@ -29,7 +34,8 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
 
     Another cohort than the one that was trained on is measured, too. But its split knows nothing of the training, and
     its pseudonyms may be of another key, so nobody can tell whether patients are in both. The report says so:
-    `trained_on_this_cohort` is False and `caution` a sentence (else "").
+    `trained_on_this_cohort` is False and `caution` a sentence (else ""). There is one, too, where a model that it
+    started from was trained on another cohort.
 
     Raises:
         Rejected: the cohort has another task or channels, or no test images.
@@ -38,21 +44,23 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
     task = model.description.task
     if task not in (cohort.task, "generation"):
         raise Rejected(f"{model.identity.address} is for {task}, cohort {cohort.name!r} for {cohort.task}")
-    wanted = model.description.channels
+    known = model.description.given
+    wanted = model.description.channels + (known.channels if known else ())
     # A generator's channels are taken by name, a predictor's in the cohort's order.
     given = set(wanted) <= set(cohort.channels) if task == "generation" else cohort.channels[: len(wanted)] == wanted
     if not given:
-        names = ", ".join(channel.name for channel in model.description.channels)
+        names = ", ".join(channel.name for channel in wanted)
         raise Rejected(f"{model.identity.address} needs channels {names}, which cohort {cohort.name!r} does not give")
     if not cohort.test:
         raise Rejected(f"cohort {cohort.name!r} has no test images; import it with a share for the test split")
-    measure = {"classification": _classifier, "segmentation": _segmenter, "generation": _generator}[task]
+    measures = {"classification": _classifier, "segmentation": _segmenter, "generation": _generator}
+    measure = _pictures_of_pictures if known else measures[task]
     report: dict[str, Any] = {
         "task": task,
         "cohort": cohort.name,
         "data_hash": cohort.data_hash,
-        "trained_on_this_cohort": not (caution := _caution(model.description.saw, cohort)),
-        "caution": caution,
+        "trained_on_this_cohort": model.description.saw.data_hash == cohort.data_hash,
+        "caution": _caution(model.description.saw, cohort),
         "split_unit": cohort.split_unit,
         "split": "test",
         "synthetic_test_images": sum(item.synthetic for item in cohort.test),
@@ -63,12 +71,18 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
 
 
 def _caution(saw: version.Saw, cohort: Cohort) -> str:
-    if saw.data_hash == cohort.data_hash:
+    seen = {"the model": saw} | {f"{each.address}, which it started from,": each for each in saw.ancestors}
+    others = [
+        f"{who} was trained on cohort {each.cohort!r} with data hash {each.data_hash[:12]}"
+        for who, each in seen.items()
+        if each.data_hash != cohort.data_hash
+    ]
+    if not others:
         return ""
     return (
-        f"test patients may have been trained on: the model was trained on cohort {saw.cohort!r} with data hash "
-        f"{saw.data_hash[:12]}, and this is {cohort.name!r} with {cohort.data_hash[:12]}, whose split was made without "
-        "regard to that training; the figures count only where no patient is in both"
+        f"test patients may have been trained on: {', and '.join(others)}, and this is {cohort.name!r} with "
+        f"{cohort.data_hash[:12]}, whose split was made without regard to that training; the figures count only where "
+        "no patient is in both"
     )
 
 
@@ -128,7 +142,7 @@ def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     # Another cohort's class numbers may mean something else; then the spread is that of all classes together.
     labels = bool(model.labels) and cohort.labels == description.labels
 
-    view = pictures.View(model.channels, model.mask_labels, description.only_label, labels)
+    view = pictures.View(model.channels, model.mask_labels, description.only_label, labels, model.dims)
 
     def real(items: Sequence[Item]) -> cases.Squares:
         return view.read(cohort, items, model.model.model_input, px, description.minimum_signal)[1]
@@ -158,12 +172,12 @@ def measured(
 
     synthetic: as the images of `training`. numbers: the class of each, an index into `names`, or None.
     """
-    encoded = EncodedFeatures(training.images)
+    encoded, content = EncodedFeatures(training.images), ContentFeatures(training.images)
     seen, unseen = (training.images, training.patients), (held_out.images, held_out.patients)
     return {
         "spread": _spread(synthetic, numbers, training, names),
         "fidelity": fidelity.evaluate(synthetic, seen, unseen, [RandomFeatures(training.planes), encoded], draws=draws),
-        "privacy": privacy.evaluate(synthetic, training.images, unseen, [privacy.small_pixels, encoded], draws=draws),
+        "privacy": privacy.evaluate(synthetic, training.images, unseen, [privacy.small_pixels, content], draws=draws),
     }
 
 
@@ -183,6 +197,104 @@ def _spread(
     return {name: None if np.isnan(ratio) else round(ratio, 4) for name, ratio in ratios.items()}
 
 
+def _pictures_of_pictures(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
+    model = from_pictures.load(folder)
+    measure = _painter(model, cohort, draws) if isinstance(model, Painter) else _translator(model, cohort, draws)
+    return {"given": model.given.kind} | measure
+
+
+def _translator(model: Translator, cohort: Cohort, draws: int) -> dict[str, Any]:
+    """Beside the true picture of every test case, by the way that serving goes; and the baselines' beside it.
+
+    There is no copy audit: what is made shows the patient that it was made of.
+    """
+    steps, factor = model.model.model_input, model.factor
+    given, made = (couples.view(cohort, channels) for channels in (model.channels, model.description.channels))
+    shown, wanted = (
+        _pixels_of(cases.load(each, each.training, steps, masks=False, labels=False)) for each in (given, made)
+    )
+    simple = trivial.baselines(shown, wanted, [channel.name for channel in model.channels], factor)
+    compared = []
+    for item, truth in zip(given.test, made.test, strict=True):
+        (case,) = cases.load(made, [truth], steps, masks=False, labels=False)
+        source = cohorts.load_image(given, item)
+        source = coarse.coarser(source, factor) if factor > 1 else source
+        shown = model.slices(source)
+        rows, columns = (size * factor for size in shown.shape[-2:])
+        true = case.image.transpose(0, 1)[..., :rows, :columns]
+        beside = {name: each(shown) for name, each in simple.items()}
+        compared.append(Compared(case.patient, model.pictures(source), true, beside))
+    return agreement.evaluate(compared, draws=draws)
+
+
+def _pixels_of(found: Sequence[Case]) -> torch.Tensor:
+    """(1, channels, 1, n): all pixels of all cases, of whatever sizes."""
+    return torch.cat([case.image.flatten(1) for case in found], 1)[None, :, None]
+
+
+def _painter(model: Painter, cohort: Cohort, draws: int) -> dict[str, Any]:
+    """The figures of every generator, of pictures of the test patients' masks; and of training patients' masks, which
+    is where a copy would come from. style: how much pictures of one mask differ, over how much real ones do.
+
+    mask: where the strongest rule of brightness, found on real training slices, sees the labels: its Dice with the mask
+    on pictures of test masks, beside that on the real slices of the same masks.
+    """
+    description, labels = model.description, len(model.labels)
+    made = couples.view(cohort, description.channels)
+    view = pictures.View(model.made, model.labels, None, False)
+    training, held_out = (
+        view.read(made, items, model.model.model_input, model.image_px, description.minimum_signal)[1]
+        for items in (made.training, made.test)
+    )
+
+    def painted(masks: torch.Tensor, count: int) -> torch.Tensor:
+        """`count` pictures of masks, evenly chosen, each in a style of its own."""
+        chosen = torch.linspace(0, len(masks) - 1, count).round().long()
+        sources = [generator.source_of(AUDIT_SEED, index) for index in range(count)]
+        return torch.stack([model.network.make_from(masks[at], one) for at, one in zip(chosen, sources, strict=True)])
+
+    count = description.audit_samples
+    real, masks = held_out.images[:, :-labels], held_out.images[:, -labels:]
+    seen = replace(training, images=training.images[:, :-labels], mask_planes=0)
+    synthetic = painted(masks, count)
+    report = {"seed": AUDIT_SEED, "samples": count}
+    report |= measured(synthetic, [None] * count, seen, replace(held_out, images=real, mask_planes=0), (), draws)
+    of_training = painted(training.images[:, -labels:], count)
+    spaces: list[privacy.Space] = [privacy.small_pixels, ContentFeatures(seen.images)]
+    audit = privacy.evaluate(of_training, seen.images, (real, held_out.patients), spaces, draws=draws)
+    styles = painted(masks[masks.amax((1, 2, 3)).argmax()][None], 16)
+    features = RandomFeatures(real.shape[1])
+    return report | {
+        "privacy_of_training_masks": audit,
+        "style": round(fidelity.spread(features(styles), features(real)), 4),
+        "mask": _mask_kept(training, masks, real, synthetic),
+    }
+
+
+def _mask_kept(
+    training: cases.Squares, masks: torch.Tensor, real: torch.Tensor, synthetic: torch.Tensor
+) -> dict[str, float | None]:
+    labels = masks.shape[1]
+    rule = segmentation.brightness_rule(
+        [each[:-labels].numpy() for each in training.images], [_drawn(each[-labels:]) for each in training.images]
+    )
+    chosen = torch.linspace(0, len(masks) - 1, len(synthetic)).round().long()
+    drawn = [_drawn(each) for each in masks]
+
+    def agrees(shown: torch.Tensor, numbers: Sequence[int]) -> float | None:
+        found = [segmentation.dice(rule.mask(one.numpy()), drawn[at]) for one, at in zip(shown, numbers, strict=True)]
+        found = [one for one, at in zip(found, numbers, strict=True) if drawn[at].any()]
+        return round(float(np.mean(found)), 4) if found else None
+
+    return {"real": agrees(real, range(len(real))), "made": agrees(synthetic, chosen.tolist())}
+
+
+def _drawn(planes: torch.Tensor) -> segmentation.Mask:
+    """(labels, rows, columns) -> (rows, columns): where some label covers half of a pixel."""
+    mask: segmentation.Mask = (planes.amax(0) > 0).numpy()
+    return mask
+
+
 def verdict(report: dict[str, Any]) -> tuple[str, str]:
     """(state, reason) of a version with this evaluation (promise 6).
 
@@ -190,6 +302,8 @@ def verdict(report: dict[str, Any]) -> tuple[str, str]:
     """
     if report["split_unit"] != "patient":
         return "teaching", f"the split is by {report['split_unit']}, not by patient, so figures may be inflated"
+    if report.get("given", "mask") != "mask":
+        return "unproven", "nearness to the truth does not show that nothing which matters was lost or made up"
     if report["task"] == "generation":
         return "unproven", "fidelity and a copy test do not yet show that synthetic images help or leak nobody"
     if report["synthetic_test_images"]:

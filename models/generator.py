@@ -37,7 +37,8 @@ def source_of(seed: int, index: int, purpose: str = "sample") -> torch.Generator
 class Sample:
     """One picture. image: (channels, rows, columns) float32, in the generator's units and inside its pixel_range.
 
-    mask: (rows, columns) label numbers, 0 for none, where the generator draws one.
+    mask: (rows, columns) label numbers, 0 for none, where the generator draws one. Of a generator of volumes both have
+    slices before rows.
     """
 
     image: Float32
@@ -45,7 +46,7 @@ class Sample:
 
 
 class Generator:
-    """A released generator, on the CPU. units, pixel_range, spacing_mm (row, column): of what it makes."""
+    """A released generator, on the CPU. units, pixel_range, spacing_mm ((slice,) row, column): of what it makes."""
 
     def __init__(self, model: ModelVersion) -> None:
         self.model = model
@@ -63,8 +64,13 @@ class Generator:
         return self.model.description.units
 
     @property
-    def spacing_mm(self) -> tuple[float, float] | None:
+    def spacing_mm(self) -> tuple[float, ...] | None:
         return self.model.description.spacing_mm
+
+    @property
+    def dims(self) -> int:
+        """2 for slices, 3 for volumes."""
+        return int(self.model.network_definition.get("dims", 2))
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -103,7 +109,7 @@ class Generator:
             raise Rejected(f"{self.identity.address} makes {', '.join(self.labels)}; say which with a label")
 
     def sample(self, n: int, seed: int, label: str | None = None) -> Float32:
-        """(n, channels, rows, columns) float32 in `units`, inside `pixel_range`: the images of `samples`.
+        """(n, channels, (slices,) rows, columns) float32 in `units`, inside `pixel_range`: the images of `samples`.
 
         label: None draws the class of each sample with it, in the shares of the training slices, where there are any.
 
@@ -123,7 +129,7 @@ class Generator:
 
     @torch.inference_mode()
     def pictures(self, n: int, seed: int, label: str | None = None) -> Iterator[Float32]:
-        """The same as the network makes them: (planes, rows, columns) in [-1, 1], see `models.cases.Squares`."""
+        """The same as the network makes them: (planes, (slices,) rows, columns) in [-1, 1] (`models.cases.Squares`)."""
         number = self._number(label)
         for index in range(n):
             drawn = self.class_of(seed, index) if number is None else number
@@ -170,4 +176,7 @@ def load(folder: Path) -> Generator:
     model = version.load(folder)
     if model.description.task != "generation":
         raise Rejected(f"{model.identity.address} is a predictor; use `mirall predict`")
+    if model.description.given:
+        what = "a mask" if model.description.given.kind == "mask" else "DICOM files"
+        raise Rejected(f"{model.identity.address} makes pictures of {what}, not of noise alone; give some with --from")
     return Generator(model)

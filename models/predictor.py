@@ -130,4 +130,5 @@ def load(folder: Path) -> Classifier | Segmenter:
         return Segmenter(model)
     if model.description.task == "classification":
         return Classifier(model)
-    raise Rejected(f"{model.identity.address} is a generator; use `mirall generate`")
+    of = " --from MASK" if model.description.given else ""
+    raise Rejected(f"{model.identity.address} is a generator; use `mirall generate{of}`")

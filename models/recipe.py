@@ -16,8 +16,19 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, mo
 from dicom_io.errors import Rejected
 from models.adversarial_recipe import AdversarialRecipe
 from models.diffusion_recipe import DiffusionRecipe
-from models.preprocessing import INTENSITY
-from models.recipe_parts import Augmentation, NotNegative, Positive, Rate, RecipeBase, Schedule, Settings, Share
+from models.paired_recipe import PairedRecipe
+from models.recipe_parts import (
+    Augmentation,
+    NotNegative,
+    Positive,
+    Rate,
+    RecipeBase,
+    Schedule,
+    Settings,
+    Share,
+    require_grid,
+)
+from models.unpaired_recipe import UnpairedRecipe
 from models.variational_recipe import VariationalRecipe
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -78,12 +89,6 @@ class Windows(Settings):
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
 
-def _require_grid(steps: tuple[dict[str, Any], ...], why: str) -> None:
-    for step in steps:
-        if step["_target_"] not in INTENSITY:
-            raise ValueError(f"preprocessing: {step['_target_']} changes the grid; {why}")
-
-
 class ClassificationRecipe(RecipeBase):
     """Slice or projection -> class probabilities.
 
@@ -102,7 +107,7 @@ class ClassificationRecipe(RecipeBase):
     @model_validator(mode="after")
     def _grid_is_kept(self) -> Self:
         if self.windows:
-            _require_grid(self.preprocessing, "windows are cut from the cohort's own grid")
+            require_grid(self.preprocessing, "windows are cut from the cohort's own grid")
         return self
 
 
@@ -119,7 +124,7 @@ class SegmentationRecipe(RecipeBase):
 
     @model_validator(mode="after")
     def _grid_is_kept(self) -> Self:
-        _require_grid(self.preprocessing, "a segmenter must keep it")
+        require_grid(self.preprocessing, "a segmenter must keep it")
         smallest = 2 ** (len(self.network.channels) - 1)
         if self.windows.window_px % smallest:
             raise ValueError(
@@ -128,11 +133,19 @@ class SegmentationRecipe(RecipeBase):
         return self
 
 
-Recipe = ClassificationRecipe | SegmentationRecipe | AdversarialRecipe | DiffusionRecipe | VariationalRecipe
+Recipe = (
+    ClassificationRecipe
+    | SegmentationRecipe
+    | AdversarialRecipe
+    | DiffusionRecipe
+    | PairedRecipe
+    | UnpairedRecipe
+    | VariationalRecipe
+)
 # Families of generators beside the tasks; recipes from before there was a choice name none.
-_KINDS = ("classification", "segmentation", "adversarial", "diffusion", "variational")
+_KINDS = ("classification", "segmentation", "adversarial", "diffusion", "paired", "unpaired", "variational")
 # Where the parser came by; the person wrote only the keys between them.
-_TAGS = {*_KINDS, "dcgan", "pet", "brain-wcgan", "convolutional", "dense"}
+_TAGS = {*_KINDS, "dcgan", "pet", "brain-wcgan", "convolutional", "dense", "spade", "translator"}
 
 
 def _kind(value: Any) -> Any:
@@ -146,12 +159,15 @@ _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(
         | Annotated[SegmentationRecipe, Tag("segmentation")]
         | Annotated[AdversarialRecipe, Tag("adversarial")]
         | Annotated[DiffusionRecipe, Tag("diffusion")]
+        | Annotated[PairedRecipe, Tag("paired")]
+        | Annotated[UnpairedRecipe, Tag("unpaired")]
         | Annotated[VariationalRecipe, Tag("variational")],
         Discriminator(
             _kind,
             custom_error_type="task",
             custom_error_message=(
-                "it is none of classification, segmentation, generation (of family adversarial, diffusion, variational)"
+                "it is none of classification, segmentation, generation (of family adversarial, diffusion, paired, "
+                "unpaired, variational)"
             ),
         ),
     ]

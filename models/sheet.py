@@ -56,6 +56,14 @@ def frames(samples: Float32, colour: bool) -> Float32:
     return np.moveaxis(samples, 1, -1) if colour else np.moveaxis(samples, 1, 2).reshape(count, rows, -1)
 
 
+def middle_slices(samples: Float32) -> Float32:
+    """Of volumes (n, planes, px, px, px) the middle slice along each axis, as planes (n, 3 * planes, px, px); slices as
+    they are."""
+    if samples.ndim == 4:
+        return samples
+    return np.concatenate([np.take(samples, samples.shape[axis] // 2, axis) for axis in (2, 3, 4)], 1)
+
+
 def animate(sheets: Sequence[Path], path: Path, *, most: int = 60) -> None:
     """Sheets that `save` wrote as one GIF, in their order, thinned evenly to `most`; every frame bears the mark, and
     the comment says Synthetic=YES with model and seed."""

@@ -41,7 +41,7 @@ class DenseVAE(Settings):
     """Layers that see every pixel at once. widths: of the encoder's layers; the decoder has them in reverse."""
 
     kind: Literal["dense"]
-    image_px: Annotated[int, Field(ge=8)] = 64
+    image_px: Annotated[int, Field(ge=16)] = 64
     latent: Latent = 32
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (512, 256)
 
@@ -120,6 +120,10 @@ class VariationalRecipe(GenerationBase):
             raise ValueError("stages: only labels come in later; set conditional: true, or leave it out")
         if self.stages and self.stages.frozen and self.network.kind == "dense":
             raise ValueError("stages.frozen: a dense network has no convolutions to freeze; set it to 0")
+        if self.spatial_dims == 3:
+            raise ValueError("spatial_dims: autoencoders make slices; take the adversarial or the diffusion family")
+        if self.stages and self.transfer and self.transfer.freeze:
+            raise ValueError("stages freezes convolutions by itself; leave it out, or transfer.freeze")
         if self.loss.structure and self.network.image_px < 32:
             raise ValueError(f"loss.structure: MS-SSIM needs images of 32 px or more, not {self.network.image_px}")
         return self

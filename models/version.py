@@ -5,24 +5,28 @@
     models/model.pt           tensors only
     docs/README.md            the card
     evaluation/               evaluation.json, report.md
+    training/                 generators: networks that only a later training needs, tensors only. The identity covers
+                              their hashes, so the folder may be left out of what is given away: unlike pictures, a
+                              critic or an encoder answers questions about a given one
 
 A finished run folder has the first three already, so one loader serves runs and versions.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import monai
 import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import nn
 
 from dicom_io.cohort import Channel, SplitUnit, Task
@@ -37,8 +41,27 @@ from models.recipe_parts import Settings
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 
 
+class Ancestor(Settings):
+    """A model that a training started from, and what that had seen. labels: the classes that it knew."""
+
+    address: str
+    content_hash: str
+    cohort: str
+    data_hash: str
+    patients: int
+    synthetic_images: int
+    labels: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        return f"{self.address} (content hash {self.content_hash[:12]})"
+
+
 class Saw(Settings):
-    """What training saw. data_hash: of the cohort's list and files; patients, images: of the training split."""
+    """What training saw. data_hash: of the cohort's list and files; patients, images: of the training split.
+
+    ancestors: what it started from, then what that had started from, and so on; what they saw, it saw.
+    """
 
     cohort: str
     data_hash: str
@@ -50,18 +73,32 @@ class Saw(Settings):
     images_seen: int
     seed: int
     recipe: str
+    ancestors: tuple[Ancestor, ...] = ()
+
+
+class Given(Settings):
+    """What a generator of pictures makes them of.
+
+    kind: "mask", label numbers; "channels", a picture of other channels of the same slice; "coarse", the picture with
+    pixels that are `factor` times as wide. channels: of the given picture, in its order; none of a mask.
+    """
+
+    kind: Literal["mask", "channels", "coarse"]
+    channels: tuple[Channel, ...] = ()
+    factor: int = 1
 
 
 class Description(Settings):
     """What serving must know beside network, chain and inferer.
 
-    threshold: on the probability of any class but the first, fixed on validation; None for generators.
-    temperature: already divided into the weights; kept for the record.
-    pixel_range, units, spacing_mm (row, column): of a generator's samples; minimum_signal: slices it was shown reach
-    this share of the range; audit_samples: how many samples its evaluation draws. label_slices: of a conditional
-    generator, how many training slices each of `labels` had; a label of none cannot be asked for. mask_labels: what it
-    draws beside the image, a plane for each after those of `channels`. only_label: the label of the slices that it saw,
-    where it saw no others. served_px: the size of its samples, None where it is the network's.
+    threshold: on the probability of any class but the first, fixed on validation; None for generators. temperature:
+    already divided into the weights; kept for the record. pixel_range, units, spacing_mm ((slice,) row, column): of a
+    generator's samples; minimum_signal: what it was shown reaches this share of the range; audit_samples: how many
+    samples its evaluation draws. label_slices: of a conditional generator, how many training slices each of `labels`
+    had; a label of none cannot be asked for. mask_labels: what it draws beside the image, a plane for each after those
+    of `channels`. only_label: the label of the slices that it saw, where it saw no others. served_px: the size of its
+    samples, None where it is the network's. beside: networks that only a later training needs (critic, encoder), by
+    name the SHA-256 (hex) of their file in training/. given: what it makes pictures of, None for noise.
     """
 
     name: str
@@ -76,14 +113,16 @@ class Description(Settings):
     temperature: float | None = None
     pixel_range: tuple[float, float] | None = None
     units: str = ""
-    spacing_mm: tuple[float, float] | None = None
+    spacing_mm: tuple[float, ...] | None = None
     minimum_signal: float = 0.0
     audit_samples: int = 0
     label_slices: tuple[int, ...] = ()
     mask_labels: tuple[str, ...] = ()
     only_label: str | None = None
     served_px: int | None = None
+    given: Given | None = None
     audit_id: str = ""
+    beside: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +144,7 @@ class ModelVersion:
             Rejected: the weights file holds anything but tensors, or other tensors than the network has.
         """
         network = networks.build(self.network_definition)
-        state = read_weights(self.folder / "models" / "model.pt")
+        state = self.weights()
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
@@ -113,6 +152,23 @@ class ModelVersion:
                 f"{self.folder}: weights and network_def do not fit: {' '.join(str(error).split())}"
             ) from error
         return network.eval()
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """See `read_weights`."""
+        return read_weights(self.folder / "models" / "model.pt")
+
+    def beside(self, name: str) -> dict[str, torch.Tensor] | None:
+        """The weights of a network that only a later training needs; None where they were not left, or taken away.
+
+        Raises:
+            Rejected: the file is another than training left.
+        """
+        path = self.folder / "training" / f"{name}.pt"
+        if name not in self.description.beside or not path.is_file():
+            return None
+        if hashlib.sha256(path.read_bytes()).hexdigest() != self.description.beside[name]:
+            raise Rejected(f"{path} is not what training left and was not loaded; restore it, or delete it")
+        return read_weights(path)
 
     @property
     def evaluation(self) -> Mapping[str, Any] | None:
@@ -163,11 +219,21 @@ def write(
     _write_json(folder / "configs" / "inference.json", inference)
     _write_json(folder / "configs" / "metadata.json", metadata(description, network_definition, window_px))
     if state is not None:
-        (folder / "models").mkdir(exist_ok=True)
-        # Clones, so that a file never holds more of a storage than its tensor shows.
-        torch.save(
-            {name: value.detach().cpu().clone() for name, value in state.items()}, folder / "models" / "model.pt"
-        )
+        _write_weights(folder / "models" / "model.pt", state)
+
+
+def write_beside(folder: Path, states: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, str]:
+    """Networks that only a later training needs; `Description.beside` of them."""
+    paths = {name: folder / "training" / f"{name}.pt" for name in states}
+    for name, path in paths.items():
+        _write_weights(path, states[name])
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
+
+
+def _write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    # Clones, so that a file never holds more of a storage than its tensor shows.
+    torch.save({name: value.detach().cpu().clone() for name, value in state.items()}, path)
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -210,6 +276,8 @@ def _data_format(description: Description, network: Mapping[str, Any], window_px
     names = {str(number): channel.name for number, channel in enumerate(description.channels)}
     classes = {str(number): label for number, label in enumerate(description.labels)}
     shape: list[int | str] = [window_px, window_px] if window_px else ["*", "*"]
+    if description.given:
+        return _of_given(description, description.given, network, image)
     if description.task == "generation":
         channels, pixels = networks.noise_shape(network)
         noise = image | {
@@ -218,7 +286,7 @@ def _data_format(description: Description, network: Mapping[str, Any], window_px
             "spatial_shape": pixels,
             "value_range": [-9, 9],
         }
-        size = [network["image_px"]] * 2
+        size = [network["image_px"]] * network.get("dims", 2)
         planes = [*names.values(), *(f"mask of {label}" for label in description.mask_labels)]
         made = image | {
             "num_channels": len(planes),
@@ -249,6 +317,25 @@ def _data_format(description: Description, network: Mapping[str, Any], window_px
         "channel_def": classes,
     }
     return {"inputs": {"image": taken}, "outputs": {"pred": given}}
+
+
+def _of_given(
+    description: Description, given: Given, network: Mapping[str, Any], image: Mapping[str, Any]
+) -> dict[str, Any]:
+    names = [channel.name for channel in given.channels] or [f"mask of {label}" for label in description.labels[1:]]
+    size: list[int | str] = [network["image_px"]] * 2 if given.kind == "mask" else ["*", "*"]
+
+    def planes(named: Sequence[str]) -> dict[str, Any]:
+        of = {str(number): name for number, name in enumerate(named)}
+        shape = {"num_channels": len(named), "spatial_shape": size, "value_range": [-1, 1], "channel_def": of}
+        return {**image, **shape, "is_patch_data": False}
+
+    inputs = {"image": planes(names)}
+    if given.kind == "mask":
+        channels, pixels = networks.noise_shape(network)
+        noise = {"type": "noise", "num_channels": channels, "spatial_shape": pixels, "value_range": [-9, 9]}
+        inputs["code"] = {**image, **noise, "is_patch_data": False}
+    return {"inputs": inputs, "outputs": {"pred": planes([channel.name for channel in description.channels])}}
 
 
 def load(folder: Path) -> ModelVersion:

@@ -20,11 +20,12 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from dicom_io import labels, nifti, picture, secondary_capture, segmentation, series
-from dicom_io.errors import OutOfDomain
+from dicom_io.errors import OutOfDomain, Rejected
 from dicom_io.provenance import LabelRecord, name_based_uid
 from dicom_io.segmentation import Segment
 from dicom_io.volume import Float32, Projection, Source, Volume
-from models import generator, predictor
+from models import from_pictures, generator, predictor, version
+from models.from_pictures import Translator
 from models.generator import Generator, Sample
 from models.predictor import Classified, Classifier, Segmented, Segmenter
 from plugin import encodings
@@ -65,7 +66,8 @@ def predict(
     encodings: Collection[str] = encodings.DEFAULT,
     progress: Progress = silent,
 ) -> list[Made]:
-    """Run a model version on every input that the files hold; SEG and SC (segmenters) or SC (classifiers) into `out`.
+    """Run a model version on every input that the files hold; SEG and SC (segmenters), SC (classifiers), or the series
+    that a generator of pictures makes of them, into `out`.
 
     Inputs outside the model's card are left out, and the finding of everything that is made says which and why.
     made_at: the date and time that the objects bear. force: run outside the model's domain, and mark it.
@@ -88,9 +90,11 @@ def predict(
     for number, (case, outside) in enumerate(taken):
         progress({"stage": "predicting", "done": number, "total": len(taken)})
         if isinstance(model, Segmenter):
-            made += _write(_segmented(model, case, made_at, outside, encodings), out)
+            made += write(_segmented(model, case, made_at, outside, encodings), out)
+        elif isinstance(model, Translator):
+            made += write(_translated(model, case, made_at, outside, encodings), out)
         else:
-            made += _write(_classified(model, case, made_at, outside, encodings), out)
+            made += write(_classified(model, case, made_at, outside, encodings), out)
     progress({"stage": "done", "done": len(taken), "total": len(taken)})
     if refused:
         others = "1 other input is" if len(refused) == 1 else f"{len(refused)} other inputs are"
@@ -117,10 +121,10 @@ def generate(
     Raises:
         Rejected: the model is no generator, knows no such label, or makes several classes and none is given.
     """
-    model = _generator(model_folder)
+    model = generator_of(model_folder)
     model.require(label)
-    drawn = _with_masks if model.mask_labels else _in_parts
-    made = _write(drawn(model, n, seed, label, made_at, encodings, progress), out)
+    drawn = _volumes if model.dims == 3 else _with_masks if model.mask_labels else _in_parts
+    made = write(drawn(model, n, seed, label, made_at, encodings, progress), out)
     progress({"stage": "done", "done": n, "total": n})
     return made
 
@@ -140,7 +144,7 @@ def _in_parts(
         progress({"stage": "generating", "done": first, "total": n})
         part = np.stack([each.image for each in islice(samples, secondary_capture.FRAMES_PER_INSTANCE)])
         for channel, frames in _series(model, part):
-            for form in _captures(wanted):
+            for form in forms(wanted):
                 captures = secondary_capture.generated(
                     frames,
                     channel=channel,
@@ -171,34 +175,80 @@ def _with_masks(
         progress({"stage": "generating", "done": len(samples), "total": n})
         samples.append(sample)
     down, across = model.spacing_mm or (1.0, 1.0)
-    behind = np.diag([across, down, max(across, down), 1.0])[:, [2, 1, 0, 3]]
-    masks = np.stack([sample.mask for sample in samples if sample.mask is not None]).astype(np.float32)
-    for channel, frames in _series(model, np.stack([sample.image for sample in samples])):
-        for form in _captures(wanted):
+    stacked = Sample(
+        np.stack([sample.image for sample in samples], 1),
+        np.stack([sample.mask for sample in samples if sample.mask is not None]),
+    )
+    yield from _placed(model, stacked, (max(down, across), down, across), None, n, seed, label, made_at, wanted)
+
+
+def _volumes(
+    model: Generator,
+    n: int,
+    seed: int,
+    label: str | None,
+    made_at: datetime,
+    wanted: Collection[str],
+    progress: Progress,
+) -> Iterator[Object]:
+    """A series for each channel of each volume, and its mask as SEG on the last of them."""
+    for number, sample in enumerate(model.samples(n, seed, label)):
+        progress({"stage": "generating", "done": number, "total": n})
+        steps = model.spacing_mm or (1.0, 1.0, 1.0)
+        yield from _placed(model, sample, steps, number, n, seed, label, made_at, wanted)
+
+
+def _placed(
+    model: Generator,
+    sample: Sample,
+    spacing_mm: Sequence[float],
+    number: int | None,
+    n: int,
+    seed: int,
+    label: str | None,
+    made_at: datetime,
+    wanted: Collection[str],
+) -> Iterator[Object]:
+    """sample: (channels, slices, rows, columns) with the steps `spacing_mm`; number: of the volume, None for slices of
+    many."""
+    grid = _grid(spacing_mm)
+    captures: list[tuple[Dataset, LabelRecord]] = []
+    for channel, frames in _series(model, sample.image.swapaxes(0, 1)):
+        for form in forms(wanted):
             captures = secondary_capture.generated_volume(
-                Volume(np.asarray(frames, np.float32), behind, "", model.units),
+                Volume(np.asarray(frames, np.float32), grid, "", model.units),
                 channel=channel,
+                sample=number,
                 form=form,
                 **_of_generated(model, seed, label, made_at),
             )
-            finding = _drawn(n, seed, label, channel)
+            finding = _drawn(n, seed, label, channel, number)
             yield from ((dataset, record, finding, form) for dataset, record in captures)
-    names = " and ".join(model.mask_labels)
+    if sample.mask is None:
+        return
+    masks, names = sample.mask.astype(np.float32), " and ".join(model.mask_labels)
     for encoding, arguments in encodings.SEGMENTATIONS.items():
         if encoding in wanted:
+            of = {"seed": seed, "samples": n} | ({"label": label} if label else {})
             seg, record = segmentation.of_generated(
-                Volume(masks, behind, "", "1"),
+                Volume(masks, grid, "", "1"),
                 captures=captures,
                 segments=segments_of(("background", *model.mask_labels)),
                 model=model.identity,
-                parameters={"seed": seed, "samples": n} | ({"label": label} if label else {}),
+                parameters=of | ({} if number is None else {"sample": number}),
                 description=f"{names} drawn by {model.identity.address}",
                 made_at=made_at,
                 audit_id=model.audit_id,
                 **arguments,
             )
             share = float((masks > 0).any((1, 2)).mean())
-            yield seg, record, f"{names} on {share:.0%} of {n} pictures, seed {seed}", encoding
+            yield seg, record, f"{names} on {share:.0%} of {len(masks)} pictures, seed {seed}", encoding
+
+
+def _grid(spacing_mm: Sequence[float]) -> npt.NDArray[np.float64]:
+    """(slice, row, column) -> LPS in mm: rows down, columns to the left, slices upwards, as axial images lie."""
+    slice_mm, down, across = spacing_mm
+    return np.diag([across, down, slice_mm, 1.0])[:, [2, 1, 0, 3]]
 
 
 def _series(model: Generator, images: Float32) -> list[tuple[str, Float32 | Picture]]:
@@ -221,9 +271,10 @@ def _of_generated(model: Generator, seed: int, label: str | None, made_at: datet
     }
 
 
-def _drawn(n: int, seed: int, label: str | None, channel: str) -> str:
+def _drawn(n: int, seed: int, label: str | None, channel: str, number: int | None = None) -> str:
     words = " ".join(word for word in (label, channel) if word)
-    return f"{n} pictures{f' of {words}' if words else ''}, seed {seed}"
+    what = f"{n} pictures" if number is None else f"volume {number + 1} of {n}"
+    return f"{what}{f' of {words}' if words else ''}, seed {seed}"
 
 
 def generate_files(
@@ -237,10 +288,12 @@ def generate_files(
     one.
 
     Raises:
-        Rejected: as for `generate`.
+        Rejected: as for `generate`, or volumes are asked for as PNG.
     """
-    model = _generator(model_folder)
+    model = generator_of(model_folder)
     model.require(label)
+    if model.dims == 3 and form == "png":
+        raise Rejected(f"{model.identity.address} makes volumes; ask for dicom or nifti")
     out.mkdir(parents=True, exist_ok=True)
     # Of an unlabelled generator names and UIDs stay what they were before there were labels.
     of = [label] if label else []
@@ -261,11 +314,21 @@ def generate_files(
                 path = path.with_name(path.name + ".nii.gz")
                 named_by = [model.identity.content_hash, str(seed), str(number), *of, *([word] if word else [])]
                 source = Source("", name_based_uid("file", *named_by), "", 1, True)
-                units = "1" if mask else model.units
-                projection = Projection(values.astype(np.float32), units, source, model.spacing_mm)
-                nifti.write_projection(projection, path, note=note | ({"shows": word} if word else {}))
+                _write_nifti(model, values.astype(np.float32), "1" if mask else model.units, source, path, note, word)
             written.append(path)
     return written
+
+
+def _write_nifti(
+    model: Generator, values: Float32, units: str, source: Source, path: Path, note: Mapping[str, Any], word: str
+) -> None:
+    said = {**note, **({"shows": word} if word else {})}
+    if model.dims == 3:
+        grid = _grid(model.spacing_mm or (1.0, 1.0, 1.0))
+        nifti.write(Volume(values, grid, "", units, (source,) * len(values)), path, note=said)
+        return
+    spacing_mm = None if model.spacing_mm is None else (model.spacing_mm[0], model.spacing_mm[1])
+    nifti.write_projection(Projection(values, units, source, spacing_mm), path, note=said)
 
 
 def _images(model: Generator, sample: Sample) -> list[tuple[str, npt.NDArray[Any]]]:
@@ -294,16 +357,21 @@ def _file_word(label: str) -> str:
 
 # A worker's child serves many jobs; loading a model takes longer than most predictions.
 @lru_cache(maxsize=4)
-def _predictor(folder: Path) -> Classifier | Segmenter:
-    return predictor.load(folder)
+def _predictor(folder: Path) -> Classifier | Segmenter | Translator:
+    given = version.load(folder).description.given
+    if given is None or given.kind == "mask":
+        return predictor.load(folder)
+    made = from_pictures.load(folder)
+    assert isinstance(made, Translator)
+    return made
 
 
 @lru_cache(maxsize=4)
-def _generator(folder: Path) -> Generator:
+def generator_of(folder: Path) -> Generator:
     return generator.load(folder)
 
 
-def _complaint(model: Classifier | Segmenter, case: Case) -> str:
+def _complaint(model: Classifier | Segmenter | Translator, case: Case) -> str:
     """Why the input is outside the model's card; "" where it is inside."""
     try:
         model.check_domain(case.image)
@@ -320,7 +388,7 @@ def _sentences(refused: Sequence[tuple[Case, str]]) -> str:
 Object = tuple[Dataset, LabelRecord, str, str]
 
 
-def _captures(encodings: Collection[str]) -> list[secondary_capture.Form]:
+def forms(encodings: Collection[str]) -> list[secondary_capture.Form]:
     return [form for form in get_args(secondary_capture.Form) if form in encodings]
 
 
@@ -354,7 +422,7 @@ def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool, w
             objects.append((seg, seg_record, finding, encoding))
     zoom = _zoom(case.image.spatial_shape[2])
     overlays = _overlays(case.image, found, zoom)
-    for form in _captures(wanted):
+    for form in forms(wanted):
         captures = secondary_capture.of_prediction(
             overlays,
             description=f"{name}, outlined, by {model.identity.address}",
@@ -376,7 +444,7 @@ def _classified(
         f"{found.labels[-1]} {found.probabilities[:, -1].max():.2f} (threshold {found.threshold:.2f}){_resampled(case)}"
     )
     objects: list[Object] = []
-    for form in _captures(wanted):
+    for form in forms(wanted):
         captures = secondary_capture.of_prediction(
             frames,
             model=model.identity,
@@ -396,8 +464,48 @@ def _classified(
     return objects
 
 
+def _translated(
+    model: Translator, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]
+) -> list[Object]:
+    """A series of each channel that is made, in the study of the sources and where they lie; finer pixels, too."""
+    made = model.translate(case.image)
+    volumetric = isinstance(made, Volume)
+    channels = made.voxels if isinstance(made, Volume) else made.pixels[:, np.newaxis]
+    given = " and ".join(channel.name for channel in model.channels)
+    finer = f"{model.factor} times finer pixels" if model.factor > 1 else ""
+    objects: list[Object] = []
+    for name, frames in zip(model.made, channels, strict=True):
+        what = f"{name}, {finer}" if finer else f"{name} of {given}"
+        for form in forms(wanted):
+            captures = secondary_capture.generated_from_real(
+                frames,
+                model=model.identity,
+                sources=case.datasets,
+                source_refs=case.sources,
+                further_sources=case.further,
+                # Nothing is drawn: the same input gives the same pictures.
+                seed=0,
+                description=f"{what} by {model.identity.address}",
+                purpose=f"{name} made of {given}",
+                parameters=_resampling(case) | ({"finer": model.factor} if finer else {}),
+                made_at=made_at,
+                units=model.description.units,
+                value_range=model.pixel_range,
+                out_of_domain=outside,
+                audit_id=model.description.audit_id,
+                zoom=model.factor if volumetric else None,
+                form=form,
+            )
+            objects += [(dataset, record, f"{what}{_resampled(case)}", form) for dataset, record in captures]
+    return objects
+
+
 def _parameters(case: Case, threshold: float) -> dict[str, Any]:
-    return {"threshold": threshold} | ({"resampled": list(case.resampled)} if case.resampled else {})
+    return {"threshold": threshold} | _resampling(case)
+
+
+def _resampling(case: Case) -> dict[str, Any]:
+    return {"resampled": list(case.resampled)} if case.resampled else {}
 
 
 def _resampled(case: Case) -> str:
@@ -457,7 +565,7 @@ def _windowed(values: npt.NDArray[np.float32], units: str) -> Picture:
     return picture.window(values, low, max(high, low + 1e-6))
 
 
-def _write(objects: Iterable[Object], out: Path) -> list[Made]:
+def write(objects: Iterable[Object], out: Path) -> list[Made]:
     out.mkdir(parents=True, exist_ok=True)
     made = []
     for dataset, record, finding, encoding in objects:

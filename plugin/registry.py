@@ -26,14 +26,15 @@ class UnknownModel(Rejected):
 class Entry:
     """One model version. task: classification | segmentation | generation; labels: class names.
 
-    data_hash: of the cohort that it was trained on (`dicom_io.cohort`); "" where the version does not say.
+    data_hashes: of the cohort that it was trained on (`dicom_io.cohort`), and of those of the models that it started
+    from; none where the version does not say.
     """
 
     folder: Path
     identity: ModelIdentity
     task: str
     labels: tuple[str, ...]
-    data_hash: str = ""
+    data_hashes: frozenset[str] = frozenset()
 
 
 class Registry:
@@ -66,8 +67,8 @@ class Registry:
         return _entry(folders[-1])
 
     def trained_on(self, data_hashes: Collection[str]) -> tuple[str, ...]:
-        """Addresses of the versions that were trained on a cohort with one of these hashes."""
-        return tuple(entry.identity.address for entry in self.list() if entry.data_hash in data_hashes)
+        """Addresses of the versions that were trained on a cohort with one of these hashes, or started from one."""
+        return tuple(each.identity.address for each in self.list() if not each.data_hashes.isdisjoint(data_hashes))
 
     def known_device_uids(self) -> frozenset[str]:
         """Device UIDs of all versions here; by them we know our own work again when it comes back (promise 2)."""
@@ -107,6 +108,7 @@ def _read(folder: Path, released_at: float) -> Entry:
         ours: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["mirall"]
         identity = ModelIdentity(ours["name"], ours["version"], content_hash(folder), ours["state"])
         saw = ours.get("saw", {})
-        return Entry(folder, identity, ours["task"], tuple(ours["labels"]), str(saw.get("data_hash", "")))
+        hashes = frozenset(each["data_hash"] for each in (saw, *saw.get("ancestors", ())) if "data_hash" in each)
+        return Entry(folder, identity, ours["task"], tuple(ours["labels"]), hashes)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnknownModel(f"{path} cannot be read as a model version's metadata: {error}; release it again") from error

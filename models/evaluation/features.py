@@ -21,7 +21,8 @@ _RANDOM_SEED = 20200622
 class RandomFeatures:
     """Pictures (N, planes, px, px) in [-1, 1] -> (N, 224): means and deviations of the maps of a fixed-seed network.
 
-    planes: of a picture; each number of them has a network of its own.
+    planes: of a picture; each number of them has a network of its own. Volumes (N, planes, px, px, px) are seen as nine
+    slices, three along each axis: (N, 672), means over the three.
     Untrained features rank images that are far from photographs better than ImageNet's (Naeem 2020, section 5).
     """
 
@@ -39,6 +40,8 @@ class RandomFeatures:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
+        if images.ndim == 5:
+            return torch.cat([torch.stack([*map(self, _three(images, axis))]).mean(0) for axis in (2, 3, 4)], 1)
         rows = []
         for maps in images.split(256):
             parts = []
@@ -49,8 +52,13 @@ class RandomFeatures:
         return torch.cat(rows).double()
 
 
+def _three(volumes: Tensor, axis: int) -> list[Tensor]:
+    """(N, planes, rows, columns): the slices at a quarter, a half and three quarters."""
+    return [volumes.select(axis, volumes.shape[axis] * quarter // 4) for quarter in (1, 2, 3)]
+
+
 class EncodedFeatures:
-    """Images (N, planes, px, px) -> (N, 32): the bottleneck of an autoencoder that saw the training patients only.
+    """Images (N, planes, px, px), or volumes, -> (N, 32): the bottleneck of an autoencoder of the training patients.
 
     MONAI's VarAutoEncoder without its noise and its prior: mean squared error, features centred and scaled on training.
     """
@@ -58,13 +66,14 @@ class EncodedFeatures:
     name = "autoencoder of the training patients"
 
     def __init__(self, training: Tensor, *, steps: int = 300, seed: int = 0) -> None:
+        training = self._shown(training)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             planes, px = training.shape[1], training.shape[-1]
             levels = max(1, int(math.log2(px)) - 2)
             self._network = VarAutoEncoder(
-                spatial_dims=2,
-                in_shape=(planes, px, px),
+                spatial_dims=training.ndim - 2,
+                in_shape=(planes, *training.shape[2:]),
                 out_channels=planes,
                 latent_size=32,
                 channels=tuple(8 * 2**level for level in range(levels)),
@@ -82,13 +91,34 @@ class EncodedFeatures:
                 optimiser.step()
         self._network.eval()
         self._centre, self._scale = torch.zeros(32), torch.ones(32)
-        codes = self(training).float()
+        codes = self._codes(training).float()
         self._centre, self._scale = codes.mean(0), codes.std(0).clamp_min(1e-6)
+
+    def _shown(self, images: Tensor) -> Tensor:
+        """What the autoencoder is shown of images."""
+        return images
 
     def _code(self, images: Tensor) -> Tensor:
         mean, _ = self._network.encode_forward(images)
         return mean
 
-    @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        return torch.cat([(self._code(batch) - self._centre) / self._scale for batch in images.split(256)]).double()
+        return self._codes(self._shown(images))
+
+    @torch.inference_mode()
+    def _codes(self, shown: Tensor) -> Tensor:
+        return torch.cat([(self._code(batch) - self._centre) / self._scale for batch in shown.split(256)]).double()
+
+
+class ContentFeatures(EncodedFeatures):
+    """The same of images whose brightness and contrast were taken out, one by one: a copy in other grey levels lies on
+    its original. For distances of distributions this would hide too much."""
+
+    name = "autoencoder without brightness and contrast"
+
+    def _shown(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        one_each = [-1] + [1] * (images.ndim - 1)
+        mean, deviation = flat.mean(1).reshape(one_each), flat.std(1).clamp_min(1e-6).reshape(one_each)
+        # Within the range of the decoder's images, nearly all of them.
+        return (images - mean) / (3 * deviation)

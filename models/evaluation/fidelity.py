@@ -52,9 +52,11 @@ def spread(made: Tensor, real: Tensor) -> float:
 
 
 def blurred(images: Tensor) -> Tensor:
-    """Smoothed by a 5 x 5 mean, twice: what an under-trained generator makes."""
+    """Smoothed by a mean of 5 pixels along every axis, twice: what an under-trained generator makes."""
+    dims = images.ndim - 2
+    mean = F.avg_pool3d if dims == 3 else F.avg_pool2d
     for _ in range(2):
-        images = F.avg_pool2d(F.pad(images, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+        images = mean(F.pad(images, [2] * 2 * dims, mode="replicate"), 5, stride=1)
     return images
 
 

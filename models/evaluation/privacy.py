@@ -29,16 +29,22 @@ Space = Callable[[Tensor], Tensor]
 
 
 def small_pixels(images: Tensor) -> Tensor:
-    """(N, planes, px, px) -> (N, planes * 256): area-averaged to 16 px, each without its brightness and contrast."""
-    flat = F.adaptive_avg_pool2d(images, _COMPARED_PX).flatten(1).double()
+    """(N, planes, px, px) -> (N, planes * 256): area-averaged to 16 px, each without its brightness and contrast; of
+    volumes to 8 px, (N, planes * 512)."""
+    if images.ndim == 5:
+        pooled = F.adaptive_avg_pool3d(images, _COMPARED_PX // 2)
+    else:
+        pooled = F.adaptive_avg_pool2d(images, _COMPARED_PX)
+    flat = pooled.flatten(1).double()
     flat = flat - flat.mean(1, keepdim=True)
     return flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-6)
 
 
 def views(images: Tensor) -> list[Tensor]:
     """The eight turns and mirrors, and small shifts of the plain one."""
-    turned = [torch.rot90(side, turn, (2, 3)) for side in (images, images.flip(3)) for turn in range(4)]
-    moved = [torch.roll(images, (down, across), (2, 3)) for down in SHIFTS_PX for across in SHIFTS_PX if down or across]
+    turned = [torch.rot90(side, turn, (-2, -1)) for side in (images, images.flip(-1)) for turn in range(4)]
+    shifts = [(down, across) for down in SHIFTS_PX for across in SHIFTS_PX if down or across]
+    moved = [torch.roll(images, shift, (-2, -1)) for shift in shifts]
     return turned + moved
 
 
@@ -57,8 +63,8 @@ def planted(training: Tensor) -> Tensor:
     fifths = training.chunk(5)
     changes: list[Callable[[Tensor], Tensor]] = [
         lambda part: part,
-        lambda part: torch.rot90(part, 1, (2, 3)),
-        lambda part: torch.roll(part, (2, -2), (2, 3)),
+        lambda part: torch.rot90(part, 1, (-2, -1)),
+        lambda part: torch.roll(part, (2, -2), (-2, -1)),
         lambda part: part * 0.9 - 0.05,
         lambda part: part + 0.02 * torch.randn(part.shape, generator=source),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from models.networks import faithful
 from models.networks.diffusion import Diffusion
 from models.networks.generator import Generator
 from models.networks.labelled import LabelledGenerator
+from models.networks.latent_diffusion import LatentDiffusion
+from models.networks.spade import Spade
+from models.networks.translator import Translator
 from models.networks.vae import ConvolutionalDecoder, DenseDecoder
 from models.networks.windowed import WindowedResNet
 from models.preprocessing import check_plain
@@ -26,6 +30,9 @@ _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
     "models.networks.faithful.WGANGenerator": faithful.WGANGenerator,
     "models.networks.generator.Generator": Generator,
     "models.networks.labelled.LabelledGenerator": LabelledGenerator,
+    "models.networks.latent_diffusion.LatentDiffusion": LatentDiffusion,
+    "models.networks.spade.Spade": Spade,
+    "models.networks.translator.Translator": Translator,
     "models.networks.vae.ConvolutionalDecoder": ConvolutionalDecoder,
     "models.networks.vae.DenseDecoder": DenseDecoder,
     "models.networks.windowed.WindowedResNet": WindowedResNet,
@@ -47,6 +54,13 @@ def build(definition: Mapping[str, Any]) -> nn.Module:
         return _KNOWN[target](**arguments)
     except (TypeError, ValueError) as error:
         raise Rejected(f"network_def of {target}: {error}") from error
+
+
+def arguments(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the network that a definition names, with the defaults of those that it leaves out; nothing is built."""
+    taken = inspect.signature(_KNOWN[definition["_target_"]]).parameters.values()
+    defaults = {each.name: each.default for each in taken if each.default is not each.empty}
+    return defaults | {key: value for key, value in definition.items() if key != "_target_"}
 
 
 def noise_shape(definition: Mapping[str, Any]) -> tuple[int, list[int]]:

@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock, get_timestep_embedding
 from torch import Tensor, nn
 
+from models.networks.spatial import convolution
+
 
 class UNet(nn.Module):
-    """Pictures (B, planes, rows, columns), a number (B,) and, with classes, class numbers (B,) -> as many pictures.
+    """Pictures (B, planes, *size), a number (B,) and, with classes, class numbers (B,) -> as many pictures.
 
     channels: per level, each level halves the image; multiples of 4. residual_blocks: per level on the way down, one
     more on the way up. attention_levels: so many of the coarsest attend; the middle always does. classes: how many
@@ -32,23 +34,24 @@ class UNet(nn.Module):
         dropout: float,
         classes: int,
         planes: int = 1,
+        dims: int = 2,
     ) -> None:
         super().__init__()
         told, group = 4 * channels[0], math.gcd(32, *channels)
         self.first_channels = channels[0]
         self.level = nn.Sequential(nn.Linear(channels[0], told), nn.SiLU(), nn.Linear(told, told))
         self.class_vectors = nn.Embedding(classes, told) if classes else None
-        self.first = nn.Conv2d(planes, channels[0], 3, padding=1)
+        self.first = convolution(dims, planes, channels[0], 3, padding=1)
         attended = [level >= len(channels) - attention_levels for level in range(len(channels))]
 
         def stage(before: int, after: int, attend: bool) -> Stage:
-            return Stage(before, after, told, group, dropout, attend)
+            return Stage(dims, before, after, told, group, dropout, attend)
 
         now, skipped = channels[0], [channels[0]]
         self.down = nn.ModuleList()
         for level, width in enumerate(channels):
             if level:
-                self.down.append(Half(now))
+                self.down.append(Half(dims, now))
                 skipped.append(now)
             for _ in range(residual_blocks):
                 self.down.append(stage(now, width, attended[level]))
@@ -61,8 +64,10 @@ class UNet(nn.Module):
                 self.up.append(stage(now + skipped.pop(), width, attended[level]))
                 now = width
             if level:
-                self.up.append(Double(now))
-        self.last = nn.Sequential(nn.GroupNorm(group, now), nn.SiLU(), _silent(nn.Conv2d(now, planes, 3, padding=1)))
+                self.up.append(Double(dims, now))
+        self.last = nn.Sequential(
+            nn.GroupNorm(group, now), nn.SiLU(), _silent(convolution(dims, now, planes, 3, padding=1))
+        )
 
     def forward(self, images: Tensor, number: Tensor, labels: Tensor | None = None) -> Tensor:
         told = self.level(get_timestep_embedding(number, self.first_channels))
@@ -86,11 +91,11 @@ class UNet(nn.Module):
 class Stage(nn.Module):
     """A residual block with dropout before its second convolution (as in DDPM and EDM), and attention."""
 
-    def __init__(self, before: int, after: int, told: int, group: int, dropout: float, attend: bool) -> None:
+    def __init__(self, dims: int, before: int, after: int, told: int, group: int, dropout: float, attend: bool) -> None:
         super().__init__()
-        self.block = DiffusionUNetResnetBlock(2, before, told, after, norm_num_groups=group)
+        self.block = DiffusionUNetResnetBlock(dims, before, told, after, norm_num_groups=group)
         self.block.conv2 = nn.Sequential(nn.Dropout(dropout), self.block.conv2)
-        self.attention = Attention(after, group) if attend else nn.Identity()
+        self.attention = Attention(dims, after, group) if attend else nn.Identity()
 
     def forward(self, image: Tensor, told: Tensor) -> Tensor:
         changed: Tensor = self.attention(self.block(image, told))
@@ -100,27 +105,27 @@ class Stage(nn.Module):
 class Attention(nn.Module):
     """Every pixel looks at all others, in heads of `per_head` channels; what it finds is added."""
 
-    def __init__(self, channels: int, per_head: int) -> None:
+    def __init__(self, dims: int, channels: int, per_head: int) -> None:
         super().__init__()
         self.per_head = per_head
         self.norm = nn.GroupNorm(per_head, channels)
-        self.asked = nn.Conv2d(channels, 3 * channels, 1)
-        self.found = _silent(nn.Conv2d(channels, channels, 1))
+        self.asked = convolution(dims, channels, 3 * channels, 1)
+        self.found = _silent(convolution(dims, channels, channels, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        batch, channels, rows, columns = image.shape
+        batch, channels = image.shape[:2]
         heads = self.asked(self.norm(image)).reshape(batch, 3, channels // self.per_head, self.per_head, -1)
         query, key, value = heads.transpose(-1, -2).unbind(1)
         seen = F.scaled_dot_product_attention(query, key, value)
-        return image + self.found(seen.transpose(-1, -2).reshape(batch, channels, rows, columns))
+        return image + self.found(seen.transpose(-1, -2).reshape(image.shape))
 
 
 class Half(nn.Module):
-    """Half the rows and columns, by a strided convolution."""
+    """Half the size along every axis, by a strided convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.convolution = convolution(dims, channels, channels, 3, stride=2, padding=1)
 
     def forward(self, image: Tensor, told: Tensor) -> Tensor:
         halved: Tensor = self.convolution(image)
@@ -128,19 +133,19 @@ class Half(nn.Module):
 
 
 class Double(nn.Module):
-    """Twice the rows and columns: pixels repeated, then a convolution (no checkerboard)."""
+    """Twice the size along every axis: pixels repeated, then a convolution (no checkerboard)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        self.convolution = convolution(dims, channels, channels, 3, padding=1)
 
     def forward(self, image: Tensor, told: Tensor) -> Tensor:
         doubled: Tensor = self.convolution(F.interpolate(image, scale_factor=2, mode="nearest"))
         return doubled
 
 
-def _silent(convolution: nn.Conv2d) -> nn.Conv2d:
+def _silent(layer: nn.Module) -> nn.Module:
     """With weights of zero, so that a branch begins by adding nothing."""
-    for weight in convolution.parameters():
+    for weight in layer.parameters():
         nn.init.zeros_(weight)
-    return convolution
+    return layer

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from models.networks.denoiser import UNet
 from models.networks.samplers import SAMPLERS, levels
+from models.networks.spatial import to_maps
 
 _BATCH = 32
 
@@ -27,8 +28,8 @@ class Diffusion(nn.Module):
     """Noise image and class number -> image (`models.networks.maker`); as a module, D of noisy images.
 
     data_mean, sigma_data: of the pixels of the training images, in [-1, 1], of each plane where there are several.
-    classes: 0 where it knows no labels; number `classes` stands for "no class said". The other arguments are those of
-    `models.diffusion_recipe`.
+    classes: 0 where it knows no labels; number `classes` stands for "no class said". dims: 3 makes volumes. The other
+    arguments are those of `models.diffusion_recipe`.
 
     Raises:
         ValueError: a sampler of another name, sigma_data is not positive, or not of as many planes as data_mean.
@@ -53,6 +54,7 @@ class Diffusion(nn.Module):
         sigma_least: float,
         sigma_most: float,
         rho: float,
+        dims: int = 2,
     ) -> None:
         super().__init__()
         if sampler not in SAMPLERS:
@@ -63,25 +65,26 @@ class Diffusion(nn.Module):
         if len(means) != len(deviations) or float(deviations.min()) <= 0:
             raise ValueError(f"sigma_data {sigma_data} is not above 0, or not of the planes of data_mean {data_mean}")
         self.image_px, self.classes, self.planes = image_px, classes, len(means)
-        # (planes, 1, 1); not among the weights, since the definition has them.
-        self.register_buffer("data_mean", means[:, None, None], persistent=False)
-        self.register_buffer("sigma_data", deviations[:, None, None], persistent=False)
+        self.size = (image_px,) * dims
+        # (planes, 1, ...); not among the weights, since the definition has them.
+        for name, values in (("data_mean", means), ("sigma_data", deviations)):
+            self.register_buffer(name, values.reshape(-1, *[1] * dims), persistent=False)
         self.guidance = guidance
         self._sampler, self._levels = SAMPLERS[sampler], levels(steps, sigma_least, sigma_most, rho)
         # One more class number than there are classes stands for none.
         self.unet = UNet(
-            channels, residual_blocks, attention_levels, dropout, classes + 1 if classes else 0, len(means)
+            channels, residual_blocks, attention_levels, dropout, classes + 1 if classes else 0, len(means), dims
         )
 
     @staticmethod
     def noise_shape(definition: Mapping[str, Any]) -> tuple[int, list[int]]:
         """Channels and pixels of the noise: a picture of it."""
         mean = definition["data_mean"]
-        return len(mean) if isinstance(mean, list) else 1, [definition["image_px"]] * 2
+        return len(mean) if isinstance(mean, list) else 1, [definition["image_px"]] * definition.get("dims", 2)
 
     def forward(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """D. noisy: (B, planes, rows, columns); sigma: (B,); labels: (B,), None says no class. float32 comes back."""
-        level = sigma[:, None, None, None]
+        """D. noisy: (B, planes, *size); sigma: (B,); labels: (B,), None says no class. float32 comes back."""
+        level = to_maps(sigma[:, None], noisy)
         total = (level**2 + self.sigma_data**2).sqrt()
         centred = noisy - self.data_mean
         if self.classes and labels is None:
@@ -101,12 +104,12 @@ class Diffusion(nn.Module):
         return without + self.guidance * (self(noisy, sigma, labels) - without)
 
     def noise(self, source: torch.Generator) -> Tensor:
-        """(1, planes, image_px, image_px) of N(0, 1)."""
-        return torch.randn((1, self.planes, self.image_px, self.image_px), generator=source)
+        """One picture of N(0, 1), (1, planes, *size)."""
+        return torch.randn((1, self.planes, *self.size), generator=source)
 
     @torch.inference_mode()
     def sample(self, noise: Tensor, labels: Tensor | None) -> Tensor:
-        """(B, planes, rows, columns) of N(0, 1) -> pictures in [-1, 1]. The path is float64 on a CPU, calls float32."""
+        """(B, planes, *size) of N(0, 1) -> pictures in [-1, 1]. The path is float64 on a CPU, calls float32."""
         wide = torch.float64 if noise.device.type in ("cpu", "cuda") else torch.float32
 
         def denoise(image: Tensor, sigma: float) -> Tensor:
@@ -114,14 +117,18 @@ class Diffusion(nn.Module):
             return self.guided(image.float(), of_all, labels).to(wide)
 
         first = self.data_mean + self._levels[0] * noise.to(wide)
-        return self._sampler(denoise, first, self._levels).float().clamp(-1, 1)
+        return self.picture(self._sampler(denoise, first, self._levels).float())
+
+    def picture(self, clean: Tensor) -> Tensor:
+        """What the sampler leaves -> pictures in [-1, 1]."""
+        return clean.clamp(-1, 1)
 
     def make(self, source: torch.Generator, label: int | None = None) -> Tensor:
-        """One picture (planes, image_px, image_px) in [-1, 1]: a function of the source's state and the label alone."""
+        """One picture (planes, *size) in [-1, 1]: a function of the source's state and the label alone."""
         return self.sample(self.noise(source), None if label is None else torch.tensor([label]))[0]
 
     def make_many(self, sources: Sequence[torch.Generator], labels: Tensor | None, on: torch.device) -> Tensor:
-        """(n, planes, image_px, image_px) in [-1, 1] on the CPU. labels: (n,), on the CPU."""
+        """(n, planes, *size) in [-1, 1] on the CPU. labels: (n,), on the CPU."""
         made = []
         for start in range(0, len(sources), _BATCH):
             noise = torch.cat([self.noise(source) for source in sources[start : start + _BATCH]]).to(on)

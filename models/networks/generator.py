@@ -18,15 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectral
 
+from models.networks import spatial
 from models.networks.latent import FromNoise
 from models.networks.norm import ClassNorm, layer
+from models.networks.spatial import convolution, pixel_axes, to_maps
 
 # So many neighbours of a batch are compared with each other.
 GROUP = 4
 
 
 class Generator(FromNoise):
-    """Noise (B, latent) -> pictures (B, planes, image_px, image_px) in [-1, 1]. classes: 0 makes unlabelled ones."""
+    """Noise (B, latent) -> pictures (B, planes, *size) in [-1, 1]. classes: 0 makes unlabelled ones. dims: 3 makes
+    volumes."""
 
     def __init__(
         self,
@@ -39,27 +42,29 @@ class Generator(FromNoise):
         dropout: float = 0.0,
         classes: int = 0,
         planes: int = 1,
+        dims: int = 2,
     ) -> None:
         super().__init__(latent, law, classes)
+        self.dims = dims
         doublings = int(math.log2(image_px)) - 2
         # As DCGAN counts: `features` at half resolution, half as many at full, at most eight times as many.
         widths = [min(features * 2**level, features * 16) // 2 for level in range(doublings, -1, -1)]
-        self.project = nn.Linear(latent, widths[0] * 16)
-        self.first_norm = layer(norm, widths[0], classes)
+        self.project = nn.Linear(latent, widths[0] * 4**dims)
+        self.first_norm = layer(norm, widths[0], classes, dims)
         self.blocks = nn.ModuleList(
             Block(
                 nn.Upsample(scale_factor=2, mode="nearest"),
-                nn.Conv2d(before, after, 3, padding=1, bias=norm == "none"),
-                layer(norm, after, classes),
+                convolution(dims, before, after, 3, padding=1, bias=norm == "none"),
+                layer(norm, after, classes, dims),
                 nn.ReLU(),
-                *([nn.Dropout2d(dropout)] if dropout else []),
+                *([spatial.dropout(dims, dropout)] if dropout else []),
             )
             for before, after in itertools.pairwise(widths)
         )
-        self.picture = nn.Conv2d(widths[-1], planes, 3, padding=1)
+        self.picture = convolution(dims, widths[-1], planes, 3, padding=1)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        first = self.project(noise).unflatten(1, (-1, 4, 4))
+        first = self.project(noise).unflatten(1, (-1, *[4] * self.dims))
         image = F.relu(_normed(self.first_norm, first, labels))
         for block in self.blocks:
             image = block(image, labels)
@@ -81,7 +86,7 @@ def _normed(each: nn.Module, image: Tensor, labels: Tensor | None) -> Tensor:
 
 
 class Discriminator(nn.Module):
-    """Pictures (B, planes, image_px, image_px) [and class numbers (B,)] -> logit of being real (B,)."""
+    """Pictures (B, planes, *size) [and class numbers (B,)] -> logit of being real (B,)."""
 
     def __init__(
         self,
@@ -94,6 +99,7 @@ class Discriminator(nn.Module):
         minibatch: bool = True,
         classes: int = 0,
         planes: int = 1,
+        dims: int = 2,
     ) -> None:
         super().__init__()
         bounded = spectral if spectral_norm else _as_it_is
@@ -104,17 +110,17 @@ class Discriminator(nn.Module):
                 part
                 for number, (before, after) in enumerate(itertools.pairwise(widths))
                 for part in (
-                    bounded(nn.Conv2d(before, after, 4, stride=2, padding=1)),
+                    bounded(convolution(dims, before, after, 4, stride=2, padding=1)),
                     # No norm on the first layer (Radford 2015): it would take the brightness away.
-                    *([layer(norm, after)] if norm != "none" and number else []),
+                    *([layer(norm, after, dims=dims)] if norm != "none" and number else []),
                     nn.LeakyReLU(0.2),
-                    *([nn.Dropout2d(dropout)] if dropout else []),
+                    *([spatial.dropout(dims, dropout)] if dropout else []),
                 )
             )
         )
         self.minibatch = minibatch
-        self.mix = bounded(nn.Conv2d(widths[-1] + minibatch, widths[-1], 3, padding=1))
-        self.verdict = bounded(nn.Linear(widths[-1] * 16, 1))
+        self.mix = bounded(convolution(dims, widths[-1] + minibatch, widths[-1], 3, padding=1))
+        self.verdict = bounded(nn.Linear(widths[-1] * 4**dims, 1))
         self.class_vectors = bounded(nn.Embedding(classes, widths[-1])) if classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -125,7 +131,7 @@ class Discriminator(nn.Module):
         verdict: Tensor = self.verdict(maps.flatten(1)).squeeze(1)
         if self.class_vectors is None or labels is None:
             return verdict
-        return verdict + (self.class_vectors(labels) * maps.sum(dim=(2, 3))).sum(1)
+        return verdict + (self.class_vectors(labels) * maps.sum(dim=pixel_axes(maps))).sum(1)
 
 
 def _as_it_is(module: nn.Module) -> nn.Module:
@@ -133,8 +139,8 @@ def _as_it_is(module: nn.Module) -> nn.Module:
 
 
 def minibatch_deviation(maps: Tensor, group: int = GROUP) -> Tensor:
-    """(B, C, H, W) -> (B, 1, H, W): mean standard deviation over groups of four neighbours in the batch."""
+    """(B, C, *size) -> (B, 1, *size): mean standard deviation over groups of four neighbours in the batch."""
     size = math.gcd(group, len(maps))
     groups = maps.reshape(len(maps) // size, size, *maps.shape[1:])
-    deviation = (groups.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
-    return deviation.repeat_interleave(size)[:, None, None, None].expand(-1, 1, *maps.shape[2:])
+    deviation = (groups.var(dim=1, unbiased=False) + 1e-8).sqrt().flatten(1).mean(1)
+    return to_maps(deviation.repeat_interleave(size)[:, None], maps).expand(-1, 1, *maps.shape[2:])

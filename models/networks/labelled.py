@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.networks import spatial
 from models.networks.latent import FromNoise
+from models.networks.spatial import batch_norm, convolution, to_maps, transposed
 
 
 def _widths(image_px: int, features: int) -> list[int]:
@@ -26,45 +28,66 @@ def _widths(image_px: int, features: int) -> list[int]:
     return [min(features * 2**level, features * 8) for level in range(int(math.log2(image_px)) - 2)]
 
 
-def _bigger(kind: str, before: int, after: int) -> list[nn.Module]:
+def _bigger(kind: str, dims: int, before: int, after: int) -> list[nn.Module]:
     if kind == "G1":
-        return [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)]
+        return [transposed(dims, before, after, 4, stride=2, padding=1, bias=False)]
     if kind == "G2":
-        return [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(before, after, 3, padding=1, bias=False)]
+        return [
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            convolution(dims, before, after, 3, padding=1, bias=False),
+        ]
     raise ValueError(f"generator {kind!r} is neither G1 nor G2")
 
 
 class LabelledGenerator(FromNoise):
-    """Noise (B, latent) and class numbers (B,) -> pictures (B, planes, image_px, image_px) in [-1, 1]."""
+    """Noise (B, latent) and class numbers (B,) -> pictures (B, planes, *size) in [-1, 1]. dims: 3 makes volumes."""
 
     def __init__(
-        self, kind: str, image_px: int, features: int, latent: int, law: str, classes: int, planes: int = 1
+        self,
+        kind: str,
+        image_px: int,
+        features: int,
+        latent: int,
+        law: str,
+        classes: int,
+        planes: int = 1,
+        dims: int = 2,
     ) -> None:
         super().__init__(latent, law, classes)
         widths = [*_widths(image_px, features)[::-1], features]
-        self.project = nn.Linear(latent + classes, widths[0] * 16)
+        self.dims = dims
+        self.project = nn.Linear(latent + classes, widths[0] * 4**dims)
         self.blocks = nn.Sequential(
-            nn.BatchNorm2d(widths[0]),
+            batch_norm(dims, widths[0]),
             nn.LeakyReLU(0.2),
             *(
                 part
                 for before, after in itertools.pairwise(widths)
-                for part in (*_bigger(kind, before, after), nn.BatchNorm2d(after), nn.LeakyReLU(0.2))
+                for part in (*_bigger(kind, dims, before, after), batch_norm(dims, after), nn.LeakyReLU(0.2))
             ),
-            nn.Conv2d(features, planes, 3, padding=1),
+            convolution(dims, features, planes, 3, padding=1),
         )
 
     def forward(self, noise: Tensor, labels: Tensor | None) -> Tensor:
         if labels is None:
             raise ValueError("a generator of classes makes no image without one")
         known = torch.cat([noise, F.one_hot(labels, self.classes).to(noise.dtype)], 1)
-        return torch.tanh(self.blocks(self.project(known).unflatten(1, (-1, 4, 4))))
+        return torch.tanh(self.blocks(self.project(known).unflatten(1, (-1, *[4] * self.dims))))
 
 
 class LabelledCritic(nn.Module):
-    """Pictures (B, planes, image_px, image_px) and class numbers (B,) -> scores (B,)."""
+    """Pictures (B, planes, *size) and class numbers (B,) -> scores (B,)."""
 
-    def __init__(self, kind: str, image_px: int, features: int, dropout: float, classes: int, planes: int = 1) -> None:
+    def __init__(
+        self,
+        kind: str,
+        image_px: int,
+        features: int,
+        dropout: float,
+        classes: int,
+        planes: int = 1,
+        dims: int = 2,
+    ) -> None:
         super().__init__()
         if kind not in ("D1", "D2"):
             raise ValueError(f"critic {kind!r} is neither D1 nor D2")
@@ -72,15 +95,16 @@ class LabelledCritic(nn.Module):
         widths = [planes + classes, *_widths(image_px, features)]
         parts: list[nn.Module] = []
         for number, (before, after) in enumerate(itertools.pairwise(widths)):
-            parts.append(nn.Conv2d(before, after, 4, stride=2, padding=1))
-            parts += [nn.BatchNorm2d(after)] if kind == "D2" and number else []
+            parts.append(convolution(dims, before, after, 4, stride=2, padding=1))
+            parts += [batch_norm(dims, after)] if kind == "D2" and number else []
             parts.append(nn.LeakyReLU(0.2))
-            parts += [nn.Dropout2d(dropout)] if kind == "D1" else []
-        self.blocks = nn.Sequential(*parts, nn.Flatten(), nn.Linear(widths[-1] * 16, 1))
+            parts += [spatial.dropout(dims, dropout)] if kind == "D1" else []
+        self.blocks = nn.Sequential(*parts, nn.Flatten(), nn.Linear(widths[-1] * 4**dims, 1))
 
     def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
         if labels is None:
             raise ValueError("a critic of classes judges no image without one")
-        planes = F.one_hot(labels, self.classes).to(images.dtype)[:, :, None, None].expand(-1, -1, *images.shape[2:])
+        known = to_maps(F.one_hot(labels, self.classes).to(images.dtype), images)
+        planes = known.expand(-1, -1, *images.shape[2:])
         scores: Tensor = self.blocks(torch.cat([images, planes], 1))
         return scores.squeeze(1)

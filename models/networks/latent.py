@@ -12,9 +12,10 @@ _BATCH = 32
 
 
 class FromNoise(nn.Module):
-    """Noise (B, latent) [and class numbers (B,)] -> pictures (B, planes, image_px, image_px), mostly in [-1, 1].
+    """Noise (B, latent) [and class numbers (B,)] -> pictures (B, planes, *size), mostly in [-1, 1].
 
-    law: of each number of the noise, "normal" N(0, 1) or "uniform" U(-1, 1). classes: 0 where it knows no labels.
+    size: (image_px, image_px), or three times image_px for volumes. law: of each number of the noise, "normal" N(0, 1)
+    or "uniform" U(-1, 1). classes: 0 where it knows no labels.
     """
 
     def __init__(self, latent: int, law: str, classes: int) -> None:
@@ -37,14 +38,14 @@ class FromNoise(nn.Module):
         return torch.rand(shape, generator=source) * 2 - 1 if uniform else torch.randn(shape, generator=source)
 
     def make(self, source: torch.Generator, label: int | None = None) -> Tensor:
-        """One picture (planes, image_px, image_px) in [-1, 1]: a function of the source's state and the label alone."""
+        """One picture (planes, *size) in [-1, 1]: a function of the source's state and the label alone."""
         labels = None if label is None else torch.tensor([label])
         picture: Tensor = self(self.noise(1, source), labels)[0]
         return picture.clamp(-1, 1)
 
     @torch.inference_mode()
     def make_many(self, sources: Sequence[torch.Generator], labels: Tensor | None, on: torch.device) -> Tensor:
-        """(n, planes, image_px, image_px) in [-1, 1] on the CPU. labels: (n,), on the CPU."""
+        """(n, planes, *size) in [-1, 1] on the CPU. labels: (n,), on the CPU."""
         made = []
         for start in range(0, len(sources), _BATCH):
             latent = torch.cat([self.noise(1, source) for source in sources[start : start + _BATCH]]).to(on)

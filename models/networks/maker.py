@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 
-class Maker(Protocol):
+class Sampler(Protocol):
+    """Makes many pictures, for looking at and for comparing."""
+
+    def make_many(self, sources: Sequence[torch.Generator], labels: Tensor | None, on: torch.device) -> Tensor:
+        """(n, planes, rows, columns) in [-1, 1] on the CPU: what `Maker.make` makes, equal up to rounding."""
+
+
+class Maker(Sampler, Protocol):
     """Makes pictures from sources of random numbers, and from class numbers where it knows classes."""
 
     @staticmethod
@@ -22,6 +29,3 @@ class Maker(Protocol):
     def make(self, source: torch.Generator, label: int | None = None) -> Tensor:
         """One picture (planes, rows, columns) in [-1, 1]: a function of the source's state and the label alone, to the
         bit."""
-
-    def make_many(self, sources: Sequence[torch.Generator], labels: Tensor | None, on: torch.device) -> Tensor:
-        """The same pictures in batches, for looking at: (n, planes, rows, columns) on the CPU, equal up to rounding."""

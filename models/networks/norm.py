@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from models.networks.spatial import batch_norm, instance_norm, to_maps
+
 
 def definition(name: str, channels: Sequence[int]) -> Any:
     """MONAI's form of "batch", "instance" or "group"; channels: of every layer, cut into eight groups or fewer."""
@@ -16,23 +18,23 @@ def definition(name: str, channels: Sequence[int]) -> Any:
     return [name, {"affine": True}]
 
 
-def layer(name: str, channels: int, classes: int = 0) -> nn.Module:
-    """The layer for (B, channels, rows, columns) maps; with classes, a `ClassNorm`.
+def layer(name: str, channels: int, classes: int = 0, dims: int = 2) -> nn.Module:
+    """The layer for (B, channels, rows, columns) maps, or of volumes; with classes, a `ClassNorm`.
 
     Raises:
         ValueError: another name than batch, instance, group or none.
     """
-    plain = _plain(name, channels, affine=not classes)
+    plain = _plain(name, channels, dims, affine=not classes)
     return ClassNorm(plain, channels, classes) if classes else plain
 
 
-def _plain(name: str, channels: int, *, affine: bool) -> nn.Module:
+def _plain(name: str, channels: int, dims: int, *, affine: bool) -> nn.Module:
     if name == "group":
         return nn.GroupNorm(math.gcd(8, channels), channels, affine=affine)
     if name == "batch":
-        return nn.BatchNorm2d(channels, affine=affine)
+        return batch_norm(dims, channels, affine=affine)
     if name == "instance":
-        return nn.InstanceNorm2d(channels, affine=affine)
+        return instance_norm(dims, channels, affine=affine)
     if name == "none":
         return nn.Identity()
     raise ValueError(f"norm {name!r} is none of batch, instance, group, none")
@@ -52,6 +54,6 @@ class ClassNorm(nn.Module):
     def forward(self, maps: Tensor, labels: Tensor | None) -> Tensor:
         if labels is None:
             raise ValueError("a generator of classes makes no image without one")
-        gain, bias = self.gain(labels)[:, :, None, None], self.bias(labels)[:, :, None, None]
+        gain, bias = (to_maps(each(labels), maps) for each in (self.gain, self.bias))
         normed: Tensor = self.norm(maps) * gain + bias
         return normed

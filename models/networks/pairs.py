@@ -14,20 +14,21 @@ from models.networks.generator import Discriminator
 Settings = DCGAN | PetStudy | BrainStudy
 
 
-def generator(settings: Settings, classes: int, planes: int = 1) -> dict[str, Any]:
-    """`network_def` of the bundle: noise (B, latent), with classes also labels (B,) -> (B, planes, image_px, image_px).
+def generator(settings: Settings, classes: int, planes: int = 1, dims: int = 2) -> dict[str, Any]:
+    """`network_def` of the bundle: noise (B, latent), with classes also labels (B,) -> (B, planes, *size).
 
-    classes: 0 is an unlabelled generator. What is as ever is not written, so that old and new definitions are alike.
+    classes: 0 is an unlabelled generator. dims: 3 makes volumes. What is as ever is not written, so that old and new
+    definitions are alike.
 
     Raises:
-        Rejected: the network makes one plane, and there are more.
+        Rejected: the network makes slices of one plane, and there are more, or volumes.
     """
-    several = {"planes": planes} if planes > 1 else {}
+    several = ({"planes": planes} if planes > 1 else {}) | ({"dims": dims} if dims > 2 else {})
     if isinstance(settings, PetStudy):
         if several:
             raise Rejected(
                 f"network.kind: {settings.kind} makes one grey plane, as the study did, and the recipe asks for "
-                f"{planes} (channels, mask); take dcgan"
+                f"{planes} in {dims} dimensions (channels, mask, spatial_dims); take dcgan"
             )
         return _pet(settings)
     if isinstance(settings, BrainStudy):
@@ -53,8 +54,8 @@ def _pet(settings: PetStudy) -> dict[str, Any]:
     }
 
 
-def critic(settings: Settings, classes: int, planes: int = 1) -> nn.Module:
-    """Pictures (B, planes, image_px, image_px), with classes also labels (B,) -> scores (B,), with fresh weights."""
+def critic(settings: Settings, classes: int, planes: int = 1, dims: int = 2) -> nn.Module:
+    """Pictures (B, planes, *size), with classes also labels (B,) -> scores (B,), with fresh weights."""
     px = settings.image_px
     if isinstance(settings, PetStudy):
         if settings.kind == "pet-wgan-gp":
@@ -63,7 +64,9 @@ def critic(settings: Settings, classes: int, planes: int = 1) -> nn.Module:
         made = faithful.DenseDiscriminator if dense else faithful.DCGANDiscriminator
         return made(px, settings.dropout, settings.profile)
     if isinstance(settings, BrainStudy):
-        return labelled.LabelledCritic(settings.critic, px, settings.features, settings.critic_dropout, classes, planes)
+        return labelled.LabelledCritic(
+            settings.critic, px, settings.features, settings.critic_dropout, classes, planes, dims
+        )
     return Discriminator(
         px,
         settings.features,
@@ -73,4 +76,5 @@ def critic(settings: Settings, classes: int, planes: int = 1) -> nn.Module:
         minibatch=settings.minibatch_deviation,
         classes=classes,
         planes=planes,
+        dims=dims,
     )

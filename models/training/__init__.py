@@ -9,20 +9,25 @@ from typing import Any
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models.diffusion_recipe import DiffusionRecipe
+from models.paired_recipe import PairedRecipe
 from models.recipe import ClassificationRecipe, Recipe, SegmentationRecipe
 from models.training import (
     adversarial,
     classification,
     compiler,
+    couples,
     diffusion,
+    paired,
+    pictures,
     segmentation,
     sharing,
     summary,
+    unpaired,
     variational,
 )
-from models.training.judge import SAMPLES
 from models.training.ranks import joined
 from models.training.session import Session
+from models.unpaired_recipe import UnpairedRecipe
 from models.variational_recipe import VariationalRecipe
 
 Progress = Callable[[dict[str, Any]], None]
@@ -37,22 +42,26 @@ def train(
     minutes: float | None = None,
     progress: Progress | None = None,
     device: str = "auto",
+    start_from: Path | None = None,
     compiled: bool = False,
 ) -> None:
     """Train and leave a finished run: recipe, metrics.csv, checkpoints, and what serving needs in bundle form.
 
     minutes: a budget for this call; the schedule is squeezed into it. progress: called with events as plain dicts, see
-    `models.training.journal`. device: "cpu", "cuda" or "auto". compiled: generators train through `torch.compile`.
+    `models.training.journal`. device: "cpu", "cuda" or "auto". start_from: folder of a run or a version whose weights a
+    generator begins with; a run that is resumed remembers it. compiled: generators train through `torch.compile`.
 
     Called in several processes (`models.training.ranks`), it shares the work; the first alone writes and tells.
 
     Raises:
-        Rejected: recipe and cohort do not fit, the run folder holds another training, the recipe cannot be shared by
-            so many processes, or nothing can be compiled here.
+        Rejected: recipe and cohort do not fit, or recipe and model; the run folder holds another training; the recipe
+            cannot be shared by so many processes, or nothing can be compiled here.
     """
     # Generators need images, and labels where they are conditional: every cohort has the first.
     if recipe.task not in (cohort.task, "generation"):
         raise Rejected(f"recipe {recipe.name!r} is for {recipe.task}, cohort {cohort.name!r} for {cohort.task}")
+    if start_from is not None and recipe.task != "generation":
+        raise Rejected(f"recipe {recipe.name!r} is for {recipe.task}; only generators start from another model")
     with joined(summary.device_named(device)) as ranks:
         sharing.require(recipe, ranks.count)
         if compiled:
@@ -71,7 +80,8 @@ def train(
                 minutes=minutes,
                 progress=progress,
                 device=device,
-                samples=recipe.report_samples if isinstance(recipe, DiffusionRecipe) else SAMPLES,
+                start_from=start_from,
+                read=couples.read if isinstance(recipe, PairedRecipe | UnpairedRecipe) else pictures.read,
                 ranks=ranks,
                 compiled=compiled,
             )
@@ -79,5 +89,9 @@ def train(
                 variational.train(recipe, session)
             elif isinstance(recipe, DiffusionRecipe):
                 diffusion.train(recipe, session)
+            elif isinstance(recipe, PairedRecipe):
+                paired.train(recipe, session)
+            elif isinstance(recipe, UnpairedRecipe):
+                unpaired.train(recipe, session)
             else:
                 adversarial.train(recipe, session)

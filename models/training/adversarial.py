@@ -25,17 +25,18 @@ from models.training.adaptive import Adaptation
 from models.training.augmentation import augment_pictures, translate_and_cut
 from models.training.precision import autocast
 from models.training.session import Session, Stateful
+from models.training.transfer import Part
 
 
 def train(recipe: AdversarialRecipe, session: Session) -> None:
     """One training, from a session's slices to a run that samples. See `models.training.train`."""
     # Networks, optimisers and running average.
     on, ranks = session.device, session.ranks
-    classes, planes = len(session.names), session.reals.planes
-    definition = pairs.generator(recipe.network, classes, planes)
+    classes, planes, dims = len(session.names), session.reals.planes, session.reals.dims
+    definition = pairs.generator(recipe.network, classes, planes, dims)
     generator = networks.build(definition).to(on)
     assert isinstance(generator, FromNoise)
-    critic = pairs.critic(recipe.network, classes, planes).to(on)
+    critic = pairs.critic(recipe.network, classes, planes, dims).to(on)
     kept: FromNoise = average.start(generator)
     masks = session.reals.mask_planes
     rates, loss, schedule = recipe.optimiser, recipe.loss, recipe.schedule
@@ -44,10 +45,16 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
     adaptation = Adaptation(recipe.adaptive)
     alarms = session.watch(middle=None if loss.kind == "wasserstein" else losses.middle(loss))
 
-    # Resume from the newest checkpoint, if there is one.
+    # Resume from the newest checkpoint, or start from another model, if there is one.
     stateful: dict[str, Stateful] = {"generator": generator, "discriminator": critic, "average": kept}
     stateful |= {"generator optimiser": for_generator, "critic optimiser": for_critic, "adaptation": adaptation}
-    session.begin(stateful)
+    parts = [
+        Part(
+            "generator", (generator, kept), lambda n: networks.build(pairs.generator(recipe.network, n, planes, dims))
+        ),
+        Part("critic", (critic,), lambda n: pairs.critic(recipe.network, n, planes, dims)),
+    ]
+    session.begin(stateful, definition, parts)
     if recipe.network.critic_sees_batch and loss.gradient_penalty:
         session.journal.warn("batch norm in the critic mixes the images whose slopes gradient_penalty takes one by one")
 
@@ -57,6 +64,7 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
         optimisers.set_rate(for_critic, session.learning_rate(rates.critic_learning_rate or rates.learning_rate))
 
         critic.requires_grad_(True)
+        session.hold()
         for turn in range(session.step * rates.critic_steps, (session.step + 1) * rates.critic_steps):
             # Draw reals and noise; the same augmentation policy for reals and fakes.
             real, labels = session.batches.draw(schedule.batch_size, draw)
@@ -81,7 +89,7 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
             ranks.backward(told, critic)
             optimisers.step(for_critic, rates)
             if loss.weight_clip:
-                losses.clip_weights(critic.parameters(), loss.weight_clip)
+                losses.clip_weights((each for each in critic.parameters() if each.requires_grad), loss.weight_clip)
             real_scores, fake_scores = ranks.gather(real_scores.detach()), ranks.gather(fake_scores.detach())
             adaptation.learn(real_scores - losses.middle(loss), schedule.batch_size)
 

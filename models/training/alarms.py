@@ -115,20 +115,21 @@ class Alarms:
         self,
         fraction: float,
         images_seen: int,
-        samples: Tensor,
+        samples: Tensor | None,
         spread: Mapping[int, float],
         beside: Mapping[str, str] | None = None,
     ) -> None:
         """At every report, before its checkpoint; what is wrong, `sound` says after it.
 
-        fraction: of the training; samples: (n, planes, px, px) in [-1, 1]; spread: see `judge`. beside: what the family
-        found wrong by its own measures, as sentences by name; they are said after three reports in a row, too.
+        fraction: of the training; samples: (n, planes, px, px) in [-1, 1], None where there are none yet and losses are
+        all that is judged; spread: see `judge`. beside: what the family found wrong by its own measures, as sentences
+        by name; they are said after three reports in a row, too.
         """
         steps, level, right_real, right_fake = self._sums
         level, right_real, right_fake = (total / max(steps, 1) for total in (level, right_real, right_fake))
         self._sums = [0.0] * 4
         seen = self._exploding(level)
-        if fraction >= NOT_BEFORE:
+        if samples is not None and fraction >= NOT_BEFORE:
             lasting = dict(beside or {}) | self._collapsed(spread) | self._dead(samples)
             lasting |= self._dominated(right_real, right_fake) if self._middle is not None else {}
             self._strikes = {name: self._strikes.get(name, 0) + 1 for name in lasting}

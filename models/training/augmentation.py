@@ -25,8 +25,8 @@ def augment(
 
 
 def augment_pictures(images: Tensor, settings: Augmentation, generator: torch.Generator, mask_planes: int) -> Tensor:
-    """images: (B, planes, rows, columns) in [-1, 1], the last `mask_planes` of a mask: grey levels are none of its
-    business, it only moves with the image. What comes from outside is -1, air."""
+    """images: (B, planes, rows, columns), or of volumes, in [-1, 1], the last `mask_planes` of a mask: grey levels are
+    none of its business, it only moves with the image. What comes from outside is -1, air."""
     images = _moved(*_flipped(images, None, settings, generator), settings, generator, outside=-1.0)[0]
     graded, drawn = images.tensor_split([images.shape[1] - mask_planes], dim=1)
     return torch.cat([_regraded(graded, settings, generator), drawn], 1)
@@ -34,13 +34,13 @@ def augment_pictures(images: Tensor, settings: Augmentation, generator: torch.Ge
 
 def _regraded(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """Other brightness, contrast and noise for each image."""
-    batch = len(images)
+    one_each = (len(images), *[1] * (images.ndim - 1))
     if settings.gain:
-        images = images * (1 + settings.gain * _signed((batch, 1, 1, 1), generator, images.device))
+        images = images * (1 + settings.gain * _signed(one_each, generator, images.device))
     if settings.offset:
-        images = images + settings.offset * _signed((batch, 1, 1, 1), generator, images.device)
+        images = images + settings.offset * _signed(one_each, generator, images.device)
     if settings.noise:
-        amount = settings.noise * torch.rand((batch, 1, 1, 1), generator=generator).to(images.device)
+        amount = settings.noise * torch.rand(one_each, generator=generator).to(images.device)
         images = images + amount * torch.randn(images.shape, generator=generator).to(images.device)
     return images
 
@@ -56,7 +56,7 @@ def _flipped(
     for wanted, axis in ((settings.flip_rows, -2), (settings.flip_columns, -1)):
         if wanted:
             chosen = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
-            images = torch.where(chosen[:, None, None, None], images.flip(axis), images)
+            images = torch.where(chosen.reshape(-1, *[1] * (images.ndim - 1)), images.flip(axis), images)
             masks = None if masks is None else torch.where(chosen[:, None, None], masks.flip(axis), masks)
     return images, masks
 
@@ -92,30 +92,36 @@ def _moved(
 def translate_and_cut(images: Tensor, translation: float, cutout: float, generator: torch.Generator) -> Tensor:
     """DiffAugment's "translation,cutout" (Zhao 2020), differentiable: shifts by whole pixels, blanks a square in each.
 
-    translation, cutout: shares of the image size (1/8 and 1/2 in the paper). Blank is -1, air: the paper's mid-range
-    grey suits photographs, and would draw a bright frame around a body on black.
+    images: (B, planes, rows, columns), or of volumes. translation, cutout: shares of the image size (1/8 and 1/2 in the
+    paper). Blank is -1, air: the paper's mid-range grey suits photographs, and would draw a bright frame around a body
+    on black.
     """
-    batch, _, rows, columns = images.shape
-    device = images.device
-    below, right = torch.arange(rows, device=device), torch.arange(columns, device=device)
+    batch, device, size = len(images), images.device, images.shape[2:]
     if translation:
-        reach = torch.tensor([round(rows * translation), round(columns * translation)])
-        shift = torch.floor(uniform(batch, generator, 2) * (2 * reach + 1)).long() - reach
-        down, across = shift[:, 0, None].to(device) + below, shift[:, 1, None].to(device) + right
-        inside = ((down >= 0) & (down < rows))[:, None, :, None] & ((across >= 0) & (across < columns))[
-            :, None, None, :
-        ]
-        picked = images[
-            torch.arange(batch, device=device)[:, None, None],
-            :,
-            down.clamp(0, rows - 1)[:, :, None],
-            across.clamp(0, columns - 1)[:, None, :],
-        ].permute(0, 3, 1, 2)
-        images = torch.where(inside, picked, -1.0)
+        reach = torch.tensor([round(side * translation) for side in size])
+        shift = torch.floor(uniform(batch, generator, len(size)) * (2 * reach + 1)).long() - reach
+        for axis, side in enumerate(size):
+            source = torch.arange(side) + shift[:, axis, None]
+            images = _shifted(images, source.to(device), axis + 2)
     if cutout:
-        half = torch.tensor([rows * cutout / 2, columns * cutout / 2])
-        centre = uniform(batch, generator, 2) * torch.tensor([rows, columns])
-        in_rows = (below - centre[:, 0, None].to(device)).abs() < half[0]
-        in_columns = (right - centre[:, 1, None].to(device)).abs() < half[1]
-        images = images.masked_fill(in_rows[:, None, :, None] & in_columns[:, None, None, :], -1.0)
+        half = torch.tensor([side * cutout / 2 for side in size])
+        centre = uniform(batch, generator, len(size)) * torch.tensor(size)
+        inside = torch.ones((), dtype=torch.bool, device=device)
+        for axis, side in enumerate(size):
+            near = (torch.arange(side) - centre[:, axis, None]).abs() < half[axis]
+            inside = inside & _along(near.to(device), axis + 2, images.ndim)
+        images = images.masked_fill(inside, -1.0)
     return images
+
+
+def _shifted(images: Tensor, source: Tensor, axis: int) -> Tensor:
+    """source: (B, side), the place along `axis` that each pixel comes from; -1 where it lies outside."""
+    side = images.shape[axis]
+    place = _along(source.clamp(0, side - 1), axis, images.ndim).expand(images.shape)
+    inside = _along((source >= 0) & (source < side), axis, images.ndim)
+    return torch.where(inside, images.gather(axis, place), -1.0)
+
+
+def _along(values: Tensor, axis: int, axes: int) -> Tensor:
+    """(B, side) -> (B, 1, ..., side, ..., 1), with the side at `axis`."""
+    return values.reshape([len(values)] + [values.shape[1] if number == axis else 1 for number in range(1, axes)])

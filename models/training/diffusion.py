@@ -8,6 +8,9 @@ with s the deviation of the data. The weight makes every level count alike at th
 pixels are measured on the training reals and stored with the network. Running average always; the best by KID to unseen
 patients is kept, for no loss says when a denoiser begins to copy. MONAI's trainers know neither these levels nor a
 running average.
+
+Where the recipe has a latent, y are latents of an autoencoder that trains first (`models.training.compression`), scaled
+plane by plane; their mean and deviation are stored instead, and no factor can be forgotten.
 """
 
 # torch leaves Tensor.backward without types.
@@ -23,12 +26,15 @@ from torch import Tensor, nn
 from models import networks
 from models.diffusion_recipe import DiffusionLoss, DiffusionRecipe
 from models.networks.diffusion import Diffusion
-from models.training import average, optimisers
+from models.networks.spatial import to_maps
+from models.training import average, compression, optimisers
 from models.training.alarms import WaysOut
 from models.training.augmentation import augment_pictures
 from models.training.batches import withheld
+from models.training.compression import Compression
 from models.training.precision import autocast
-from models.training.session import Session
+from models.training.session import Session, Stateful
+from models.training.transfer import Part
 
 # Images of one grey have no deviation, and a denoiser needs one: about a grey level of 256.
 FLATTEST = 0.01
@@ -45,6 +51,7 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
     # Network, optimiser and running average.
     on, ranks, classes = session.device, session.ranks, len(session.names)
     definition = definition_of(recipe, classes, session.reals.images)
+    first = Compression(recipe.latent, session.reals.planes, on, recipe.schedule.precision) if recipe.latent else None
     denoiser = networks.build(definition).to(on)
     assert isinstance(denoiser, Diffusion)
     kept: Diffusion = average.start(denoiser)
@@ -53,20 +60,34 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
     optimiser = torch.optim.Adam(denoiser.parameters(), rates.learning_rate, (rates.beta_1, rates.beta_2))
     alarms = session.watch(WAYS_OUT)
 
-    # Resume from the newest checkpoint, if there is one.
-    session.begin({"denoiser": denoiser, "average": kept, "optimiser": optimiser})
+    # Resume from the newest checkpoint, or start from another model, if there is one.
+    reals = session.reals.images
+    stateful: dict[str, Stateful] = {"denoiser": denoiser, "average": kept, "optimiser": optimiser}
+    parts = [Part("denoiser", (denoiser, kept), lambda n: networks.build(definition_of(recipe, n, reals)))]
+    if first is not None:
+        stateful, parts = stateful | first.stateful, [*parts, first.part]
+    session.begin(stateful, definition, parts)
     since_report: list[float] = []
+
+    # What makes latents trains first, and then stays as it is.
+    stage: dict[str, Any] = {}
+    if first is not None:
+        compression.train(first, recipe, session)
+        definition |= first.hand_over(denoiser, kept)
+        stage = {"stage": "denoising"} | first.figures
 
     while session.going:
         draw = session.draw()
         optimisers.set_rate(optimiser, session.learning_rate(rates.learning_rate))
+        session.hold()
 
         # Draw reals, hide some of their classes, add noise of a random level to each.
         clean, labels = session.batches.draw(schedule.batch_size, draw)
         clean = augment_pictures(clean.to(on), recipe.augmentation, draw, masks)
+        clean = clean if first is None else first.latents(clean, draw)
         labels = withheld(labels, recipe.loss.label_dropout, classes, draw)
         sigma = noise_levels(schedule.batch_size, recipe.loss, draw).to(on)
-        noisy = clean + sigma[:, None, None, None] * torch.randn(clean.shape, generator=draw).to(on)
+        noisy = clean + to_maps(sigma[:, None], clean) * torch.randn(clean.shape, generator=draw).to(on)
         clean, noisy, sigma = ranks.share(clean), ranks.share(noisy), ranks.share(sigma)
         labels = None if labels is None else ranks.share(labels).to(on)
 
@@ -83,14 +104,14 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
         # Follow with the running average.
         (loss,) = ranks.told(loss)
         session.took(schedule.batch_size, loss.item())
-        average.follow(kept, denoiser, session.images_seen, schedule.batch_size, schedule.ema_half_life_images)
+        average.follow(kept, denoiser, session.images_of_part, schedule.batch_size, schedule.ema_half_life_images)
         since_report.append(loss.item())
         alarms.losses(session.images_seen, denoiser=loss.item())
 
         # Each `report_images`, and at the end: compare with unseen patients, keep the best, save panel and checkpoint.
         if session.due:
             # Levels differ from step to step, and the loss with them: only a mean can be compared.
-            session.report(kept, kept, {"loss": round(sum(since_report) / len(since_report), 5)})
+            session.report(kept, kept, stage | {"loss": round(sum(since_report) / len(since_report), 5)})
             since_report = []
 
     # Leave what sampling needs.
@@ -98,19 +119,28 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
 
 
 def definition_of(recipe: DiffusionRecipe, classes: int, reals: Tensor) -> dict[str, Any]:
-    """`network_def` of the bundle: denoiser, sampler, and the mean and deviation of the training reals' planes."""
+    """`network_def` of the bundle: denoiser, sampler, and the mean and deviation of the training reals' planes.
+
+    Where it works on latents, those of the latents' planes come in when there are any (`Compression.hand_over`).
+    """
+    common = {
+        **recipe.network.model_dump(mode="json"),
+        "classes": classes,
+        **({"dims": reals.ndim - 2} if reals.ndim > 4 else {}),
+        "sampler": recipe.sampler.kind,
+        **recipe.sampler.model_dump(exclude={"kind"}),
+    }
+    if recipe.latent:
+        name = "models.networks.latent_diffusion.LatentDiffusion"
+        return {"_target_": name, **common, **compression.part_of_definition(recipe.latent, reals.shape[1])}
     planes = reals.double().transpose(0, 1).flatten(1)
     means = [round(float(mean), 4) for mean in planes.mean(1)]
     deviations = [max(round(float(deviation), 4), FLATTEST) for deviation in planes.std(1)]
-    chosen = recipe.sampler.model_dump(exclude={"kind"})
     return {
         "_target_": "models.networks.diffusion.Diffusion",
-        **recipe.network.model_dump(mode="json"),
-        "classes": classes,
+        **common,
         "data_mean": means[0] if len(means) == 1 else means,
         "sigma_data": deviations[0] if len(means) == 1 else deviations,
-        "sampler": recipe.sampler.kind,
-        **chosen,
     }
 
 
@@ -120,8 +150,8 @@ def noise_levels(count: int, loss: DiffusionLoss, source: torch.Generator) -> Te
 
 
 def weighted_error(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: Tensor | float) -> Tensor:
-    """The mean over images (B, planes, rows, columns), each plane weighted by its deviation (planes, 1, 1) and by the
+    """The mean over images (B, planes, *size), each plane weighted by its deviation (planes, 1, ...) and by the
     level (B,): Karras 2022, table 1."""
-    level = sigma[:, None, None, None]
+    level = to_maps(sigma[:, None], clean)
     weight = (level**2 + sigma_data**2) / (level * sigma_data) ** 2
     return (weight * (denoised - clean).square()).mean()

@@ -4,10 +4,12 @@
     run/metrics.csv      one line per report
     run/checkpoint.pt    the newest state (tensors only)
     run/best.pt          averaged weights of the best validation
+    run/ancestors.json   generators: what the training started from, where it did (`models.training.transfer`)
     run/tensorboard      the same figures, where tensorboard is installed (all families)
     run/samples.png      generators: EMA samples of fixed seeds, marked synthetic
     run/frames, training.gif   generators: the same sheet at every report, and all of them as an animation
     run/configs, models  what serving needs, written at the end (`models.version`)
+    run/training         generators: what a later training needs beside them (`models.version`)
 
 Events, as plain dicts:
     {"kind": "progress", "images_seen", "total_images", "fraction", "loss", "images_per_s", "left_s"}
@@ -59,6 +61,7 @@ class Journal:
         if (run / "checkpoint.pt").exists() and not resume:
             raise Rejected(f"{run} holds a training already; continue it with --resume, or choose another folder")
         self.resumed = checkpoint.load(run / "checkpoint.pt", self.fingerprint)
+        self.writes = writes
         if not writes:
             return
         run.mkdir(parents=True, exist_ok=True)

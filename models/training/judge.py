@@ -19,7 +19,7 @@ from models.cases import Squares
 from models.evaluation.features import RandomFeatures
 from models.evaluation.fidelity import centre_and_scale, kid, spread
 from models.generator import source_of
-from models.networks.maker import Maker
+from models.networks.maker import Sampler
 
 AT_MOST = 512
 SAMPLES = 256
@@ -58,7 +58,7 @@ class Judge:
     def _scaled(self, features: Tensor) -> Tensor:
         return (features - self._centre) / self._scale
 
-    def panel(self, network: Maker, on: torch.device) -> Panel:
+    def panel(self, network: Sampler, on: torch.device) -> Panel:
         """At least 16 samples (of each class), classes in turn."""
         classes = len(self._present)
         count = max(self._count, 16 * classes)

@@ -45,7 +45,8 @@ def read(cohort: Cohort, split: str, recipe: GenerationBase, image_px: int) -> t
         raise Rejected(f"mask: cohort {cohort.name!r} has no labels that a mask could show; set it to false")
     if recipe.conditional and not cohort.labels:
         raise Rejected(f"conditional: cohort {cohort.name!r} has no labels; set it to false, or import it with labels")
-    wanted = View(recipe.channels, cohort.labels[1:] if recipe.mask else (), recipe.only, recipe.conditional)
+    drawn = cohort.labels[1:] if recipe.mask else ()
+    wanted = View(recipe.channels, drawn, recipe.only, recipe.conditional, recipe.spatial_dims)
     return wanted.read(cohort, cohort.splits[split], input_chain(recipe), image_px, recipe.minimum_signal)
 
 
@@ -54,13 +55,14 @@ class View:
     """What of a cohort's slices is looked at, in training as in evaluation.
 
     channels: by name, the first for None. mask_labels: that are drawn beside them. only: slices of this label.
-    labelled: slices with their class numbers.
+    labelled: slices with their class numbers. dims: 3 looks at whole volumes.
     """
 
     channels: tuple[str, ...] | None
     mask_labels: tuple[str, ...]
     only: str | None
     labelled: bool
+    dims: int = 2
 
     def read(
         self,
@@ -94,6 +96,7 @@ class View:
             channels=numbers_of(self.channels, cohort),
             mask_planes=len(self.mask_labels),
             only=number,
+            dims=self.dims,
         )
 
 
@@ -159,7 +162,7 @@ def description(
         saw=summary.saw(recipe, cohort, data_hash, training, images_seen),
         pixel_range=recipe.pixel_range,
         units=_units(recipe, chosen),
-        spacing_mm=cases.square_spacing_mm(training, recipe.served_px or image_px),
+        spacing_mm=cases.square_spacing_mm(training, recipe.served_px or image_px, recipe.spatial_dims),
         minimum_signal=recipe.minimum_signal,
         audit_samples=recipe.audit_samples,
         label_slices=label_slices,

@@ -8,28 +8,30 @@ family tells when its samples are good.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dicom_io.cohort import COLOURS, Cohort
 from dicom_io.errors import Rejected
 from models import version
+from models.cases import Case, Squares
 from models.draws import Draws
-from models.networks.maker import Maker
+from models.networks.maker import Sampler
 from models.recipe_parts import GenerationBase
 from models.training import pictures, summary
 from models.training.alarms import OF_A_CRITIC, Alarms, WaysOut
 from models.training.batches import Batches
 from models.training.journal import Journal
-from models.training.judge import SAMPLES, Judge
+from models.training.judge import Judge
 from models.training.randomness import seed_of, start_step
 from models.training.ranks import ALONE, Ranks
 from models.training.schedule import Clock
 from models.training.strip import Strip
+from models.training.transfer import Part, Transfer
 
 
 class Stateful(Protocol):
@@ -40,11 +42,15 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
-class Session:
-    """One training of a generator. samples: at most so many are compared at a report.
+Reader = Callable[[Cohort, str, Any, int], tuple[list[Case], Squares]]
 
-    Only the training split is drawn from (`batches`); validation is for the judge. step, images_seen: so far. ranks:
-    the processes that share it; the first one reports and writes. compiled: networks go through `torch.compile`.
+
+class Session:
+    """One training of a generator. read: a split's cases and slices.
+
+    Only the training split is drawn from (`batches`); validation is for the judge. step, images_seen: so far. best_by:
+    the figure of a report that says which is kept; the least of it is best. ranks: the processes that share it; the
+    first one reports and writes. compiled: networks go through `torch.compile`. start_from: see `train`.
 
     Raises:
         Rejected: a split is empty, recipe and cohort do not fit, the run folder holds another training, or processes do
@@ -62,7 +68,8 @@ class Session:
         minutes: float | None = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
         device: str = "auto",
-        samples: int = SAMPLES,
+        start_from: Path | None = None,
+        read: Reader = pictures.read,
         ranks: Ranks = ALONE,
         compiled: bool = False,
     ) -> None:
@@ -72,18 +79,21 @@ class Session:
         self.recipe, self.cohort = recipe, cohort
         self.ranks, self._compiled = ranks, compiled
         self._px = image_px
-        self._training, self.reals = pictures.read(cohort, "training", recipe, image_px)
-        _, self.unseen = pictures.read(cohort, "validation", recipe, image_px)
+        self.training, self.reals = read(cohort, "training", recipe, image_px)
+        _, self.unseen = read(cohort, "validation", recipe, image_px)
         self.names = cohort.labels if recipe.conditional else ()
         self.batches = Batches(self.reals, self.names)
-        self.judge = Judge(self.reals, self.unseen, self.batches.present, samples)
+        self.judge = Judge(self.reals, self.unseen, self.batches.present, recipe.report_samples)
         self.clock = Clock(recipe.schedule, minutes, ranks.same)
         told = progress if ranks.first else None
         self.journal = Journal(run, recipe, cohort, self.clock, told, resume, writes=ranks.first)
+        self._transfer = Transfer(recipe, self.journal, start_from, resume)
+        self._parts: Sequence[Part] = ()
         self._strip = Strip(run, recipe.name, recipe.seed, len(self.batches.present), recipe.channels == COLOURS)
         self.alarms = self.watch()
         self._stateful: dict[str, Stateful] = {}
         self.step, self.images_seen = 0, 0
+        self.best_by = "validation_kid"
         self._best, self._since_best, self._reported = float("inf"), 0, 0
         self._finished = False
         # First weights are drawn from here on.
@@ -101,14 +111,18 @@ class Session:
         )
         return self.alarms
 
-    def begin(self, stateful: Mapping[str, Stateful]) -> None:
-        """Go on from the newest checkpoint, if there is one; make the networks that learn ready for it.
+    def begin(self, stateful: Mapping[str, Stateful], definition: Mapping[str, Any], parts: Sequence[Part]) -> None:
+        """Go on from the newest checkpoint, or start from another model, if there is one; make the networks that learn
+        ready for it.
 
-        stateful: all that a step changes, by name.
+        stateful: all that a step changes, by name. definition: see `leave`. parts: the networks, the released first.
 
         Raises:
-            Rejected: the checkpoint lacks one of them, or another process sees another.
+            Rejected: the checkpoint lacks one of them, another process sees another, or the other model does not fit.
         """
+        self._parts = parts
+        for sentence in self._transfer.begin(definition, parts, self.names):
+            self.journal.warn(sentence)
         self._stateful = {**stateful, "alarms": self.alarms}
         found = self.journal.resumed
         if found:
@@ -142,9 +156,18 @@ class Session:
         """Neither images nor minutes nor patience have run out."""
         return not self._finished and not self.recipe.schedule.is_over(self.images_seen, self._since_best)
 
+    def hold(self) -> None:
+        """Before every step: layers that the recipe freezes stay as they are."""
+        self._transfer.hold(self.fraction)
+
     def draw(self) -> Draws:
         """The source of random numbers for the next step."""
         return start_step(self.recipe.seed, self.step, self.ranks)
+
+    @property
+    def images_of_part(self) -> int:
+        """So far, of the part of the training that has begun (`Clock.part`)."""
+        return self.clock.of_part(self.images_seen)
 
     def learning_rate(self, peak: float) -> float:
         return self.clock.learning_rate(self.images_seen, peak)
@@ -165,18 +188,19 @@ class Session:
 
     def report(
         self,
-        maker: Maker,
+        maker: Sampler,
         released: nn.Module,
         figures: Mapping[str, Any],
         *,
         may_be_best: bool = True,
         beside: Mapping[str, str] | None = None,
         after: Mapping[str, Any] | None = None,
+        measure: Callable[[Tensor], Mapping[str, float]] | None = None,
     ) -> None:
         """Compare with unseen patients, keep the best, write sheet, line and checkpoint, sound the alarms.
 
         maker: makes the samples; released: what a version would hold. figures, after: of the line in metrics.csv,
-        before and after the distance. beside: see `Alarms.look`.
+        before and after the distance. beside: see `Alarms.look`. measure: further figures of the samples.
 
         Raises:
             Rejected: something is wrong, and the recipe says to stop.
@@ -186,25 +210,41 @@ class Session:
             self._agree()
             return
         panel = self.judge.panel(maker, self.device)
-        score, spread = self.judge.kid(panel), self.judge.spread(panel)
+        kid, spread = self.judge.kid(panel), self.judge.spread(panel)
+        measured = {"validation_kid": kid} | (dict(measure(panel.images)) if measure else {})
         if may_be_best:
-            self._keep(score, released)
+            self._keep(measured[self.best_by], released)
         self._strip.add(panel.images, self.images_seen, self.fraction)
         self.journal.report(
             {"images_seen": self.images_seen}
             | dict(figures)
-            | {"validation_kid": round(score, 6)}
+            | {name: round(value, 6) for name, value in measured.items()}
             | {"spread": round(min(spread.values(), default=float("nan")), 4)}
             | dict(after or {})
         )
-        self.alarms.look(self.fraction, self.images_seen, panel.images, spread, beside)
+        self.alarms.look(self.clock.within(self.images_seen), self.images_seen, panel.images, spread, beside)
+        self._save()
+        self.alarms.sound()
+        self._agree()
+
+    def note(self, figures: Mapping[str, Any]) -> None:
+        """A report without samples, of what is trained before there can be any: line and checkpoint.
+
+        Raises:
+            Rejected: as for `report`.
+        """
+        self._reported = self.images_seen
+        self.journal.report({"images_seen": self.images_seen} | dict(figures) | {"validation_kid": "", "spread": ""})
+        self.alarms.look(self.fraction, self.images_seen, None, {})
+        self._save()
+        self.alarms.sound()
+
+    def _save(self) -> None:
         self.journal.save(
             {name: each.state_dict() for name, each in self._stateful.items()}
             | {"step": self.step, "images_seen": self.images_seen}
             | {"best": self._best, "reports_since_best": self._since_best}
         )
-        self.alarms.sound()
-        self._agree()
 
     def _agree(self) -> None:
         """All wait for the first, and know what patience is counted from."""
@@ -214,21 +254,29 @@ class Session:
         self._since_best = 0 if score < self._best else self._since_best + 1
         if score < self._best:
             self._best = score
-            self.journal.keep_best({"state": released.state_dict()})
+            beside = {part.name: part.networks[-1].state_dict() for part in self._parts[1:]}
+            self.journal.keep_best({"state": released.state_dict(), "beside": beside})
 
-    def leave(self, definition: Mapping[str, Any]) -> None:
-        """What sampling needs, with range, units and spacing of the slices. definition: `network_def` of the best."""
+    def leave(self, definition: Mapping[str, Any], **more: Any) -> None:
+        """What sampling needs, with range, units and spacing of the slices. definition: `network_def` of the best.
+
+        more: what the family says otherwise, by the fields of `models.version.Description`.
+        """
         if not self.ranks.first:
             return
         made = pictures.description(
             self.recipe,
             self.cohort,
             self.journal.data_hash,
-            self._training,
+            self.training,
             self._px,
             self.images_seen,
             self.batches.counts,
         )
-        chain, best = pictures.input_chain(self.recipe), self.journal.best()["state"]
-        version.write(self.journal.run, made, definition, chain, None, 0.0, best)
-        self.journal.done(images_seen=self.images_seen, validation_kid=self._best, reports_since_best=self._since_best)
+        chain, best = pictures.input_chain(self.recipe), self.journal.best()
+        saw = made.saw.model_copy(update={"ancestors": self._transfer.ancestors})
+        beside = version.write_beside(self.journal.run, best["beside"])
+        made = made.model_copy(update={"saw": saw, "beside": beside, **more})
+        version.write(self.journal.run, made, definition, chain, None, 0.0, best["state"])
+        reports = {"reports_since_best": self._since_best}
+        self.journal.done(images_seen=self.images_seen, **{self.best_by: self._best}, **reports)

@@ -22,9 +22,10 @@ class Strip:
         self._frames = run / "frames"
 
     def add(self, images: Tensor, images_seen: int, progress: float) -> None:
-        """images: (n, planes, px, px) in [-1, 1], classes in turn. A run that goes on writes the same names again."""
+        """images: (n, planes, px, px), or of volumes, in [-1, 1], classes in turn. A run that goes on writes the same
+        names again."""
         self._frames.mkdir(exist_ok=True)
-        shown = images[: self._count].numpy()
+        shown = sheet.middle_slices(images[: self._count].numpy())
         for path, fraction in (
             (self._run / "samples.png", None),
             (self._frames / f"{images_seen:012d}.png", progress),

@@ -28,6 +28,7 @@ from models.training.batches import withheld
 from models.training.judge import AT_MOST
 from models.training.precision import autocast
 from models.training.session import Session
+from models.training.transfer import Part
 from models.variational_recipe import ConvolutionalVAE, VariationalRecipe
 
 UNUSED_NATS, NEARLY_ALL = 0.01, 0.95
@@ -53,8 +54,12 @@ def train(recipe: VariationalRecipe, session: Session) -> None:
     optimiser = torch.optim.AdamW(vae.parameters(), lr=rates.learning_rate, weight_decay=rates.weight_decay)
     alarms = session.watch(WAYS_OUT)
 
-    # Resume from the newest checkpoint, if there is one.
-    session.begin({"network": vae, "average": kept, "optimiser": optimiser})
+    # Resume from the newest checkpoint, or start from another model, if there is one.
+    parts = [
+        Part("decoder", (vae.decoder, kept.decoder), lambda n: built(decoder(recipe, n, planes))),
+        Part("encoder", (vae.encoder, kept.encoder), lambda n: encoder(recipe, n, planes)),
+    ]
+    session.begin({"network": vae, "average": kept, "optimiser": optimiser}, definition, parts)
     sums = Sums(recipe.network.latent)
 
     while session.going:
@@ -63,6 +68,7 @@ def train(recipe: VariationalRecipe, session: Session) -> None:
         stage, beta = recipe.stage(session.fraction), recipe.beta(session.fraction)
         for weight in vae.convolutions():
             weight.requires_grad_(stage != "frozen")
+        session.hold()
 
         # Draw slices and what the encoder is told of them: a noisy image, and a class that may be withheld.
         real, labels = session.batches.draw(schedule.batch_size, draw)

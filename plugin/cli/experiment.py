@@ -30,7 +30,8 @@ def list_experiments(as_json: Annotated[bool, typer.Option("--json", help="Print
         typer.echo(json.dumps(rows, indent=1))
         return
     for row in rows:
-        typer.echo(f"{row['name']}: {row['question']} Reads {row['data']}/.")
+        reads = f" Reads {row['data']}/." if row["data"] else ""
+        typer.echo(f"{row['name']}: {row['question']}{reads}")
 
 
 def run(

@@ -39,6 +39,12 @@ def train(
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="Budget; the schedule fits in.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="In place of the recipe's seed.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
+    start_from: Annotated[
+        str | None,
+        typer.Option("--start-from", metavar="RUN|MODEL", help="A generator, as for evaluate, to begin with."),
+    ] = None,
+    models_dir: Models = None,
+    config: Config = None,
     nproc: Annotated[int, typer.Option("--nproc", min=1, help="Processes, or GPUs, that share a generator.")] = 1,
     compiled: Annotated[bool, typer.Option("--compile", help="Generators: compile the networks first.")] = False,
 ) -> None:
@@ -50,6 +56,7 @@ def train(
     from dicom_io.errors import Rejected
     from models import recipe as recipes
     from models.training import launcher, ranks, sharing
+    from plugin.registry import folder_of
 
     chosen = recipes.load(recipe)
     if seed is not None:
@@ -57,7 +64,8 @@ def train(
     loaded = cohorts.load(cohort)
     if loaded.buried:
         typer.echo(f"{loaded.buried} items of {cohort} are left out, because their sources were deleted", err=True)
-    options = {"resume": resume, "minutes": minutes, "device": device, "compiled": compiled}
+    ancestor = None if start_from is None else folder_of(models_folder(models_dir, config), start_from)
+    options = {"resume": resume, "minutes": minutes, "device": device, "compiled": compiled, "start_from": ancestor}
     if nproc == 1:
         learn(chosen, loaded, run, options)
     elif ranks.told_to_meet():
@@ -214,7 +222,9 @@ class TrainingBar:
             self._console.print(f"warning: {event['message']}", style="yellow", highlight=False)
         elif event["kind"] == "report":
             figures = ", ".join(
-                f"{name} {value}" for name, value in event.items() if name not in ("kind", "images_seen")
+                f"{name} {value}"
+                for name, value in event.items()
+                if name not in ("kind", "images_seen") and value != ""
             )
             self._console.print(f"{event['images_seen']} images: {figures}", highlight=False)
         else:

@@ -51,36 +51,67 @@ def predict(
 def generate(
     model: Annotated[str, typer.Argument(help="NAME or NAME:VERSION of a released generator, or its folder.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many pictures.")] = 16,
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many pictures; 16, of a volume's mask 1.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="Class to make, where the model has classes.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same pictures.")] = 0,
+    given: Annotated[
+        Path | None, typer.Option("--from", help="What to make pictures of: a mask (SEG, NIfTI, PNG), or DICOM files.")
+    ] = None,
+    masks_of: Annotated[
+        str | None, typer.Option("--masks-of", metavar="MODEL", help="A generator whose masks to make pictures of.")
+    ] = None,
     form: Annotated[Literal["dicom", "png", "nifti"], typer.Option("--format", help="What to write.")] = "dicom",
     models: Models = None,
     config: Config = None,
+    force: Annotated[bool, typer.Option("--force", help="Run outside the model's card; results are marked.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Synthetic pictures of a fictitious patient, labelled as such in every format.
+    """Synthetic pictures, labelled as such in every format, of a fictitious patient.
 
     A model of several classes makes one at a time: name it with --label. Picture 3 of a seed is made of the same noise
-    in every class.
+    in every class. A model that makes pictures of masks is given one with --from, or another model's with --masks-of;
+    its pictures come with their SEG. With --from and DICOM files it is `mirall predict`.
 
     Example: mirall generate breast-pet:1 -n 16 --seed 7 --out synthetic/
     """
     from plugin.registry import folder_of
 
-    folder = folder_of(models_folder(models, config), model)
+    shelf = models_folder(models, config)
+    folder = folder_of(shelf, model)
+    drawing = folder_of(shelf, masks_of) if masks_of else None
+    if given and drawing:
+        raise typer.BadParameter("masks come from a file or from a model; give --from or --masks-of")
+    if (given or drawing) and (form != "dicom" or label):
+        raise typer.BadParameter("pictures of masks or of DICOM files are DICOM and have no --label; leave both out")
 
-    from plugin import pipeline
+    from plugin import painting, pipeline
     from plugin.cli.progress import ProgressBar
 
-    if form == "dicom":
+    made_at = datetime.now().astimezone()
+    if given and not painting.takes_masks(folder):
         with ProgressBar() as bar:
-            made = pipeline.generate(
-                folder, out, n=n, seed=seed, label=label, made_at=datetime.now().astimezone(), progress=bar
+            made = pipeline.predict([given], folder, out, made_at=made_at, force=force, progress=bar)
+        _print(made, as_json)
+    elif given or drawing:
+        with ProgressBar() as bar:
+            made = painting.paint(
+                folder,
+                out,
+                mask=given,
+                masks_of=drawing,
+                n=n,
+                seed=seed,
+                made_at=made_at,
+                force=force,
+                progress=bar,
             )
         _print(made, as_json)
+    elif form == "dicom":
+        with ProgressBar() as bar:
+            made = pipeline.generate(folder, out, n=n or 16, seed=seed, label=label, made_at=made_at, progress=bar)
+        _print(made, as_json)
     else:
-        written = pipeline.generate_files(folder, out, n=n, seed=seed, label=label, form=form)
+        written = pipeline.generate_files(folder, out, n=n or 16, seed=seed, label=label, form=form)
         finding = f"{label}, seed {seed}" if label else f"seed {seed}"
         _print_rows([{"path": str(path), "finding": finding} for path in written], as_json)
 

@@ -15,7 +15,8 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Experiment:
-    """name: as on the command line. question: one sentence. data: folder below the data folder that it reads.
+    """name: as on the command line. question: one sentence. data: folder below the data folder that it reads; "" where
+    it reads several, or makes phantoms.
 
     run: (folder of the data set, output folder, profile, says what it does, workers) -> path of the report in Markdown.
     """
@@ -67,6 +68,21 @@ EXPERIMENTS = {
             "generators-mammo",
             "Which of a DCGAN and a WGAN-GP makes patches of mammograms most like real ones?",
             "mammo-mias",
+        ),
+        _generators(
+            "generators-joint",
+            "Does a DCGAN or a diffusion model make T1, FLAIR and lesion mask together, as phantoms have them?",
+            "",
+        ),
+        _generators(
+            "generators-histology",
+            "Is it batch norm that failed in the histology study, and instance norm that worked? On phantom tiles.",
+            "",
+        ),
+        _generators(
+            "generators-transfer",
+            "Does a generator of PET slices that starts from mammograms beat one from scratch? With a frozen critic?",
+            "",
         ),
     )
 }

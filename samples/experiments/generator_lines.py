@@ -6,34 +6,50 @@ changes that are written here. Their images are what their budget buys: see `Lin
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dicom_io.cohort import Cohort
 from models import recipe as recipes
 from models.recipe import Recipe
-from samples.importers import brain_tumour, mini_mias, pet_sarcoma
+from samples.importers import brain_tumour, mini_mias, pet_sarcoma, phantom_folders
 from samples.importers.by_patient import Progress
+from samples.phantoms import write_patients
+from samples.phantoms.patient import Kind
 
 Changes = Mapping[str, Any]
+Import = Callable[[Path, Path, bytes, Progress], Cohort]
 ProfileName = Literal["quick", "full"]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A row. recipe: a shipped one, changed by `changes`; `small` changes it again in the quick profile."""
+    """A row. recipe: a shipped one, changed by `changes`; `small` changes it again in the quick profile.
+
+    starts: from the line's ancestor of the same seed.
+    """
 
     name: str
     recipe: str
     total_images: int
     changes: Changes
     small: Changes
+    starts: bool = False
 
     @property
     def slug(self) -> str:
         return self.name.lower().replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """What models of a line may start from: one training per seed, on another cohort; it is not measured."""
+
+    cohort: Import
+    model: Model
 
 
 @dataclass(frozen=True)
@@ -45,10 +61,11 @@ class Line:
     """
 
     title: str
-    cohort: Callable[[Path, Path, bytes, Progress], Cohort]
+    cohort: Import
     common: Changes
     models: tuple[Model, ...]
     budget_cpu_minutes: float = 24.0
+    ancestor: Ancestor | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +109,27 @@ def changed(document: Changes, change: Changes) -> dict[str, Any]:
         key: changed(document.get(key) or {}, value) if isinstance(value, Mapping) else value
         for key, value in change.items()
     }
+
+
+def _phantoms(kind: Kind, count: int, read: Import) -> Import:
+    """A cohort of phantoms, which are written first; the folder of data sets is not read."""
+
+    def made(source: Path, out: Path, key: bytes, progress: Progress) -> Cohort:
+        with tempfile.TemporaryDirectory() as scratch:
+            write_patients(kind, count, Path(scratch), seed=7)
+            return read(Path(scratch), out, key, progress)
+
+    return made
+
+
+def _below(folder: str, read: Import) -> Import:
+    """Where a line reads several data sets: this one lies in a folder of the given one."""
+    return lambda source, out, key, progress: read(source / folder, out, key, progress)
+
+
+def _histology(name: str, **network: Any) -> Model:
+    """A rung of the ladder: the study's failing and working nets differed in these settings alone."""
+    return Model(name, "histology-dcgan", 24_000, {"network": network}, {})
 
 
 def _adversarial(name: str, recipe: str, total_images: int, network: Changes) -> Model:
@@ -143,6 +181,61 @@ LINES: Mapping[str, Line] = {
         models=(
             _adversarial("DCGAN", "generator", 56_000, {}),
             _adversarial("WGAN-GP", "wgan-gp", 60_000, {}),
+        ),
+    ),
+    "generators-joint": Line(
+        title="Generators of T1, FLAIR and lesion mask together, on phantoms",
+        cohort=_phantoms("brain-mr", 32, phantom_folders.white_matter_lesions),
+        common={
+            "channels": ["T1", "FLAIR"],
+            "mask": True,
+            "preprocessing": recipes.load("joint-lesions").model_dump(mode="json")["preprocessing"],
+            "pixel_range": [0.0, 1.0],
+            "minimum_signal": 0.1,
+            "network": {"image_px": 64},
+        },
+        models=(
+            _adversarial("joint DCGAN", "joint-lesions", 44_000, {}),
+            _diffusion(10_000),
+        ),
+    ),
+    "generators-histology": Line(
+        title="The ladder of the histology study, on phantom tiles of invasive carcinoma",
+        cohort=_phantoms("histology", 16, phantom_folders.histology),
+        common={
+            "network": {"image_px": 64, "features": 16, "dropout": 0.0},
+            "served_px": None,
+            "optimiser": {"learning_rate": 0.0005},
+        },
+        models=(
+            _histology("batch norm, latent 100", latent=100, norm="batch", critic_norm="batch", critic_dropout=0.0),
+            _histology("dropout and batch norm", norm="batch", critic_norm="batch", critic_dropout=0.3),
+            _histology("dropout", norm="none", critic_norm="none", critic_dropout=0.3),
+            _histology("instance norm", norm="instance", critic_norm="instance", critic_dropout=0.0),
+        ),
+    ),
+    "generators-transfer": Line(
+        title="PET slices from scratch, and from a generator of mammography patches",
+        cohort=_below("pet-suv-sarcoma", pet_sarcoma.slices),
+        common={"conditional": False, "pixel_range": [0.0, 10.0], "network": {"image_px": 32}},
+        models=(
+            _adversarial("scratch", "generator", 24_000, {}),
+            replace(_adversarial("transfer", "generator", 24_000, {}), starts=True),
+            replace(
+                _adversarial("transfer, critic frozen", "generator", 24_000, {}),
+                changes={"network": {"features": 16}, "transfer": {"freeze": {"critic": 2}}},
+                starts=True,
+            ),
+        ),
+        ancestor=Ancestor(
+            _below("mammo-mias", mini_mias.patches),
+            Model(
+                "mammography",
+                "generator",
+                60_000,
+                {"network": {"features": 16}, "pixel_range": [0.0, 255.0]},
+                {},
+            ),
         ),
     ),
 }

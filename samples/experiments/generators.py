@@ -8,6 +8,7 @@ class with noise (a generator that collapsed).
     OUT/cohort, OUT/cohort.key    the images, pseudonymised
     OUT/plan.json                 what was asked for; another plan is refused
     OUT/runs/MODEL-seedN/         a training, and outcome.json once it was evaluated
+    OUT/ancestor/                 where models start from another one: its cohort, and a run for each seed
     OUT/references/NAME.json      the rows beside the models
     OUT/samples/MODEL-seedN.png   synthetic pictures, marked
     OUT/report.md, figures.json
@@ -48,7 +49,7 @@ from models.evaluation.subsets import evenly
 from models.recipe import Recipe
 from models.recipe_parts import GenerationBase
 from models.training import pictures
-from samples.experiments.generator_lines import LINES, PROFILES, Line, ProfileName, recipe_of
+from samples.experiments.generator_lines import LINES, PROFILES, Import, Line, ProfileName, recipe_of
 from samples.experiments.generator_report import figures_of, report_of
 
 SHEET_SEED = 1
@@ -58,13 +59,18 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One row of one seed. recipe: as YAML. reference: "" trains; else which row beside the models is measured."""
+    """One row of one seed. recipe: as YAML. reference: "" trains; else which row beside the models is measured.
+
+    start_from: a run, or None. measured: whether it is evaluated; an ancestor is not.
+    """
 
     recipe: str
     cohort: Path
     target: Path
     draws: int
     reference: str = ""
+    start_from: Path | None = None
+    measured: bool = True
 
     @property
     def outcome(self) -> Path:
@@ -83,17 +89,19 @@ def run(name: str, source: Path, out: Path, profile: ProfileName, say: Say, work
     """
     line = LINES[name]
     out.mkdir(parents=True, exist_ok=True)
-    cohort = _cohort(line, source, out, say)
+    cohort = _cohort(line.cohort, source, out, say)
     trained = {
         (model.name, seed): recipe_of(line, model, seed, profile)
         for model in line.models
         for seed in range(PROFILES[profile].seeds)
     }
     _keep_plan(out / "plan.json", name, profile, cohort, trained)
+    ancestors = _ancestors(out / "ancestor", line, source, profile, say)
     jobs = _jobs(out, line, profile, trained)
-    left = [job for job in jobs if not job.outcome.exists()]
-    for done, finished in enumerate(_performed(left, workers), len(jobs) - len(left) + 1):
-        say(f"{finished.name}: done ({done} of {len(jobs)})")
+    for stage in (ancestors, jobs):
+        left = [job for job in stage if not job.outcome.exists()]
+        for done, finished in enumerate(_performed(left, workers), len(stage) - len(left) + 1):
+            say(f"{finished.name}: done ({done} of {len(stage)})")
     outcomes = [json.loads(job.outcome.read_text()) for job in jobs]
     figures = figures_of(outcomes, name, line, profile, cohort)
     _write(out / "figures.json", figures)
@@ -102,13 +110,13 @@ def run(name: str, source: Path, out: Path, profile: ProfileName, say: Say, work
     return report
 
 
-def _cohort(line: Line, source: Path, out: Path, say: Say) -> Cohort:
+def _cohort(read: Import, source: Path, out: Path, say: Say) -> Cohort:
     folder, beside = out / "cohort", out / "cohort.partial"
     if not folder.exists():
         say("reading the data set")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
-        line.cohort(source, beside, site_key(out / "cohort.key"), lambda *_: None)
+        read(source, beside, site_key(out / "cohort.key"), lambda *_: None)
         beside.rename(folder)
     return cohorts.load(folder)
 
@@ -153,11 +161,39 @@ def _leaves(document: Any, at: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(value, f"{at}.{key}" if at else key)
 
 
+def _ancestors(out: Path, line: Line, source: Path, profile: ProfileName, say: Say) -> list[Job]:
+    """One for each seed; none where all models begin by themselves."""
+    if line.ancestor is None:
+        return []
+    out.mkdir(exist_ok=True)
+    _cohort(line.ancestor.cohort, source, out, say)
+    return [
+        Job(
+            recipes.dump(recipe_of(line, line.ancestor.model, seed, profile)),
+            out / "cohort",
+            out / f"{line.ancestor.model.slug}-seed{seed}",
+            PROFILES[profile].draws,
+            measured=False,
+        )
+        for seed in range(PROFILES[profile].seeds)
+    ]
+
+
 def _jobs(out: Path, line: Line, profile: ProfileName, trained: Mapping[tuple[str, int], Recipe]) -> list[Job]:
-    draws, slugs = PROFILES[profile].draws, {model.name: model.slug for model in line.models}
+    draws, models = PROFILES[profile].draws, {model.name: model for model in line.models}
+    starts = {
+        seed: out / "ancestor" / f"{line.ancestor.model.slug}-seed{seed}" if line.ancestor else None
+        for seed in range(PROFILES[profile].seeds)
+    }
     runs = [
-        Job(recipes.dump(recipe), out / "cohort", out / "runs" / f"{slugs[model]}-seed{seed}", draws)
-        for (model, seed), recipe in trained.items()
+        Job(
+            recipes.dump(recipe),
+            out / "cohort",
+            out / "runs" / f"{models[name].slug}-seed{seed}",
+            draws,
+            start_from=starts[seed] if models[name].starts else None,
+        )
+        for (name, seed), recipe in trained.items()
     ]
     # Size and range are those of all models of the line.
     beside = [
@@ -218,7 +254,10 @@ def perform(job: Job) -> Job:
         spent_s = round(time.process_time() - started_s, 1)
         _write(job.outcome, {"row": job.reference, "evaluation": measured_, "evaluation_cpu_s": spent_s})
         return job
-    training_cpu_s, warnings = _train(recipe, cohort, job.target)
+    training_cpu_s, warnings = _train(recipe, cohort, job.target, job.start_from)
+    if not job.measured:
+        _write(job.outcome, {"row": recipe.name, "training_cpu_s": round(training_cpu_s, 1), "warnings": warnings})
+        return job
     started_s = time.process_time()
     report = evaluate(job.target, cohort, draws=job.draws)
     model = generator.load(job.target)
@@ -239,7 +278,7 @@ def perform(job: Job) -> Job:
     return job
 
 
-def _train(recipe: Recipe, cohort: Cohort, run: Path) -> tuple[float, list[str]]:
+def _train(recipe: Recipe, cohort: Cohort, run: Path, start_from: Path | None) -> tuple[float, list[str]]:
     """CPU seconds and warnings, those of attempts that were killed included, as far as their last report."""
     beside = run / "so_far.json"
     before: dict[str, Any] = json.loads(beside.read_text()) if beside.exists() else {"cpu_s": 0.0, "warnings": []}
@@ -255,23 +294,23 @@ def _train(recipe: Recipe, cohort: Cohort, run: Path) -> tuple[float, list[str]]
         if event["kind"] == "report":
             _write(beside, {"cpu_s": spent_s(), "warnings": warnings})
 
-    training.train(recipe, cohort, run, resume=True, progress=hear, device="cpu")
+    training.train(recipe, cohort, run, resume=True, progress=hear, device="cpu", start_from=start_from)
     return spent_s(), warnings
 
 
 def _save_sheet(model: generator.Generator, run: Path) -> None:
-    """Pictures of a seed of their own; with classes, a column is a class."""
+    """Pictures of a seed of their own, channels and mask side by side; with classes, a column is a class."""
     if model.labels:
         rows = max(2, SHEET_PICTURES // len(model.labels))
-        columns = [model.sample(rows, SHEET_SEED, label) for label in model.labels]
+        columns = [np.stack([*model.pictures(rows, SHEET_SEED, label)]) for label in model.labels]
         shown, across = np.stack(columns, 1).reshape(-1, *columns[0].shape[1:]), len(columns)
     else:
-        shown, across = model.sample(SHEET_PICTURES, SHEET_SEED), 4
+        shown, across = np.stack([*model.pictures(SHEET_PICTURES, SHEET_SEED)]), 4
     folder = run.parent.parent / "samples"
     folder.mkdir(exist_ok=True)
     sheet.save(
         shown,
-        model.pixel_range,
+        (-1.0, 1.0),
         folder / f"{run.name}.png",
         model=model.identity.address,
         seed=SHEET_SEED,

@@ -11,7 +11,7 @@ from sklearn import metrics as sklearn_metrics
 
 from models.evaluate import verdict
 from models.evaluation import bootstrap, classification, fidelity, privacy, segmentation
-from models.evaluation.features import EncodedFeatures, RandomFeatures
+from models.evaluation.features import ContentFeatures, EncodedFeatures, RandomFeatures
 
 RNG = np.random.default_rng(11)
 ONE = np.ones((1, 1))
@@ -330,3 +330,17 @@ def test_only_evidence_on_real_separate_patients_proves(changes, state):
     found, reason = verdict(report_of(**changes))
     assert found == state
     assert len(reason) > 20
+
+
+def test_copies_in_other_grey_levels_are_found_by_their_content():
+    """Of an autoencoder that sees grey levels, such copies lie farther off than many held-out images do."""
+    source = torch.Generator().manual_seed(7)
+    coarse = torch.rand(160, 1, 4, 4, generator=source)
+    images = torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear") * 1.6 - 0.8
+    training, unseen = images[:120], images[120:]
+    features = ContentFeatures(training)
+    copies = training[:40] * 0.6 - 0.2
+    torch.testing.assert_close(features(copies), features(training[:40]), atol=1e-3, rtol=0)
+    report = privacy.evaluate(copies, training, (unseen, [f"p{n}" for n in range(40)]), [features], draws=100)
+    found = report["spaces"]["autoencoder without brightness and contrast"]
+    assert found["copy_rate"]["value"] == 1.0 and found["planted_recall"] >= 0.95 and found["controls_hold"]

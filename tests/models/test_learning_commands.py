@@ -128,6 +128,21 @@ def test_resume_goes_on_from_the_command_line(run_command, make_cohort, small_re
     assert (tmp_path / "run" / "models" / "model.pt").is_file()
 
 
+def test_a_training_starts_from_a_version_by_name_or_from_a_run_by_folder(
+    run_command, generator, generation_run, small_recipe, tmp_path
+):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(recipe.dump(small_recipe("generator", total_images=16, report_images=16)))
+    words = ("train", mine, "--cohort", generation_run[1].folder, "--device", "cpu", "--run")
+    shelf = generator.folder.parent.parent
+    run_command(*words, tmp_path / "one", "--start-from", "toy-maker:1", "--models", shelf)
+    run_command(*words, tmp_path / "other", "--start-from", generation_run[0])
+    for name, address in (("one", "toy-maker:1"), ("other", "generator:0")):
+        assert json.loads((tmp_path / name / "ancestors.json").read_text())[0]["address"] == address
+    with pytest.raises(Rejected, match=r"no model version 'toy-taker'.*there are: toy-maker:1"):
+        run_command(*words, tmp_path / "third", "--start-from", "toy-taker", "--models", shelf)
+
+
 def _commands(app: typer.Typer) -> list[tuple[str, str]]:
     nested = [group.typer_instance for group in app.registered_groups]
     commands = [command for each in (app, *nested) for command in each.registered_commands]

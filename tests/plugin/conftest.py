@@ -55,11 +55,11 @@ def _release(
     plain["evaluation"] = {"bootstrap_draws": 200}
     for key, value in fields.items():
         plain[key] = plain[key] | value if key == "windows" else value
-    if recipe_name != "generator":
+    if recipe_name in ("segmenter", "classifier"):
         plain["network"] = plain["network"] | {
             "channels": [8, 16, 32] if recipe_name == "segmenter" else [8, 16, 16, 16]
         }
-    run = cohort.folder / "run"
+    run = cohort.folder / f"run-{name}"
     training.train(recipe.parse(plain, name), cohort, run, device="cpu")
     version = bundle.release(run, cohort, name, models_dir=shelf)
     return Released(shelf, version.folder, cohort)
@@ -115,17 +115,59 @@ def _views(folder: Path, readout: series.Readout, seed: int) -> list[Item]:
 
 
 @pytest.fixture(scope="session")
-def head_segmenter(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Released:
-    """toy-lesions:1, T1 and FLAIR -> mask."""
-    cohort = _cohort(
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """T1, FLAIR and the mask of the blob."""
+    return _cohort(
         tmp_path_factory.mktemp("heads"),
         "segmentation",
         (T1, FLAIR),
         lambda seed: [*toy.mr("T1", seed), *toy.mr("FLAIR", seed)],
         _head,
     )
+
+
+@pytest.fixture(scope="session")
+def head_segmenter(shelf: Path, heads: Cohort) -> Released:
+    """toy-lesions:1, T1 and FLAIR -> mask."""
     schedule = {"total_images": 960, "report_images": 480}
-    return _release(shelf, cohort, "toy-lesions", "segmenter", schedule, windows={"window_px": 24})
+    return _release(shelf, heads, "toy-lesions", "segmenter", schedule, windows={"window_px": 24})
+
+
+# Stored values of the toy heads reach about 1000.
+_HEADS: dict[str, Any] = {"preprocessing": [], "pixel_range": [0, 1200], "audit_samples": 32, "augmentation": {}}
+_BRIEF = {"total_images": 64, "report_images": 64}
+
+
+@pytest.fixture(scope="session")
+def head_translator(shelf: Path, heads: Cohort) -> Released:
+    """toy-flair:1, T1 -> FLAIR."""
+    network = {"kind": "translator", "window_px": 16, "channels": [8, 16]}
+    critic = {"features": 8, "layers": 1, "scales": 1}
+    return _release(shelf, heads, "toy-flair", "translator", _BRIEF, network=network, critic=critic, **_HEADS)
+
+
+@pytest.fixture(scope="session")
+def head_refiner(shelf: Path, heads: Cohort) -> Released:
+    """toy-finer:1, T1 with pixels of half the width."""
+    network = {"kind": "translator", "window_px": 16, "channels": [8, 16], "norm": "none"}
+    return _release(shelf, heads, "toy-finer", "super-resolution", _BRIEF, network=network, **_HEADS)
+
+
+@pytest.fixture(scope="session")
+def head_painter(shelf: Path, heads: Cohort) -> Released:
+    """toy-painter:1, mask -> FLAIR."""
+    network = {"kind": "spade", "image_px": 16, "features": 8, "hidden": 8, "latent": 4}
+    critic = {"features": 8, "layers": 1, "scales": 1}
+    return _release(shelf, heads, "toy-painter", "mask-to-image", _BRIEF, network=network, critic=critic, **_HEADS)
+
+
+@pytest.fixture(scope="session")
+def head_drawer(shelf: Path, heads: Cohort) -> Released:
+    """toy-drawer:1, noise -> FLAIR and mask."""
+    network = {"image_px": 16, "features": 16, "latent": 16}
+    return _release(
+        shelf, heads, "toy-drawer", "generator", _BRIEF, network=network, channels=["FLAIR"], mask=True, **_HEADS
+    )
 
 
 @pytest.fixture(scope="session")

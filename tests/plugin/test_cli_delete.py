@@ -59,6 +59,19 @@ def cohort(tmp_path, here) -> Path:
     return folder
 
 
+def test_versions_that_started_from_one_that_saw_it_are_listed_too(here, cohort):
+    models = here.index.data / "models"
+    ours = json.loads((models / "painter" / "1" / "configs" / "metadata.json").read_text())["mirall"]
+    seen = ours["saw"]["data_hash"]
+    for name, ancestors in (("heir", [{"data_hash": seen}]), ("stranger", [{"data_hash": "0" * 64}])):
+        ours |= {"name": name, "saw": {"data_hash": "1" * 64, "ancestors": ancestors}}
+        configs = models / name / "1" / "configs"
+        configs.mkdir(parents=True)
+        (configs / "metadata.json").write_text(json.dumps({"mirall": ours}))
+    told = json.loads(run("delete", STUDY, "--cohort", cohort, "--dry-run", "--json", "--data", here.index.data))
+    assert told["trained_on_it"] == ["heir:1", "painter:1"]
+
+
 def test_nothing_is_deleted_without_a_yes(here):
     said = run("delete", STUDY, "--data", here.index.data, code=1, typed="n\n")
     assert f"study {STUDY}: 2 instances, 0 earlier versions, 0 refused copies" in said
