@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing import connection
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,12 @@ def start(count: int, work: Callable[..., None], *arguments: Any) -> None:
         SystemExit: one failed by another error, whose traceback it has printed.
     """
     context = multiprocessing.get_context("spawn")
-    failures = context.SimpleQueue()
+    pipes = [context.Pipe(duplex=False) for _ in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         meeting = (Path(folder) / "meeting").as_uri()
         started = [
-            context.Process(target=_one, args=(number, count, meeting, failures, work, arguments))
-            for number in range(count)
+            context.Process(target=_one, args=(number, count, meeting, said, work, arguments))
+            for number, (_, said) in enumerate(pipes)
         ]
         try:
             for each in started:
@@ -50,8 +51,9 @@ def start(count: int, work: Callable[..., None], *arguments: Any) -> None:
             codes = [each.exitcode for each in started]
         finally:
             _end(started)
-    if not failures.empty():
-        raise failures.get()
+    for heard, _ in pipes:
+        if heard.poll():
+            raise heard.recv()
     for number, code in enumerate(codes):
         if code is not None and code < 0:
             raise TryAgain(
@@ -83,7 +85,7 @@ def _end(started: Sequence[BaseProcess]) -> None:
         each.join()
 
 
-def _one(number: int, count: int, meeting: str, failures: Any, work: Callable[..., None], arguments: Any) -> None:
+def _one(number: int, count: int, meeting: str, said: Connection, work: Callable[..., None], arguments: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), ranks.MEETING: meeting}
     os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
@@ -92,7 +94,7 @@ def _one(number: int, count: int, meeting: str, failures: Any, work: Callable[..
     try:
         work(*arguments)
     except (ImagingError, OSError) as error:
-        failures.put(error)
+        said.send(error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(1)
