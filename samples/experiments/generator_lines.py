@@ -6,6 +6,7 @@ changes that are written here. Their images are what their budget buys: see `Lin
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ class Model:
 
     @property
     def slug(self) -> str:
-        return self.name.lower().replace(" ", "-")
+        return re.sub("[^a-z0-9]+", "-", self.name.lower())
 
 
 @dataclass(frozen=True)
