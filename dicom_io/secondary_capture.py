@@ -80,7 +80,9 @@ def quantise(frames: npt.ArrayLike, value_range: tuple[float, float] | None = No
     if not np.isfinite([smallest, largest]).all():
         raise Rejected(f"{np.count_nonzero(~np.isfinite(values))} pixels are not finite and cannot be stored")
     low, high = map(float, value_range or (smallest, largest))
-    if smallest < low or largest > high:
+    # A bound such as 1.2 is none of single precision: values that reach it lie a digit beyond, and are clipped.
+    slack = 2 * float(np.spacing(np.float32(max(abs(low), abs(high)))))
+    if smallest < low - slack or largest > high + slack:
         raise Rejected(f"pixels from {smallest:g} to {largest:g} do not fit the range {low:g} to {high:g}; widen it")
     # Decimal Strings have 16 characters: the numbers that are written, not those that were meant, do the scaling.
     slope = float(format_number_as_ds((high - low) / _FULL)) if high > low else 1.0
