@@ -214,19 +214,19 @@ def _placed(
 ) -> Iterator[Object]:
     """sample: (channels, slices, rows, columns) with the steps `spacing_mm`; number: of the volume, None for slices of
     many."""
-    grid = _grid(spacing_mm)
-    captures: list[tuple[Dataset, LabelRecord]] = []
+    lies = grid(spacing_mm)
+    captures: dict[str, list[tuple[Dataset, LabelRecord]]] = {}
     for channel, frames in _series(model, sample.image.swapaxes(0, 1)):
         for form in forms(wanted):
-            captures = secondary_capture.generated_volume(
-                Volume(np.asarray(frames, np.float32), grid, "", model.units),
+            captures[form] = secondary_capture.generated_volume(
+                Volume(np.asarray(frames, np.float32), lies, "", model.units),
                 channel=channel,
                 sample=number,
                 form=form,
                 **_of_generated(model, seed, label, made_at),
             )
             finding = _drawn(n, seed, label, channel, number)
-            yield from ((dataset, record, finding, form) for dataset, record in captures)
+            yield from ((dataset, record, finding, form) for dataset, record in captures[form])
     if sample.mask is None:
         return
     masks, names = sample.mask.astype(np.float32), " and ".join(model.mask_labels)
@@ -234,8 +234,8 @@ def _placed(
         if encoding in wanted:
             of = {"seed": seed, "samples": n} | ({"label": label} if label else {}) | model.settings
             seg, record = segmentation.of_generated(
-                Volume(masks, grid, "", "1"),
-                captures=captures,
+                Volume(masks, lies, "", "1"),
+                captures=captures[form_under_masks(wanted)],
                 segments=segments_of(("background", *model.mask_labels)),
                 model=model.identity,
                 parameters=of | ({} if number is None else {"sample": number}),
@@ -248,8 +248,9 @@ def _placed(
             yield seg, record, f"{names} on {share:.0%} of {len(masks)} pictures, seed {seed}", encoding
 
 
-def _grid(spacing_mm: Sequence[float]) -> npt.NDArray[np.float64]:
-    """(slice, row, column) -> LPS in mm: rows down, columns to the left, slices upwards, as axial images lie."""
+def grid(spacing_mm: Sequence[float]) -> npt.NDArray[np.float64]:
+    """The affine of these steps along (slice, row, column), index -> LPS in mm: rows down, columns to the left, slices
+    upwards, as axial images lie."""
     slice_mm, down, across = spacing_mm
     return np.diag([across, down, slice_mm, 1.0])[:, [2, 1, 0, 3]]
 
@@ -337,8 +338,8 @@ def _write_nifti(
 ) -> None:
     said = {**note, **({"shows": word} if word else {})}
     if model.dims == 3:
-        grid = _grid(model.spacing_mm or (1.0, 1.0, 1.0))
-        nifti.write(Volume(values, grid, "", units, (source,) * len(values)), path, note=said)
+        lies = grid(model.spacing_mm or (1.0, 1.0, 1.0))
+        nifti.write(Volume(values, lies, "", units, (source,) * len(values)), path, note=said)
         return
     spacing_mm = None if model.spacing_mm is None else (model.spacing_mm[0], model.spacing_mm[1])
     nifti.write_projection(Projection(values, units, source, spacing_mm), path, note=said)
@@ -401,8 +402,13 @@ def _sentences(refused: Sequence[tuple[Case, str]]) -> str:
 Object = tuple[Dataset, LabelRecord, str, str]
 
 
-def forms(encodings: Collection[str]) -> list[secondary_capture.Form]:
-    return [form for form in get_args(secondary_capture.Form) if form in encodings]
+def forms(wanted: Collection[str]) -> list[secondary_capture.Form]:
+    return [form for form in get_args(secondary_capture.Form) if form in wanted]
+
+
+def form_under_masks(wanted: Collection[str]) -> secondary_capture.Form:
+    """The captures that a SEG of generated masks lies on: the archive's own, where they are among those written."""
+    return next(iter(forms(encodings.DEFAULT.intersection(wanted)) or forms(wanted)))
 
 
 def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]) -> list[Object]:

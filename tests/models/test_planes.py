@@ -227,6 +227,13 @@ def test_dicom_holds_a_series_for_each_channel_and_the_masks_lie_on_the_last(joi
     assert [each.path.read_bytes() for each in again] == [each.path.read_bytes() for each in made]
 
 
+def test_masks_lie_on_the_archive_s_own_captures_where_both_forms_are_written(joint, tmp_path):
+    both = ["single-frame", "multi-frame", "binary"]
+    made = pipeline.generate(joint.model.folder, tmp_path, n=3, seed=3, made_at=AT, encodings=both)
+    series = dcmread(made[-1].path).ReferencedSeriesSequence[0].SeriesInstanceUID
+    assert [each.record.series_instance_uid for each in made if each.encoding == "multi-frame"][-1] == series
+
+
 @pytest.mark.parametrize("form", ["png", "nifti"])
 def test_files_are_one_for_each_channel_and_one_for_the_mask(joint, tmp_path, form):
     written = pipeline.generate_files(joint.model.folder, tmp_path, n=2, seed=3, label=None, form=form)
