@@ -34,6 +34,7 @@ from plugin.pipeline import (
     forms,
     generator_of,
     grid,
+    require_few,
     segments_of,
     silent,
     write,
@@ -69,7 +70,7 @@ def paint(
     n: None makes 16, of the mask of a volume 1.
 
     Raises:
-        Rejected: the model paints no masks, or these labels are not its own.
+        Rejected: the model paints no masks, these labels are not its own, or `n` is too many for the memory.
         OutOfDomain: pixels of another size than the model's card says, and `force` is not set.
     """
     model = _painter(model_folder)
@@ -91,6 +92,7 @@ def _of_file(model: Painter, path: Path, n: int | None) -> list[Canvas]:
     else:
         affine = _of_nobody(drawn.affine, drawn.numbers.shape)
     if slices == 1:
+        require_few(n or 16)
         return [Canvas(np.repeat(drawn.numbers, n or 16, 0), affine, [*range(n or 16)], drawn.digest)]
     return [Canvas(drawn.numbers, affine, [code] * slices, f"{drawn.digest}, style {code}") for code in range(n or 1)]
 
@@ -103,6 +105,7 @@ def _of_generator(model: Painter, folder: Path | None, n: int, seed: int) -> lis
             f"{drawing.identity.address} draws {', '.join(drawing.mask_labels) or 'no masks'}, and "
             f"{model.identity.address} paints {', '.join(model.labels)}; the labels must be the same"
         )
+    require_few(n)
     masks = [sample.mask for sample in drawing.samples(n, seed) if sample.mask is not None]
     made_of = f"masks of {drawing.identity.address} {drawing.identity.content_hash[:12]}"
     if drawing.dims == 3:

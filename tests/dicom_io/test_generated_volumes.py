@@ -183,6 +183,13 @@ def test_warped_pictures_claim_no_place() -> None:
     assert len(ds.SourceImageSequence) == 6
 
 
+def test_pictures_without_a_place_have_the_spacing_that_is_known() -> None:
+    frames = np.zeros((1, 30, 40), np.float32)
+    [spaced] = from_real(zoom=None, frames=frames, spacing_mm=(0.25, 0.4))
+    [unknown] = from_real(zoom=None, frames=frames)
+    assert list(decoded(spaced)[0].PixelSpacing) == [0.25, 0.4] and "PixelSpacing" not in decoded(unknown)[0]
+
+
 def test_another_seed_is_another_object_and_a_capture_of_the_same_pixels_too() -> None:
     frames = np.random.default_rng(3).random(SHAPE, np.float32)
     datasets = made.sources()

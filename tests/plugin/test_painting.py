@@ -218,7 +218,7 @@ def test_the_mask_lies_on_the_archive_s_own_captures_where_both_forms_are_writte
 
 def test_a_mask_of_generated_pictures_is_refused_for_the_border_strip_in_its_frames(painted, head_painter, tmp_path):
     (path,) = (each.path for each in painted if each.record.sop_class_uid == SEG)
-    with pytest.raises(Rejected, match="a mask of generated pictures, with rows for the border strip.* use --masks-of"):
+    with pytest.raises(Rejected, match=r"a mask of generated pictures, .* border strip .*use --masks-of"):
         painting.paint(head_painter.folder, tmp_path, mask=path, seed=0, made_at=AT)
 
 
@@ -372,6 +372,13 @@ def test_generate_takes_masks_and_dicom_files(app, head_painter, head_translator
     assert [row["synthetic"] for row in rows] == [True, True]
     rows = run(app, "generate", "toy-flair", "--from", t1[0].parent, "--out", out, *shelf)
     assert [row["kind"] for row in rows] == ["generated-from-real"]
+
+
+@pytest.mark.parametrize("words", [("-n", "2"), ("--seed", "0")])
+def test_what_pictures_of_dicom_files_do_not_take_is_refused(app, head_translator, t1, tmp_path, words):
+    given = ["--from", str(t1[0].parent), "--out", str(tmp_path / "out"), "--models", str(head_translator.shelf)]
+    done = CliRunner().invoke(app, ["generate", "toy-flair", *given, *words])
+    assert done.exit_code == 2 and "leave -n and" in done.output
 
 
 def test_each_command_names_the_other_where_a_model_is_of_its_kind(head_painter, head_translator, tmp_path, t1):
