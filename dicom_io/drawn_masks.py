@@ -1,6 +1,6 @@
 """A mask that somebody drew, as label numbers: from a DICOM SEG, a NIfTI or a PNG, by whoever's tool it was.
 
-SEG     segments by their label; one segment is the one label, whatever it is called
+SEG     segments by their label; one segment is the one label, whatever it is called; none of our generated pictures
 NIfTI   label numbers; rows and columns are turned to run as they do in DICOM (to the left, the back, the feet)
 PNG     label numbers, or grey levels evenly from black for none to white for the last label; without a place
 """
@@ -17,9 +17,11 @@ import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 from PIL import Image, UnidentifiedImageError
 
+from dicom_io import labels as labels_of_objects
 from dicom_io import nifti, segmentation
 from dicom_io.dataset import read as read_dataset
 from dicom_io.errors import Rejected
+from dicom_io.provenance import MANUFACTURER
 from dicom_io.volume import Float64
 
 Numbers = npt.NDArray[np.uint8]
@@ -65,6 +67,12 @@ def _segments(path: Path, labels: Sequence[str]) -> DrawnMask:
     dataset = read_dataset(path)
     if dataset.get("Modality") != "SEG":
         raise Rejected(f"{path.name} is no SEG, and neither NIfTI nor PNG; give the mask as one of these")
+    if labels_of_objects.is_synthetic(dataset) and dataset.get("Manufacturer") == MANUFACTURER:
+        # Its frames are as high as the captures, and nothing in it says how much of that is their border strip.
+        raise Rejected(
+            f"{path.name} is a mask of generated pictures, with rows for the border strip below them; "
+            "use --masks-of MODEL, or generate it as NIfTI"
+        )
     described = segmentation.segments_of(dataset)
     known = {label: number for number, label in enumerate(labels, start=1)}
     if len(described) == len(labels) == 1:

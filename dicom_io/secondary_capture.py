@@ -80,7 +80,9 @@ def quantise(frames: npt.ArrayLike, value_range: tuple[float, float] | None = No
     if not np.isfinite([smallest, largest]).all():
         raise Rejected(f"{np.count_nonzero(~np.isfinite(values))} pixels are not finite and cannot be stored")
     low, high = map(float, value_range or (smallest, largest))
-    if smallest < low or largest > high:
+    # A bound such as 1.2 is none of single precision: values that reach it lie a digit beyond, and are clipped.
+    slack = 2 * float(np.spacing(np.float32(max(abs(low), abs(high)))))
+    if smallest < low - slack or largest > high + slack:
         raise Rejected(f"pixels from {smallest:g} to {largest:g} do not fit the range {low:g} to {high:g}; widen it")
     # Decimal Strings have 16 characters: the numbers that are written, not those that were meant, do the scaling.
     slope = float(format_number_as_ds((high - low) / _FULL)) if high > low else 1.0
@@ -373,6 +375,7 @@ def generated_from_real(
     out_of_domain: bool = False,
     audit_id: str = "",
     zoom: int | None = 1,
+    spacing_mm: tuple[float, float] | None = None,
     further_sources: Sequence[Dataset] = (),
     form: Form = "multi-frame",
 ) -> list[tuple[Dataset, LabelRecord]]:
@@ -381,11 +384,12 @@ def generated_from_real(
     They are synthetic, and stay with the patient that they show. frames: (n, rows, columns) float32, in `units`.
     value_range: what the window spans, black to white; values beyond are kept. seed: of what was drawn.
     zoom: 1 where frame i is the anatomy of source i in its geometry, pixel for pixel (more: see `of_prediction`); None
-    where it is not, so that the frames claim no place in the patient. Everything else as for `of_prediction`.
+    where it is not, so that the frames claim no place in the patient; spacing_mm: then (down, across) between pixels in
+    the patient, where it is known. Everything else as for `of_prediction`.
 
     Raises: as `of_prediction`.
     """
-    return _on_sources(
+    made = _on_sources(
         "generated-from-real",
         seed,
         frames,
@@ -404,6 +408,10 @@ def generated_from_real(
         further_sources=further_sources,
         form=form,
     )
+    if zoom is None and spacing_mm is not None:
+        for dataset, _ in made:
+            dataset.PixelSpacing = [format_number_as_ds(float(step)) for step in spacing_mm]
+    return made
 
 
 def _on_sources(

@@ -13,6 +13,7 @@ Written through highdicom, with UIDs that are functions of the input: the same c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -29,7 +30,6 @@ from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_io import capture_planes, filing, labels, placement, references, source_planes
-from dicom_io.dataset import read_with_hash
 from dicom_io.errors import MissingAttribute, Rejected
 from dicom_io.labels import LABEL_MAP_STORAGE, SEGMENTATION_STORAGE
 from dicom_io.provenance import MANUFACTURER, LabelRecord, ModelIdentity, series_number
@@ -218,7 +218,8 @@ def of_generated(
 
 
 def _references_to(capture: Dataset, record: LabelRecord) -> list[Source]:
-    _, digest = read_with_hash(labels.encode(capture, record))
+    # Of the pixels, not of the encoded object, which bears a date: the SEG has the same UIDs on every repeat.
+    digest = hashlib.sha256(capture.PixelData).hexdigest()
     count = int(capture.get("NumberOfFrames") or 1)
     return [
         Source(record.sop_class_uid, record.sop_instance_uid, digest, number, record.is_synthetic)

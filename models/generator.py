@@ -7,6 +7,7 @@ No family of generators is known here: a network makes one picture from a source
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class Generator:
     typical pictures, None leaves them as they were trained and evaluated. settings: those that were given.
 
     Raises:
-        Rejected: the network has no such thing, or truncation is below 0.1.
+        Rejected: the network has no such thing, truncation is below 0.1, or one of them is no finite number.
     """
 
     def __init__(self, model: ModelVersion, *, truncation: float | None = None, guidance: float | None = None) -> None:
@@ -74,14 +75,15 @@ class Generator:
         if truncation is not None:
             if not isinstance(self.network, FromNoise):
                 raise Rejected(f"{address} is no network that takes a vector of noise; leave truncation out")
-            if truncation < LEAST_TRUNCATION:
-                raise Rejected(f"truncation {truncation:g} is below {LEAST_TRUNCATION:g}; take 0.5 to 1")
+            # So written that it refuses what is no number, too.
+            if not LEAST_TRUNCATION <= truncation < math.inf:
+                raise Rejected(f"truncation {truncation:g} is no number from {LEAST_TRUNCATION:g} on; take 0.5 to 1")
             self.network.truncation = truncation
         if guidance is not None:
             if not isinstance(self.network, Diffusion) or not self.network.classes:
                 raise Rejected(f"{address} is no diffusion model with classes to be guided to; leave guidance out")
-            if guidance < 0:
-                raise Rejected(f"guidance {guidance:g} is below 0; 1 is the class as it was learned")
+            if not 0 <= guidance < math.inf:
+                raise Rejected(f"guidance {guidance:g} is no number from 0 on; 1 is the class as it was learned")
             self.network.guidance = guidance
 
     @property

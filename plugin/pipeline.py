@@ -35,6 +35,8 @@ Progress = Callable[[Mapping[str, Any]], None]
 Picture = npt.NDArray[np.uint8]
 
 SHOWN_PX = 192  # small slices are enlarged by whole pixels to about this width, so that captions can be read
+# Pictures with masks are held until the last is made: 1 GB of 256 x 256 pixels, and a copy.
+MOST_WITH_MASKS = 4000
 LARGEST_PX = 512  # mammograms are thinned to at most this many rows in a capture
 # Windows of the captures: SUV as PET is usually read; others by the image's own percentiles.
 SUV_WINDOW = (0.0, 7.0)
@@ -172,7 +174,12 @@ def _with_masks(
     progress: Progress,
 ) -> Iterator[Object]:
     """A series for each channel, and the masks as SEG on the last of them. The pictures are laid one behind the other,
-    for a mask needs places that it shares with its image."""
+    for a mask needs places that it shares with its image.
+
+    Raises:
+        Rejected: too many for the memory.
+    """
+    require_few(n)
     samples: list[Sample] = []
     for sample in model.samples(n, seed, label):
         progress({"stage": "generating", "done": len(samples), "total": n})
@@ -183,6 +190,19 @@ def _with_masks(
         np.stack([sample.mask for sample in samples if sample.mask is not None]),
     )
     yield from _placed(model, stacked, (max(down, across), down, across), None, n, seed, label, made_at, wanted)
+
+
+def require_few(n: int) -> None:
+    """Pass where `n` pictures and their masks may be held at once.
+
+    Raises:
+        Rejected: they are more than `MOST_WITH_MASKS`.
+    """
+    if n > MOST_WITH_MASKS:
+        raise Rejected(
+            f"{n} pictures with masks are held in memory at once; ask for {MOST_WITH_MASKS} at most, and for more "
+            "with another seed"
+        )
 
 
 def _volumes(
@@ -214,19 +234,19 @@ def _placed(
 ) -> Iterator[Object]:
     """sample: (channels, slices, rows, columns) with the steps `spacing_mm`; number: of the volume, None for slices of
     many."""
-    grid = _grid(spacing_mm)
-    captures: list[tuple[Dataset, LabelRecord]] = []
+    lies = grid(spacing_mm)
+    captures: dict[str, list[tuple[Dataset, LabelRecord]]] = {}
     for channel, frames in _series(model, sample.image.swapaxes(0, 1)):
         for form in forms(wanted):
-            captures = secondary_capture.generated_volume(
-                Volume(np.asarray(frames, np.float32), grid, "", model.units),
+            captures[form] = secondary_capture.generated_volume(
+                Volume(np.asarray(frames, np.float32), lies, "", model.units),
                 channel=channel,
                 sample=number,
                 form=form,
                 **_of_generated(model, seed, label, made_at),
             )
             finding = _drawn(n, seed, label, channel, number)
-            yield from ((dataset, record, finding, form) for dataset, record in captures)
+            yield from ((dataset, record, finding, form) for dataset, record in captures[form])
     if sample.mask is None:
         return
     masks, names = sample.mask.astype(np.float32), " and ".join(model.mask_labels)
@@ -234,8 +254,8 @@ def _placed(
         if encoding in wanted:
             of = {"seed": seed, "samples": n} | ({"label": label} if label else {}) | model.settings
             seg, record = segmentation.of_generated(
-                Volume(masks, grid, "", "1"),
-                captures=captures,
+                Volume(masks, lies, "", "1"),
+                captures=captures[form_under_masks(wanted)],
                 segments=segments_of(("background", *model.mask_labels)),
                 model=model.identity,
                 parameters=of | ({} if number is None else {"sample": number}),
@@ -248,8 +268,9 @@ def _placed(
             yield seg, record, f"{names} on {share:.0%} of {len(masks)} pictures, seed {seed}", encoding
 
 
-def _grid(spacing_mm: Sequence[float]) -> npt.NDArray[np.float64]:
-    """(slice, row, column) -> LPS in mm: rows down, columns to the left, slices upwards, as axial images lie."""
+def grid(spacing_mm: Sequence[float]) -> npt.NDArray[np.float64]:
+    """The affine of these steps along (slice, row, column), index -> LPS in mm: rows down, columns to the left, slices
+    upwards, as axial images lie."""
     slice_mm, down, across = spacing_mm
     return np.diag([across, down, slice_mm, 1.0])[:, [2, 1, 0, 3]]
 
@@ -308,15 +329,16 @@ def generate_files(
         raise Rejected(f"{model.identity.address} makes volumes; ask for dicom or nifti")
     out.mkdir(parents=True, exist_ok=True)
     # Of an unlabelled generator names and UIDs stay what they were before there were labels.
-    of = [*([label] if label else []), *(f"{name}{value:g}" for name, value in model.settings.items())]
+    of = [*([label] if label else []), *(f"{name}{float(value)!r}" for name, value in model.settings.items())]
     named = "-".join([model.identity.name, model.identity.version, *map(_file_word, of), f"seed{seed}"])
     written = []
     for number, sample in enumerate(model.samples(n, seed, label)):
         note = {"model": model.identity.address, "seed": seed, "sample": number, "audit_id": model.audit_id}
         note |= {**({"label": label} if label else {}), **model.settings}
-        for word, values in _images(model, sample):
-            path = out / "-".join([f"{named}-{number:05d}", *map(_file_word, [word] if word else [])])
-            mask = word == "mask"
+        images = _images(model, sample)
+        for place, ((word, values), ending) in enumerate(zip(images, _endings(images), strict=True), start=1):
+            path = out / f"{named}-{number:05d}{ending}"
+            mask = sample.mask is not None and place == len(images)
             if form == "png":
                 path = path.with_name(path.name + ".png")
                 mark = picture.SyntheticMark(model.identity.address, seed, model.audit_id)
@@ -325,7 +347,7 @@ def generate_files(
                 picture.save_png(shown, path, synthetic=mark, description=described)
             else:
                 path = path.with_name(path.name + ".nii.gz")
-                named_by = [model.identity.content_hash, str(seed), str(number), *of, *([word] if word else [])]
+                named_by = [model.identity.content_hash, str(seed), str(number), *of, *([ending] if ending else [])]
                 source = Source("", name_based_uid("file", *named_by), "", 1, True)
                 _write_nifti(model, values.astype(np.float32), "1" if mask else model.units, source, path, note, word)
             written.append(path)
@@ -337,8 +359,8 @@ def _write_nifti(
 ) -> None:
     said = {**note, **({"shows": word} if word else {})}
     if model.dims == 3:
-        grid = _grid(model.spacing_mm or (1.0, 1.0, 1.0))
-        nifti.write(Volume(values, grid, "", units, (source,) * len(values)), path, note=said)
+        lies = grid(model.spacing_mm or (1.0, 1.0, 1.0))
+        nifti.write(Volume(values, lies, "", units, (source,) * len(values)), path, note=said)
         return
     spacing_mm = None if model.spacing_mm is None else (model.spacing_mm[0], model.spacing_mm[1])
     nifti.write_projection(Projection(values, units, source, spacing_mm), path, note=said)
@@ -366,6 +388,16 @@ def _label_picture(mask: npt.NDArray[Any], labels: int) -> Picture:
 def _file_word(label: str) -> str:
     """A label as part of a file's name."""
     return "".join(letter if letter.isalnum() else "_" for letter in label)
+
+
+def _endings(images: Sequence[tuple[str, Any]]) -> list[str]:
+    """What the file name of each image ends with; where two words would end alike, the later has its number, too."""
+    found: list[str] = []
+    for number, (word, _) in enumerate(images, start=1):
+        ending = f"-{_file_word(word)}" if word else ""
+        # A dash is in no file word: what has a number is no other's word.
+        found.append(f"{ending}-{number}" if ending in found else ending)
+    return found
 
 
 # A worker's child serves many jobs; loading a model takes longer than most predictions.
@@ -401,8 +433,13 @@ def _sentences(refused: Sequence[tuple[Case, str]]) -> str:
 Object = tuple[Dataset, LabelRecord, str, str]
 
 
-def forms(encodings: Collection[str]) -> list[secondary_capture.Form]:
-    return [form for form in get_args(secondary_capture.Form) if form in encodings]
+def forms(wanted: Collection[str]) -> list[secondary_capture.Form]:
+    return [form for form in get_args(secondary_capture.Form) if form in wanted]
+
+
+def form_under_masks(wanted: Collection[str]) -> secondary_capture.Form:
+    """The captures that a SEG of generated masks lies on: the archive's own, where they are among those written."""
+    return next(iter(forms(encodings.DEFAULT.intersection(wanted)) or forms(wanted)))
 
 
 def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]) -> list[Object]:
@@ -507,6 +544,7 @@ def _translated(
                 out_of_domain=outside,
                 audit_id=model.description.audit_id,
                 zoom=model.factor if volumetric else None,
+                spacing_mm=None if isinstance(made, Volume) else made.breast_spacing_mm,
                 form=form,
             )
             objects += [(dataset, record, f"{what}{_resampled(case)}", form) for dataset, record in captures]

@@ -53,7 +53,9 @@ def generate(
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
     n: Annotated[int | None, typer.Option("-n", min=1, help="How many pictures; 16, of a volume's mask 1.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="Class to make, where the model has classes.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same pictures.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="The same seed gives the same pictures; 0 where none is given.")
+    ] = None,
     given: Annotated[
         Path | None, typer.Option("--from", help="What to make pictures of: a mask (SEG, NIfTI, PNG), or DICOM files.")
     ] = None,
@@ -93,12 +95,16 @@ def generate(
         raise typer.BadParameter(
             "pictures of masks or of DICOM files are DICOM, without --label, --truncation or --guidance; leave them out"
         )
+    if force and not (given or drawing):
+        raise typer.BadParameter("pictures of noise are outside no card; leave --force out")
 
     from plugin import painting, pipeline
     from plugin.cli.progress import ProgressBar
 
     made_at = datetime.now().astimezone()
     if given and not painting.takes_masks(folder):
+        if n is not None or seed is not None:
+            raise typer.BadParameter("nothing is drawn for pictures of DICOM files; leave -n and --seed out")
         with ProgressBar() as bar:
             made = pipeline.predict([given], folder, out, made_at=made_at, force=force, progress=bar)
         _print(made, as_json)
@@ -110,7 +116,7 @@ def generate(
                 mask=given,
                 masks_of=drawing,
                 n=n,
-                seed=seed,
+                seed=seed or 0,
                 made_at=made_at,
                 force=force,
                 progress=bar,
@@ -122,7 +128,7 @@ def generate(
                 folder,
                 out,
                 n=n or 16,
-                seed=seed,
+                seed=seed or 0,
                 label=label,
                 made_at=made_at,
                 progress=bar,
@@ -132,9 +138,9 @@ def generate(
         _print(made, as_json)
     else:
         written = pipeline.generate_files(
-            folder, out, n=n or 16, seed=seed, label=label, form=form, truncation=truncation, guidance=guidance
+            folder, out, n=n or 16, seed=seed or 0, label=label, form=form, truncation=truncation, guidance=guidance
         )
-        finding = f"{label}, seed {seed}" if label else f"seed {seed}"
+        finding = f"{label}, seed {seed or 0}" if label else f"seed {seed or 0}"
         _print_rows([{"path": str(path), "finding": finding} for path in written], as_json)
 
 

@@ -118,6 +118,15 @@ def test_a_mask_of_a_generated_volume_lies_on_it(slices: int, form: str) -> None
         np.testing.assert_allclose(frame.PlanePositionSequence[0].ImagePositionPatient, headers[named])
 
 
+def test_a_mask_that_is_made_again_later_has_the_same_uids() -> None:
+    image, later = volume(), MADE_AT.replace(year=MADE_AT.year + 1)
+    first = seg_on(image, written(image))[1]
+    again = seg_on(image, written(image, made_at=later), made_at=later)[1]
+    other = seg_on(image, written(image, seed=6))[1]
+    assert (again.sop_instance_uid, again.series_instance_uid) == (first.sop_instance_uid, first.series_instance_uid)
+    assert other.sop_instance_uid != first.sop_instance_uid
+
+
 def test_a_mask_beside_the_generated_volume_is_refused() -> None:
     image = volume()
     moved = replace(image, affine=image.affine.copy())
@@ -172,6 +181,13 @@ def test_warped_pictures_claim_no_place() -> None:
     ds, _ = decoded(made_object)
     assert "FrameOfReferenceUID" not in ds and "SharedFunctionalGroupsSequence" not in ds
     assert len(ds.SourceImageSequence) == 6
+
+
+def test_pictures_without_a_place_have_the_spacing_that_is_known() -> None:
+    frames = np.zeros((1, 30, 40), np.float32)
+    [spaced] = from_real(zoom=None, frames=frames, spacing_mm=(0.25, 0.4))
+    [unknown] = from_real(zoom=None, frames=frames)
+    assert list(decoded(spaced)[0].PixelSpacing) == [0.25, 0.4] and "PixelSpacing" not in decoded(unknown)[0]
 
 
 def test_another_seed_is_another_object_and_a_capture_of_the_same_pixels_too() -> None:

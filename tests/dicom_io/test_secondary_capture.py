@@ -67,6 +67,14 @@ def test_generated_pixels_come_back_without_the_strip_equal_to_their_quantised_v
     assert ds.Rows == 9 + record.mark_rows
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.1), (0.0, 1.2), (0.1, 0.7), (-0.3, 300.1)])
+def test_a_range_holds_the_float32_that_reaches_its_bounds(low: float, high: float) -> None:
+    frames = np.float32(low) + np.array([[[0.0, 0.5, 1.0]]], np.float32) * np.float32(high - low)
+    assert quantise(frames, (low, high)).stored[0, 0, [0, 2]].tolist() == [0, 65535]
+    with pytest.raises(Rejected, match="do not fit the range"):
+        quantise(frames * np.float32(1.001), (low, high))
+
+
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1024.0, 3071.0), (0.0, 27.3), (1e-7, 3e-6), (-5.0, -4.0)])
 def test_quantised_floats_are_half_a_step_off_at_most_and_quantise_to_the_same_again(low: float, high: float) -> None:
     frames = np.random.default_rng(1).uniform(low, high, (3, 40, 41)).astype(np.float32)

@@ -96,7 +96,9 @@ def test_truncated_noise_stays_within_and_is_otherwise_the_noise_of_the_seed(gen
     ("settings", "said"),
     [
         ({"guidance": 2.0}, "toy-maker:1 is no diffusion model with classes"),
-        ({"truncation": 0.01}, r"truncation 0.01 is below 0.1; take 0.5 to 1"),
+        ({"truncation": 0.01}, r"truncation 0.01 is no number from 0.1 on; take 0.5 to 1"),
+        ({"truncation": float("nan")}, r"truncation nan is no number from 0.1 on"),
+        ({"truncation": float("inf")}, r"truncation inf is no number from 0.1 on"),
     ],
 )
 def test_settings_that_a_network_has_not_are_refused(generator, settings, said):

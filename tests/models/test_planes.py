@@ -227,6 +227,23 @@ def test_dicom_holds_a_series_for_each_channel_and_the_masks_lie_on_the_last(joi
     assert [each.path.read_bytes() for each in again] == [each.path.read_bytes() for each in made]
 
 
+def test_a_channel_called_mask_and_channels_spelled_alike_have_files_of_their_own():
+    images = [("mask", 0), ("T1 a", 0), ("T1-a", 0), ("mask", 0)]
+    assert pipeline._endings(images) == ["-mask", "-T1_a", "-T1_a-3", "-mask-4"]
+
+
+def test_more_pictures_with_masks_than_memory_holds_are_refused(joint, tmp_path):
+    with pytest.raises(Rejected, match="4001 pictures with masks are held in memory at once; ask for 4000 at most"):
+        pipeline.generate(joint.model.folder, tmp_path, n=4001, seed=3, made_at=AT)
+
+
+def test_masks_lie_on_the_archive_s_own_captures_where_both_forms_are_written(joint, tmp_path):
+    both = ["single-frame", "multi-frame", "binary"]
+    made = pipeline.generate(joint.model.folder, tmp_path, n=3, seed=3, made_at=AT, encodings=both)
+    series = dcmread(made[-1].path).ReferencedSeriesSequence[0].SeriesInstanceUID
+    assert [each.record.series_instance_uid for each in made if each.encoding == "multi-frame"][-1] == series
+
+
 @pytest.mark.parametrize("form", ["png", "nifti"])
 def test_files_are_one_for_each_channel_and_one_for_the_mask(joint, tmp_path, form):
     written = pipeline.generate_files(joint.model.folder, tmp_path, n=2, seed=3, label=None, form=form)

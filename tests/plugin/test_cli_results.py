@@ -155,6 +155,7 @@ def test_wrong_wishes_to_a_generator_are_refused(slice_generator, slice_classifi
     assert said == "toy-maker:1 is a generator; use `mirall generate`"
     run("generate", "toy-maker:1", "-n", 0, *models, code=2)
     assert "--seed" in run("generate", "toy-maker:1", "--seed", -1, *models, code=2)
+    assert "leave --force out" in run("generate", "toy-maker:1", "--force", *models, code=2)
     run("generate", "toy-maker:1", "--format", "gif", *models, code=2)
     assert not list(tmp_path.iterdir())
 

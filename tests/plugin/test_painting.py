@@ -190,19 +190,36 @@ def painted(head_painter, tmp_path_factory) -> list[Made]:
     return painting.paint(head_painter.folder, folder / "out", mask=mask, seed=4, made_at=AT)
 
 
-def test_a_painted_volume_and_its_seg_lie_on_each_other_and_on_the_drawn_mask(painted):
-    image, mask = captures_of(painted), segmentation.read(seg_of(painted), captures_of(painted))
+def test_a_painted_volume_and_its_seg_lie_on_each_other_and_show_the_drawn_mask(painted):
+    mask = segmentation.read(seg_of(painted), captures_of(painted))
     np.testing.assert_array_equal(mask.voxels > 0, drawn()[2:4] > 0)
-    expected = volume_like_heads()
-    np.testing.assert_allclose(image.affine[:3, :3], expected[:3, :3], atol=1e-5)
-    np.testing.assert_allclose(image.affine @ [0, 0, 0, 1], expected @ [2, 0, 0, 1], atol=1e-5)
 
 
-def volume_like_heads() -> np.ndarray:
-    affine = np.eye(4)
-    affine[:3, :3] = toy.AXES[:, [2, 1, 0]] * toy.SPACING_MM
-    affine[:3, 3] = toy.ORIGIN_MM
-    return affine
+def test_of_the_place_and_tilt_of_a_drawn_mask_nothing_is_left_but_the_nearest_axes(painted):
+    image, turned = captures_of(painted), toy.AXES[:, [2, 1, 0]]
+    np.testing.assert_allclose(image.spacing_mm, toy.SPACING_MM, rtol=1e-6)
+    nearest = np.where(np.abs(turned) == np.abs(turned).max(0), np.sign(turned), 0)
+    np.testing.assert_allclose(image.affine[:3, :3], nearest * toy.SPACING_MM, atol=1e-6)
+    np.testing.assert_allclose(image.position_mm((0.5, (ROWS - 1) / 2, (COLUMNS - 1) / 2)), 0, atol=1e-5)
+
+
+def test_the_mask_lies_on_the_archive_s_own_captures_where_both_forms_are_written(head_painter, tmp_path):
+    Image.fromarray(drawn()[2]).save(tmp_path / "mask.png")
+    both = ["single-frame", "multi-frame", "binary"]
+    made = painting.paint(
+        head_painter.folder, tmp_path, mask=tmp_path / "mask.png", n=3, seed=1, made_at=AT, encodings=both
+    )
+    [under] = [each.record.sop_instance_uid for each in made if each.encoding == "multi-frame"]
+    named = {
+        ref.ReferencedSOPInstanceUID for ref in seg_of(made).ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    }
+    assert named == {under}
+
+
+def test_a_mask_of_generated_pictures_is_refused_for_the_border_strip_in_its_frames(painted, head_painter, tmp_path):
+    (path,) = (each.path for each in painted if each.record.sop_class_uid == SEG)
+    with pytest.raises(Rejected, match=r"a mask of generated pictures, .* border strip .*use --masks-of"):
+        painting.paint(head_painter.folder, tmp_path, mask=path, seed=0, made_at=AT)
 
 
 def test_a_painted_volume_holds_what_the_model_made_of_the_mask(painted, head_painter):
@@ -355,6 +372,13 @@ def test_generate_takes_masks_and_dicom_files(app, head_painter, head_translator
     assert [row["synthetic"] for row in rows] == [True, True]
     rows = run(app, "generate", "toy-flair", "--from", t1[0].parent, "--out", out, *shelf)
     assert [row["kind"] for row in rows] == ["generated-from-real"]
+
+
+@pytest.mark.parametrize("words", [("-n", "2"), ("--seed", "0")])
+def test_what_pictures_of_dicom_files_do_not_take_is_refused(app, head_translator, t1, tmp_path, words):
+    given = ["--from", str(t1[0].parent), "--out", str(tmp_path / "out"), "--models", str(head_translator.shelf)]
+    done = CliRunner().invoke(app, ["generate", "toy-flair", *given, *words])
+    assert done.exit_code == 2 and "leave -n and" in done.output
 
 
 def test_each_command_names_the_other_where_a_model_is_of_its_kind(head_painter, head_translator, tmp_path, t1):
