@@ -164,10 +164,12 @@ def write(
     _write_json(folder / "configs" / "metadata.json", metadata(description, network_definition, window_px))
     if state is not None:
         (folder / "models").mkdir(exist_ok=True)
-        # Clones, so that a file never holds more of a storage than its tensor shows.
-        torch.save(
-            {name: value.detach().cpu().clone() for name, value in state.items()}, folder / "models" / "model.pt"
-        )
+        # Clones, so that a file never holds more of a storage than its tensor shows; in the usual order, in which
+        # networks are built to serve.
+        plain = {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()
+        }
+        torch.save(plain, folder / "models" / "model.pt")
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

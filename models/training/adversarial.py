@@ -23,6 +23,7 @@ from models.networks.latent import FromNoise
 from models.training import average, optimisers
 from models.training.adaptive import Adaptation
 from models.training.augmentation import augment_pictures, translate_and_cut
+from models.training.placement import placed
 from models.training.precision import autocast
 from models.training.session import Session, Stateful
 
@@ -32,9 +33,9 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
     # Networks, optimisers and running average.
     on, classes, planes = session.device, len(session.names), session.reals.planes
     definition = pairs.generator(recipe.network, classes, planes)
-    generator = networks.build(definition).to(on)
+    generator = placed(networks.build(definition), on)
     assert isinstance(generator, FromNoise)
-    critic = pairs.critic(recipe.network, classes, planes).to(on)
+    critic = placed(pairs.critic(recipe.network, classes, planes), on)
     kept: FromNoise = average.start(generator)
     masks = session.reals.mask_planes
     rates, loss, schedule = recipe.optimiser, recipe.loss, recipe.schedule
