@@ -232,8 +232,10 @@ def write_beside(folder: Path, states: Mapping[str, Mapping[str, torch.Tensor]])
 
 def _write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     path.parent.mkdir(exist_ok=True)
-    # Clones, so that a file never holds more of a storage than its tensor shows.
-    torch.save({name: value.detach().cpu().clone() for name, value in state.items()}, path)
+    # Clones, so that a file never holds more of a storage than its tensor shows; in the usual order, in which networks
+    # are built to serve.
+    plain = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    torch.save(plain, path)
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ from models.networks.latent import FromNoise
 from models.training import average, optimisers
 from models.training.adaptive import Adaptation
 from models.training.augmentation import augment_pictures, translate_and_cut
+from models.training.placement import placed
 from models.training.precision import autocast
 from models.training.session import Session, Stateful
 from models.training.transfer import Part
@@ -34,9 +35,9 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
     on, ranks = session.device, session.ranks
     classes, planes, dims = len(session.names), session.reals.planes, session.reals.dims
     definition = pairs.generator(recipe.network, classes, planes, dims)
-    generator = networks.build(definition).to(on)
+    generator = placed(networks.build(definition), on)
     assert isinstance(generator, FromNoise)
-    critic = pairs.critic(recipe.network, classes, planes, dims).to(on)
+    critic = placed(pairs.critic(recipe.network, classes, planes, dims), on)
     kept: FromNoise = average.start(generator)
     masks = session.reals.mask_planes
     rates, loss, schedule = recipe.optimiser, recipe.loss, recipe.schedule

@@ -34,6 +34,7 @@ from models.recipe import Recipe
 from models.training import adversarial, average, pictures
 from models.training.augmentation import translate_and_cut
 from models.training.batches import Batches
+from models.training.placement import placed
 from models.training.randomness import seed_of, start_step
 from models.training.schedule import Clock
 from models.version import read_weights
@@ -124,8 +125,9 @@ def test_a_recipe_from_before_there_was_a_choice_trains_as_it_did(make_cohort, s
 
     _, reals = pictures.read(cohort, "training", chosen, 16)
     torch.manual_seed(seed_of(chosen.seed, "weights", 0))
-    made = networks.build({"_target_": "models.networks.generator.Generator", **_numbers(chosen)})
-    critic = Discriminator(16, 16)
+    on = torch.device("cpu")
+    made = placed(networks.build({"_target_": "models.networks.generator.Generator", **_numbers(chosen)}), on)
+    critic = placed(Discriminator(16, 16), on)
     kept = average.start(made)
     betas = (chosen.optimiser.beta_1, chosen.optimiser.beta_2)
     optimisers = [torch.optim.Adam(net.parameters(), lr=1e-3, betas=betas) for net in (made, critic)]
