@@ -136,7 +136,8 @@ class Session:
             self.step, self.images_seen = found["step"], found["images_seen"]
             self._best, self._since_best = found["best"], found["reports_since_best"]
             self._reported = self.images_seen
-        self.ranks.require_same(hashlib.sha256(f"{self.journal.fingerprint} {self.images_seen}".encode()).hexdigest())
+        begun = [self.journal.fingerprint, str(self.images_seen), *(e.content_hash for e in self._transfer.ancestors)]
+        self.ranks.require_same(hashlib.sha256("\0".join(begun).encode()).hexdigest())
         for each in self._stateful.values():
             if isinstance(each, nn.Module) and each.training:
                 self.ranks.spread(each, self.recipe.schedule.batch_size // self.ranks.count)
