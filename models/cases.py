@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,16 @@ def each(
 
 
 def _case(cohort: Cohort, item: Item, chain: Any, masks: bool, labels: bool) -> Case:
-    source = cohorts.load_image(cohort, item)
+    case = of_picture(item, cohorts.load_image(cohort, item), chain)
+    return replace(
+        case,
+        labels=_labels(cohort, item, case.slices) if labels else None,
+        mask=_mask(cohort, item, case.image) if masks else None,
+    )
+
+
+def of_picture(item: Item, source: Volume | Projection, chain: Any) -> Case:
+    """A picture of an item after the chain, without labels and mask."""
     prepared = preprocessing.prepare(chain, to_metatensor(source))
     image = torch.as_tensor(prepared).as_subclass(Tensor).float().contiguous()
     volumetric = isinstance(source, Volume)
@@ -105,8 +114,8 @@ def _case(cohort: Cohort, item: Item, chain: Any, masks: bool, labels: bool) -> 
         item=item,
         source=source,
         image=image,
-        labels=_labels(cohort, item, image.shape[1]) if labels else None,
-        mask=_mask(cohort, item, image) if masks else None,
+        labels=None,
+        mask=None,
         spacing_mm=tuple(np.linalg.norm(affine[:3, :axes], axis=0).tolist()),
     )
 

@@ -220,10 +220,11 @@ def _translator(model: Translator, cohort: Cohort, draws: int) -> dict[str, Any]
         source = cohorts.load_image(given, item)
         source = coarse.coarser(source, factor) if factor > 1 else source
         shown = model.slices(source)
-        rows, columns = (size * factor for size in shown.shape[-2:])
-        true = case.image.transpose(0, 1)[..., :rows, :columns]
+        true = case.image
+        if factor > 1:
+            true = coarse.on_scale_of(shown.transpose(0, 1), source, case.source, factor)
         beside = {name: each(shown) for name, each in simple.items()}
-        compared.append(Compared(case.patient, model.pictures(source), true, beside))
+        compared.append(Compared(case.patient, model.pictures(source), true.transpose(0, 1), beside))
     return agreement.evaluate(compared, draws=draws)
 
 

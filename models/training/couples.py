@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dicom_io.cohort import Channel, Cohort
 from dicom_io.errors import Rejected
-from models import cases, coarse, domain
+from models import cases, coarse, domain, preprocessing
 from models.cases import Case, Outline, Squares
 from models.diffusion_recipe import DiffusionRecipe
 from models.evaluation.agreement import coarsened
@@ -106,31 +106,37 @@ def read(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[lis
         return _with_masks(cohort, split, recipe, image_px)
     given_names, made_names = channels_of(cohort, recipe)
     wanted = load(cohort, split, recipe, made_names)
-    given = wanted if recipe.source == "coarse" else load(cohort, split, recipe, given_names)
     factor = recipe.factor or 1
+    if factor > 1:
+        given, wanted = zip(*(_coarse(case, recipe, factor) for case in wanted), strict=True)
+    else:
+        given = load(cohort, split, recipe, given_names)
     step = 2 ** (len(recipe.network.channels) - 1) * factor
     sizes = torch.tensor([[image_px, image_px], *(list(case.image.shape[-2:]) for case in wanted)])
     rows, columns = (size + -size % step for size in sizes.amax(0).tolist())
-    images, sources = (torch.cat([_filled(case, rows, columns) for case in some]) for some in (wanted, given))
+    images = torch.cat([_filled(case, rows, columns) for case in wanted])
+    sources = torch.cat([_filled(case, rows // factor, columns // factor) for case in given])
     kept = cases.shows(images, recipe.minimum_signal)
     if not kept.any():
         raise Rejected(f"no slice reaches minimum_signal {recipe.minimum_signal} of pixel_range; lower one of the two")
     images = images[kept].contiguous()
     owners = [case.patient for case in wanted for _ in range(case.image.shape[1])]
-    return [_remembered(case, factor) for case in given], Couples(
+    outlines = [replace(Outline.of(case), spacing_mm=made.spacing_mm) for case, made in zip(given, wanted, strict=True)]
+    return outlines, Couples(
         images=images,
         labels=None,
         patients=tuple(owner for owner, keep in zip(owners, kept.tolist(), strict=True) if keep),
-        given=coarsened(images, factor) if factor > 1 else sources[kept].contiguous(),
+        given=sources[kept].contiguous(),
         boxes=_boxes(images, recipe.minimum_signal),
         factor=factor,
     )
 
 
-def _remembered(case: Case, factor: int) -> Outline:
-    """Pixels of what is given are `factor` times as wide as those of the case."""
-    known = Outline.of(case)
-    return known if factor == 1 else replace(known, seen=domain.observe(coarse.coarser(case.source, factor)))
+def _coarse(case: Case, recipe: Recipe, factor: int) -> tuple[Case, Case]:
+    """The case with wider pixels, by the way that serving goes, and itself on the same scale."""
+    wide = coarse.coarser(case.source, factor)
+    given = cases.of_picture(case.item, wide, preprocessing.chain(pictures.input_chain(recipe)))
+    return given, replace(case, image=coarse.on_scale_of(given.image, wide, case.source, factor))
 
 
 def _with_masks(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[list[Outline], Couples]:

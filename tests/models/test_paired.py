@@ -21,14 +21,15 @@ from dicom_io import cohort as cohorts
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from dicom_io.volume import Volume
-from models import bundle, coarse, from_pictures, networks, recipe, training, version
+from models import bundle, coarse, from_pictures, networks, preprocessing, recipe, training, version
 from models.evaluate import evaluate, verdict
 from models.evaluation import agreement, trivial
 from models.generator import source_of
 from models.networks.patch_critic import PatchCritic, smallest_px
 from models.networks.spade import Spade, Style
 from models.networks.translator import Translator, enlarged
-from models.training import couples
+from models.tensors import to_metatensor
+from models.training import couples, pictures
 from models.training.paired_parts import coded, matching
 from models.version import read_weights
 
@@ -211,6 +212,23 @@ def test_what_is_given_knows_nothing_of_the_truth(toys):
     both = couples.load(cohort, "test", chosen, cohort.channels)
     assert float(still[0].image.max()) == 1
     assert still[0].image.shape[0] == 1 and both[0].image.shape[0] == 2
+
+
+PERCENTILES = {"_target_": "ScaleIntensityRangePercentilesd", "lower": 1, "upper": 99.5, "b_min": 0, "b_max": 1}
+
+
+def test_coarse_pixels_are_given_as_serving_gives_them_and_the_truth_is_on_their_scale(tmp_path):
+    """Noise: averaged pixels have other percentiles than fine ones."""
+    cohort = toy_pairs.write(
+        tmp_path, lambda seed: {"waves": np.random.default_rng(seed).gamma(2, 90, (5, 27, 22))}, (2, 1, 1)
+    )
+    chosen = toy_pairs.small("super-resolution", preprocessing=[PERCENTILES], pixel_range=[-0.5, 6.0])
+    _, pairs = couples.read(cohort, "training", chosen, 16)
+    chain = preprocessing.chain(pictures.input_chain(chosen))
+    wide = coarse.coarser(cohorts.load_image(cohort, cohort.training[0]), 2)
+    served = torch.as_tensor(preprocessing.prepare(chain, to_metatensor(wide)))[0]
+    torch.testing.assert_close(pairs.given[:5, 0, :13, :11], served, check_stride=False)
+    torch.testing.assert_close(agreement.coarsened(pairs.images, 2)[:5, 0, :13, :11], served, atol=1e-4, rtol=0)
 
 
 def test_a_coarse_pixel_is_the_mean_of_those_it_covers_and_lies_in_their_middle():
