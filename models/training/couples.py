@@ -108,7 +108,8 @@ def read(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[lis
     wanted = load(cohort, split, recipe, made_names)
     factor = recipe.factor or 1
     if factor > 1:
-        given, wanted = zip(*(_coarse(case, recipe, factor) for case in wanted), strict=True)
+        both = [_coarse(case, recipe, factor) for case in wanted]
+        given, wanted = [wide for wide, _ in both], [fine for _, fine in both]
     else:
         given = load(cohort, split, recipe, given_names)
     step = 2 ** (len(recipe.network.channels) - 1) * factor
