@@ -234,6 +234,13 @@ def test_a_channel_called_mask_and_channels_spelled_alike_have_files_of_their_ow
     assert pipeline._endings(images) == ["-mask", "-T1_a", "-T1_a-3", "-mask-4"]
 
 
+def test_settings_that_differ_in_the_seventh_digit_have_files_of_their_own(joint, tmp_path):
+    asked = {"n": 1, "seed": 3, "label": None, "form": "nifti"}
+    for truncation in (0.7, 0.7000001):
+        pipeline.generate_files(joint.model.folder, tmp_path, truncation=truncation, **asked)
+    assert len({*tmp_path.glob("*-mask.nii.gz")}) == 2
+
+
 def test_more_pictures_with_masks_than_memory_holds_are_refused(joint, tmp_path):
     with pytest.raises(Rejected, match="4001 pictures with masks are held in memory at once; ask for 4000 at most"):
         pipeline.generate(joint.model.folder, tmp_path, n=4001, seed=3, made_at=AT)
