@@ -82,6 +82,8 @@ class Generator:
                 raise Rejected(f"{address} is no diffusion model with classes to be guided to; leave guidance out")
             if guidance < 0:
                 raise Rejected(f"guidance {guidance:g} is below 0; 1 is the class as it was learned")
+            if guidance != 1 and self.model.description.label_dropout == 0:
+                raise Rejected(f"{address} never saw pictures without a class (label_dropout 0); leave guidance out")
             self.network.guidance = guidance
 
     @property
