@@ -271,6 +271,7 @@ class Session:
             self.cohort,
             self.journal.data_hash,
             self.training,
+            self.reals.patients,
             self._px,
             self.images_seen,
             self.batches.counts,
