@@ -73,6 +73,8 @@ def _fill(folder: Path, trained: ModelVersion, description: Description, report:
     (folder / "models").mkdir(parents=True)
     shutil.copyfile(trained.folder / "models" / "model.pt", folder / "models" / "model.pt")
     for name in description.beside:
+        if not (trained.folder / "training" / f"{name}.pt").is_file():
+            continue  # It may be taken away (`models.version`).
         (folder / "training").mkdir(exist_ok=True)
         shutil.copyfile(trained.folder / "training" / f"{name}.pt", folder / "training" / f"{name}.pt")
     for part, text in (

@@ -19,6 +19,8 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         for channel in description.channels
     )
     synthetic = f", {saw.synthetic_images} of them synthetic" if saw.synthetic_images else ""
+    volumes = description.task == "generation" and len(description.spacing_mm or ()) == 3
+    pictures = "volumes" if volumes else "slices"
     lines = [
         f"# {description.name}:{description.version}",
         "",
@@ -49,7 +51,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         "",
         (
             f"Cohort {saw.cohort}: {saw.patients} training and {saw.validation_patients} validation patients, "
-            f"{saw.images} training slices{synthetic}; {saw.images_seen} drawn. Split by {saw.split_unit}. "
+            f"{saw.images} training {pictures}{synthetic}; {saw.images_seen} drawn. Split by {saw.split_unit}. "
             f"Recipe {saw.recipe}, seed {saw.seed}. Data hash `{saw.data_hash}`."
         ),
         *_ancestors(saw),
@@ -90,7 +92,10 @@ def _ancestors(saw: Saw) -> list[str]:
 def _purpose(description: Description, channels: str) -> str:
     given = description.given
     if given is None:
-        return f"{description.task.capitalize()} of {channels}. Labels: {', '.join(_labels(description)) or 'none'}."
+        of = f", with masks of {', '.join(description.mask_labels)}" if description.mask_labels else ""
+        only = f" Only of {description.only_label}." if description.only_label else ""
+        labels = ", ".join(_labels(description)) or "none"
+        return f"{description.task.capitalize()} of {channels}{of}.{only} Labels: {labels}."
     if given.kind == "mask":
         return f"Pictures of masks: {channels}. Labels of a mask: {', '.join(description.labels[1:])}."
     if given.kind == "coarse":

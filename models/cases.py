@@ -47,7 +47,7 @@ class Case:
 @dataclass(frozen=True)
 class Outline:
     """What is remembered of a case whose image was let go. spacing_mm: as of the case; side_px: the longer of the two
-    sides of a slice after the chain."""
+    sides of a slice after the chain; seen: of the channels that are looked at."""
 
     item: Item
     slices: int
@@ -56,8 +56,11 @@ class Outline:
     seen: domain.Observation
 
     @classmethod
-    def of(cls, case: Case) -> Outline:
+    def of(cls, case: Case, channels: Sequence[int] | None = None) -> Outline:
+        """channels: numbers of those that are looked at, None for all."""
         seen = domain.observe(case.source)
+        if channels is not None:
+            seen = replace(seen, top_values=tuple(seen.top_values[number] for number in channels))
         return cls(case.item, case.slices, case.spacing_mm, max(case.image.shape[-2:]), seen)
 
     @property

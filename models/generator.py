@@ -84,6 +84,8 @@ class Generator:
                 raise Rejected(f"{address} is no diffusion model with classes to be guided to; leave guidance out")
             if not 0 <= guidance < math.inf:
                 raise Rejected(f"guidance {guidance:g} is no number from 0 on; 1 is the class as it was learned")
+            if guidance != 1 and self.model.description.label_dropout == 0:
+                raise Rejected(f"{address} never saw pictures without a class (label_dropout 0); leave guidance out")
             self.network.guidance = guidance
 
     @property

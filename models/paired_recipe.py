@@ -12,7 +12,16 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from models.adversarial_recipe import NormName
 from models.networks.patch_critic import smallest_px
-from models.recipe_parts import GenerationBase, NotNegative, Positive, Rate, Settings, Share, require_given
+from models.recipe_parts import (
+    GenerationBase,
+    NotNegative,
+    Positive,
+    Rate,
+    Settings,
+    Share,
+    require_apart,
+    require_given,
+)
 
 
 class SpadeSettings(Settings):
@@ -129,12 +138,31 @@ class PairedRecipe(GenerationBase):
             raise ValueError(f"network.kind: {self.network.kind} does not take source {self.source!r}; {wanted} does")
         if (self.source == "coarse") != (self.factor is not None):
             raise ValueError("factor: 2 or 4 with source coarse, and nothing with another source")
+        if not isinstance(self.source, str):
+            require_apart(self.source, self.channels)
         require_given(self, grey_levels=not isinstance(self.source, str))
         if isinstance(self.network, TranslatorSettings):
             step = 2 ** (len(self.network.channels) - 1) * (self.factor or 1)
             if self.network.window_px % step:
                 raise ValueError(f"network.window_px: {self.network.window_px} is no multiple of {step} (channels)")
+        self._require_used()
         least = smallest_px(self.critic.layers, self.critic.scales)
         if self.loss.adversarial and self.network.image_px < least:
             raise ValueError(f"critic: {self.critic.layers} layers and {self.critic.scales} scales need {least} pixels")
         return self
+
+    def _require_used(self) -> None:
+        """Raises ValueError where a key is set that would do nothing."""
+        if self.network.kind == "translator" and self.loss.code != PairedLoss().code:
+            raise ValueError("loss.code: a translator draws no code; leave it out")
+        if self.loss.adversarial:
+            return
+        idle = {
+            "critic": self.critic != CriticSettings(),
+            "optimiser.critic_learning_rate": self.optimiser.critic_learning_rate is not None,
+            "loss.kind": self.loss.kind != PairedLoss().kind,
+            "transfer.freeze.critic": self.transfer is not None and "critic" in self.transfer.freeze,
+        }
+        for key, asked in idle.items():
+            if asked:
+                raise ValueError(f"{key}: there is no critic with loss.adversarial 0; leave it out")

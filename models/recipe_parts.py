@@ -107,8 +107,9 @@ Layers = Annotated[int | tuple[str, ...], BeforeValidator(_layers)]
 class Transfer(Settings):
     """What a training takes of the model that it starts from (`mirall train --start-from`), and what of it stays.
 
-    A family's parts are generator and critic, decoder and encoder, or the denoiser, with the autoencoder of its
-    latents. fresh: parts that begin anew all the same. freeze: of a part, how many layers from its input on
+    A family's parts are generator and critic, of masks with style, decoder and encoder, the denoiser, with the
+    autoencoder of its latents, or there, back and critics.
+    fresh: parts that begin anew all the same. freeze: of a part, how many layers from its input on
     (`critic: 3` is Freeze-D, Mo 2020), or their names; a wrong name is answered with those that there are.
     frozen_share: of the training; then all layers train.
     """
@@ -184,6 +185,13 @@ class GenerationBase(RecipeBase):
             raise ValueError("served_px: volumes are served as they are made; leave it out")
         if self.channels == COLOURS:
             raise ValueError("channels: volumes are not made in colour; set spatial_dims to 2")
+
+
+def require_apart(source: tuple[str, ...], channels: tuple[str, ...] | None) -> None:
+    """Raises ValueError where a channel is given twice, or is given and made."""
+    for number, name in enumerate(source):
+        if name in source[:number] or name in (channels or ()):
+            raise ValueError(f"source: {name!r} is named twice, or in channels, too; name each channel once")
 
 
 def require_given(recipe: GenerationBase, *, grey_levels: bool) -> None:

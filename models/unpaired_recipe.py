@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from models.networks.patch_critic import smallest_px
 from models.paired_recipe import CriticSettings, PairedOptimiser, TranslatorSettings
-from models.recipe_parts import GenerationBase, NotNegative, Positive, Rate, Settings, require_grid
+from models.recipe_parts import GenerationBase, NotNegative, Positive, Rate, Settings, require_apart, require_grid
 
 
 class UnpairedLoss(Settings):
@@ -51,6 +51,7 @@ class UnpairedRecipe(GenerationBase):
     def _parts_fit(self) -> Self:
         if self.loss.identity and len(self.source) != len(self.channels or ("first",)):
             raise ValueError("loss.identity: what is given and what is made differ in number of channels; set it to 0")
+        require_apart(self.source, self.channels)
         if self.conditional or self.only is not None or self.mask or self.served_px is not None:
             raise ValueError("conditional, only, mask, served_px: are of pictures of noise; leave them out")
         if self.spatial_dims == 3:

@@ -99,6 +99,7 @@ class Description(Settings):
     of `channels`. only_label: the label of the slices that it saw, where it saw no others. served_px: the size of its
     samples, None where it is the network's. beside: networks that only a later training needs (critic, encoder), by
     name the SHA-256 (hex) of their file in training/. given: what it makes pictures of, None for noise.
+    label_dropout: share of the classes that were hidden in training, None where it is not known.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Description(Settings):
     only_label: str | None = None
     served_px: int | None = None
     given: Given | None = None
+    label_dropout: float | None = None
     audit_id: str = ""
     beside: dict[str, str] = Field(default_factory=dict)
 

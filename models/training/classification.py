@@ -125,13 +125,14 @@ def train(
     logits = predict(kept, validation, on)
     temperature = fit_temperature(logits, judged)
     threshold = youden_threshold((1 - torch.softmax(logits / temperature, 1)[:, 0]).numpy(), (judged > 0).numpy())
+    owners = [case.patient for case in training for _ in range(case.slices)]
     description = version.Description(
         name=recipe.name,
         task="classification",
         labels=cohort.labels,
         channels=cohort.channels,
         domain=domain.observed([domain.observe(case.source) for case in training], cohort.channels),
-        saw=summary.saw(recipe, cohort, journal.data_hash, training, images_seen),
+        saw=summary.saw(recipe, cohort, journal.data_hash, owners, images_seen),
         threshold=threshold,
         temperature=temperature,
     )

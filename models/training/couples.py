@@ -102,9 +102,10 @@ def read(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[lis
     Raises:
         Rejected: the cohort lacks a channel or masks, or no slice is left.
     """
+    given_names, made_names = channels_of(cohort, recipe)
+    pictures.units_of(recipe, (*made_names, *given_names))
     if not isinstance(recipe.network, TranslatorSettings):
         return _with_masks(cohort, split, recipe, image_px)
-    given_names, made_names = channels_of(cohort, recipe)
     wanted = load(cohort, split, recipe, made_names)
     factor = recipe.factor or 1
     if factor > 1:
@@ -158,12 +159,16 @@ def channels_of(cohort: Cohort, recipe: Recipe) -> tuple[tuple[Channel, ...], tu
     """What is given (nothing where that is a mask), and what is made.
 
     Raises:
-        Rejected: the cohort has no such channel.
+        Rejected: the cohort has no such channel, or one is given and made.
     """
     made = tuple(cohort.channels[number] for number in pictures.numbers_of(recipe.channels, cohort))
     if isinstance(recipe.source, str):
         return (made if recipe.source == "coarse" else ()), made
-    return tuple(cohort.channels[number] for number in pictures.numbers_of(recipe.source, cohort)), made
+    given = tuple(cohort.channels[number] for number in pictures.numbers_of(recipe.source, cohort))
+    for channel in given:
+        if channel in made:
+            raise Rejected(f"source: {channel.name!r} is what is made, too; name another in source or in channels")
+    return given, made
 
 
 def load(cohort: Cohort, split: str, recipe: Recipe, channels: Sequence[Channel], *, masks: bool = False) -> list[Case]:
@@ -173,7 +178,16 @@ def load(cohort: Cohort, split: str, recipe: Recipe, channels: Sequence[Channel]
 
 
 def view(cohort: Cohort, channels: Sequence[Channel]) -> Cohort:
-    """The cohort as if it had these channels alone, in this order."""
+    """The cohort as if it had these channels alone, in this order.
+
+    Raises:
+        Rejected: its pictures are in colour, all channels of one in a file.
+    """
+    if any(len(item.images) < len(cohort.channels) for items in cohort.splits.values() for item in items):
+        raise Rejected(
+            f"channels: pictures of cohort {cohort.name!r} hold several channels in one file, and pictures of pictures "
+            "take each by itself; take a cohort with a file for each channel"
+        )
     numbers = [cohort.channels.index(channel) for channel in channels]
     splits = {
         split: tuple(replace(item, images=tuple(item.images[number] for number in numbers)) for item in items)

@@ -115,7 +115,8 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
             since_report = []
 
     # Leave what sampling needs.
-    session.leave(definition, **(described(session.cohort, recipe, session.training) if recipe.source else {}))
+    more = described(session.cohort, recipe, session.training) if recipe.source else {}
+    session.leave(definition, label_dropout=recipe.loss.label_dropout, **more)
 
 
 def drawn(

@@ -66,12 +66,14 @@ def train(recipe: PairedRecipe, session: Session) -> None:
     session.best_by = "validation_kid" if recipe.source == "mask" else "validation_absolute_error"
 
     # Resume from the newest checkpoint, if there is one.
-    stateful: dict[str, Stateful] = {"generator": generator, "style": style, "critic": critic, "average": kept}
-    stateful |= {"generator optimiser": for_generator, "critic optimiser": for_critic}
+    stateful: dict[str, Stateful] = {"generator": generator, "style": style, "average": kept}
+    stateful |= {"generator optimiser": for_generator}
     parts = [
         Part("generator", (generator, kept), lambda n: networks.build(definition)),
-        Part("critic", (critic,), lambda n: critic_of(recipe, couples)),
     ]
+    if weights.adversarial:
+        stateful |= {"critic": critic, "critic optimiser": for_critic}
+        parts.append(Part("critic", (critic,), lambda n: critic_of(recipe, couples)))
     parts += [Part("style", (style,), lambda n: style_of(recipe, couples.planes))] if isinstance(style, Style) else []
     session.begin(stateful, definition, parts)
 

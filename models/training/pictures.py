@@ -40,12 +40,13 @@ def read(cohort: Cohort, split: str, recipe: GenerationBase, image_px: int) -> t
 
     Raises:
         Rejected: the recipe is conditional and the cohort has no labels, asks for channels or masks that the cohort has
-            not, or no slice is left.
+            not, channels differ in units, so that one pixel_range cannot fit them, or no slice is left.
     """
     if recipe.mask and len(cohort.labels) < 2:
         raise Rejected(f"mask: cohort {cohort.name!r} has no labels that a mask could show; set it to false")
     if recipe.conditional and not cohort.labels:
         raise Rejected(f"conditional: cohort {cohort.name!r} has no labels; set it to false, or import it with labels")
+    units_of(recipe, [cohort.channels[number] for number in numbers_of(recipe.channels, cohort)])
     drawn = cohort.labels[1:] if recipe.mask else ()
     wanted = View(recipe.channels, drawn, recipe.only, recipe.conditional, recipe.spatial_dims)
     return wanted.read(cohort, cohort.splits[split], input_chain(recipe), image_px, recipe.minimum_signal)
@@ -90,18 +91,19 @@ class View:
             )
         number = None if self.only is None else cohort.labels.index(self.only)
         labelled = self.labelled or number is not None
+        numbers = numbers_of(self.channels, cohort)
         outlines: list[Outline] = []
 
         def remembered() -> Iterator[Case]:
             for case in cases.each(cohort, items, chain, masks=bool(self.mask_labels), labels=labelled):
-                outlines.append(Outline.of(case))
+                outlines.append(Outline.of(case, numbers))
                 yield case
 
         squares = cases.squares(
             remembered(),
             image_px,
             minimum_signal,
-            channels=numbers_of(self.channels, cohort),
+            channels=numbers,
             mask_planes=len(self.mask_labels),
             only=number,
             dims=self.dims,
@@ -113,7 +115,7 @@ def numbers_of(names: Sequence[str] | None, cohort: Cohort) -> list[int]:
     """The cohort's channels of these names; the first for None.
 
     Raises:
-        Rejected: the cohort has no such channel, or channels differ in units, so that one pixel_range cannot fit them.
+        Rejected: the cohort has no such channel.
     """
     known = [channel.name for channel in cohort.channels]
     if names is None:
@@ -124,8 +126,12 @@ def numbers_of(names: Sequence[str] | None, cohort: Cohort) -> list[int]:
     return [known.index(name) for name in names]
 
 
-def _units(recipe: GenerationBase, chosen: Sequence[Channel]) -> str:
-    """Of what is made; pictures are scaled by one range, so that all channels have the same."""
+def units_of(recipe: GenerationBase, chosen: Sequence[Channel]) -> str:
+    """Of what is made; pictures are scaled by one range, so that all channels have the same.
+
+    Raises:
+        Rejected: they have not.
+    """
     units = {channel.units for channel in chosen}
     if recipe.preprocessing:
         return "1"
@@ -155,6 +161,7 @@ def description(
     cohort: Cohort,
     data_hash: str,
     training: Sequence[Outline],
+    owners: Sequence[str],
     image_px: int,
     images_seen: int,
     label_slices: tuple[int, ...],
@@ -167,10 +174,10 @@ def description(
         task="generation",
         labels=cohort.labels,
         channels=chosen,
-        domain=domain.observed([case.seen for case in training], cohort.channels),
-        saw=summary.saw(recipe, cohort, data_hash, training, images_seen),
+        domain=domain.observed([case.seen for case in training], chosen),
+        saw=summary.saw(recipe, cohort, data_hash, owners, images_seen),
         pixel_range=recipe.pixel_range,
-        units=_units(recipe, chosen),
+        units=units_of(recipe, chosen),
         spacing_mm=cases.square_spacing_mm(training, recipe.served_px or image_px, recipe.spatial_dims),
         minimum_signal=recipe.minimum_signal,
         audit_samples=recipe.audit_samples,

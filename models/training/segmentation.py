@@ -128,13 +128,14 @@ def train(
 
     # Leave what serving needs, with the threshold that validation chose.
     chosen = journal.best()
+    owners = [case.patient for case in training for _ in range(case.slices)]
     description = version.Description(
         name=recipe.name,
         task="segmentation",
         labels=cohort.labels,
         channels=cohort.channels,
         domain=domain.observed([domain.observe(case.source) for case in training], cohort.channels),
-        saw=summary.saw(recipe, cohort, journal.data_hash, training, images_seen),
+        saw=summary.saw(recipe, cohort, journal.data_hash, owners, images_seen),
         threshold=chosen["threshold"],
     )
     windows = recipe.windows

@@ -142,8 +142,10 @@ class Session:
             if isinstance(each, nn.Module) and each.training:
                 self.ranks.spread(each, self.recipe.schedule.batch_size // self.ranks.count)
                 if self._compiled:
-                    # With torch's own random numbers, so that dropout is the same with and without.
-                    each.compile(options={"fallback_random": True})
+                    # A list of networks is never called itself.
+                    for network in each if isinstance(each, nn.ModuleList) else [each]:
+                        # With torch's own random numbers, so that dropout is the same with and without.
+                        network.compile(options={"fallback_random": True})
         for sentence in pictures.few_patients(self.reals, self.names):
             self.journal.warn(sentence)
 
@@ -270,6 +272,7 @@ class Session:
             self.cohort,
             self.journal.data_hash,
             self.training,
+            self.reals.patients,
             self._px,
             self.images_seen,
             self.batches.counts,

@@ -8,7 +8,6 @@ import torch
 
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
-from models.cases import Case, Outline
 from models.recipe_parts import RecipeBase
 from models.version import Saw
 
@@ -35,18 +34,17 @@ def require_splits(cohort: Cohort) -> None:
             raise Rejected(f"cohort {cohort.name!r} has no {split} images; import it with shares for all three splits")
 
 
-def saw(
-    recipe: RecipeBase, cohort: Cohort, data_hash: str, training: Sequence[Case | Outline], images_seen: int
-) -> Saw:
-    """The record for card and metadata."""
+def saw(recipe: RecipeBase, cohort: Cohort, data_hash: str, owners: Sequence[str], images_seen: int) -> Saw:
+    """The record for card and metadata. owners: the patient of each slice (or volume) that is drawn from."""
+    synthetic = {item.patient for item in cohort.training if item.synthetic}
     return Saw(
         cohort=cohort.name,
         data_hash=data_hash,
         split_unit=cohort.split_unit,
-        patients=len({case.patient for case in training}),
+        patients=len(set(owners)),
         validation_patients=len({item.patient for item in cohort.validation}),
-        images=sum(case.slices for case in training),
-        synthetic_images=sum(case.slices for case in training if case.item.synthetic),
+        images=len(owners),
+        synthetic_images=sum(owner in synthetic for owner in owners),
         images_seen=images_seen,
         seed=recipe.seed,
         recipe=recipe.name,

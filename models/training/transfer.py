@@ -1,7 +1,8 @@
 """Transfer: a generator's training that starts from another model's weights, and layers that stay as they were.
 
 Taken are the weights that a finished run or a released version left, of every network of the family: generator and
-critic, decoder and encoder, denoiser. Optimisers begin anew. Weights that belong to classes are taken only where the
+critic (of masks also style), decoder and encoder, denoiser (and autoencoder), there, back and critics. Optimisers
+begin anew. Weights that belong to classes are taken only where the
 classes are the very same. Freezing holds weights, not the running statistics of a batch norm, which follow the new
 images. The first layers of the critic are what Freeze-D freezes (Mo 2020).
 
@@ -209,7 +210,15 @@ def _require_alike(model: ModelVersion, definition: Mapping[str, Any], recipe: s
 
 def _way_out(key: str, there: object) -> str:
     """What the recipe can change; planes and dimensions are no settings of the network itself."""
-    asked = {"planes": "ask for as many channels and masks", "dims": "set spatial_dims as there"}
+    if key == "latent" and isinstance(there, Mapping):
+        return f"set latent to {dict(there)}"
+    asked = {
+        "planes": "ask for as many channels and masks",
+        "dims": "set spatial_dims as there",
+        "given": "give as many channels or masks (source)",
+        "labels": "give masks of as many labels (source: mask)",
+        "factor": f"set factor to {there}",
+    }
     return asked.get(key, f"set network.{key} to {there}")
 
 

@@ -18,18 +18,20 @@ class Truth:
 
     def __init__(self, couples: Couples, unseen: Couples, names: Sequence[str]) -> None:
         self._unseen = unseen
-        found = trivial.baselines(couples.given, couples.images, names, couples.factor)
-        errors = [float((each(unseen.given) - unseen.images).abs().mean()) / 2 for each in found.values()]
-        self._baseline = {"baseline_error": round(min(errors), 6)} if errors else {}
+        self._simple = trivial.baselines(couples.given, couples.images, names, couples.factor)
 
     def maker(self, network: nn.Module) -> Shown:
         assert isinstance(network, FromPicture)
         return Shown(network, self._unseen.given)
 
     def figures(self, images: Tensor) -> Mapping[str, float]:
-        """Of a panel that the maker made."""
-        found = agreement.figures(images, self._unseen.images[evenly(len(self._unseen.images), len(images))])
-        return {f"validation_{name}": round(value, 6) for name, value in found.items()} | self._baseline
+        """Of a panel that the maker made, and of the baseline on the same slices."""
+        chosen = evenly(len(self._unseen.images), len(images))
+        given, true = self._unseen.given[chosen], self._unseen.images[chosen]
+        found = {f"validation_{name}": value for name, value in agreement.figures(images, true).items()}
+        errors = [float((each(given) - true).abs().mean()) / 2 for each in self._simple.values()]
+        found |= {"baseline_error": min(errors)} if errors else {}
+        return {name: round(value, 6) for name, value in found.items()}
 
 
 class Shown:

@@ -270,3 +270,10 @@ def test_synthetic_test_images_are_counted_and_prove_nothing(make_cohort, small_
     assert made.identity.state == "unproven"
     assert made.evaluation["synthetic_test_images"] == 1
     assert "1 of 6 test items are synthetic" in (made.folder / "docs" / "README.md").read_text()
+
+
+def test_a_run_is_released_although_its_training_folder_was_taken_away(generation_run, tmp_path):
+    run, cohort, _ = generation_run
+    given_away = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(given_away / "training")
+    assert not (bundle.release(given_away, cohort, "bare", models_dir=tmp_path / "models").folder / "training").exists()

@@ -11,6 +11,7 @@ import test_adversarial
 import test_diffusion_models
 import test_variational
 import torch
+import toy_pairs
 from test_variational import cohort_of, picture
 from torch import nn
 
@@ -61,6 +62,16 @@ def test_a_network_that_was_traced_ends_in_the_same_weights(name, spots, tmp_pat
     monkeypatch.setattr(compiler, "require", lambda *_: None)
     both(RECIPES[name], spots, tmp_path)
     assert len(traced) == (1 if name in ("variational", "diffusion") else 2)
+
+
+def test_all_four_networks_of_an_unpaired_training_are_compiled(tmp_path, monkeypatch):
+    asked: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda network, **_: asked.append(network))
+    monkeypatch.setattr(compiler, "require", lambda *_: None)
+    cohort = toy_pairs.write(tmp_path / "c", toy_pairs.inverted, (2, 2, 1))
+    chosen = toy_pairs.small("unpaired-translator", schedule={"total_images": 8})
+    training.train(chosen, cohort, tmp_path / "run", device="cpu", compiled=True)
+    assert sorted(type(each).__name__ for each in asked) == ["PatchCritic"] * 2 + ["Translator"] * 2
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")

@@ -29,8 +29,9 @@ from models.networks.patch_critic import PatchCritic, smallest_px
 from models.networks.spade import Spade, Style
 from models.networks.translator import Translator, enlarged
 from models.tensors import to_metatensor
-from models.training import couples, pictures
+from models.training import couples, pictures, transfer
 from models.training.paired_parts import coded, matching
+from models.training.truth import Truth, evenly
 from models.version import read_weights
 
 ON = torch.device("cpu")
@@ -419,6 +420,13 @@ def test_a_card_says_what_is_given_and_what_it_cannot_know(translating, painting
         ("translator", {"source": "mask"}, "spade does"),
         ("translator", {"source": ["nowhere"]}, "no 'nowhere'"),
         ("translator", {"factor": 2}, "factor"),
+        ("translator", {"source": ["still", "still"]}, "named twice"),
+        ("translator", {"source": ["moved"]}, "or in channels"),
+        ("translator", {"source": ["still"], "channels": None}, "what is made, too"),
+        ("translator", {"loss": {"code": 1.0}}, "draws no code"),
+        ("super-resolution", {"critic": {"layers": 1}}, "critic: there is no critic"),
+        ("super-resolution", {"optimiser": {"critic_learning_rate": 1e-3}}, "there is no critic"),
+        ("super-resolution", {"loss": {"kind": "hinge"}}, "loss.kind: there is no critic"),
         ("translator", {"loss": {"adversarial": 0.0, "feature_matching": 1.0}}, "feature_matching"),
         ("translator", {"network": {"window_px": 17}}, "window_px"),
         ("translator", {"critic": {"layers": 4}}, "need 48 pixels"),
@@ -431,6 +439,48 @@ def test_a_card_says_what_is_given_and_what_it_cannot_know(translating, painting
 def test_what_does_not_fit_is_named(name, changes, key, toys, tmp_path):
     with pytest.raises(Rejected, match=key):
         training.train(toy_pairs.small(name, **changes), toys[name], tmp_path / "run", device="cpu")
+
+
+def test_without_a_critic_none_is_left(refining):
+    assert version.load(refining).description.beside == {}
+
+
+def test_a_baseline_is_measured_on_the_slices_of_the_panel(toys):
+    chosen = toy_pairs.small("translator")
+    _, seen = couples.read(toys["translator"], "training", chosen, 16)
+    _, unseen = couples.read(toys["translator"], "validation", chosen, 16)
+    truth, some = Truth(seen, unseen, ["still"]), evenly(len(unseen.images), 3)
+    alone = replace(unseen, given=unseen.given[some], images=unseen.images[some])
+    panel = torch.zeros_like(alone.images)
+    assert truth.figures(panel) == Truth(seen, alone, ["still"]).figures(panel)
+
+
+def test_colour_is_refused_with_a_sentence(toys):
+    cohort = toys["translator"]
+    one = replace(cohort.training[0], images=cohort.training[0].images[:1])
+    with pytest.raises(Rejected, match="several channels in one file"):
+        couples.view(replace(cohort, splits={"training": (one,)}), cohort.channels[1:])
+
+
+def test_channels_of_different_units_are_refused_before_training(toys, tmp_path):
+    still, moved = toys["translator"].channels
+    cohort = replace(toys["translator"], channels=(still, replace(moved, units="[hnsf'U]")))
+    with pytest.raises(Rejected, match="no pixel_range in common"):
+        couples.read(cohort, "training", toy_pairs.small("translator"), 16)
+
+
+@pytest.mark.parametrize(
+    ("key", "there", "said"),
+    [
+        ("given", 3, "source"),
+        ("labels", 2, "source: mask"),
+        ("factor", 4, "set factor to 4"),
+        ("latent", {"channels": 4}, "set latent to"),
+        ("latent", 16, "set network.latent to 16"),
+    ],
+)
+def test_a_way_out_names_a_key_that_there_is(key, there, said):
+    assert said in transfer._way_out(key, there)
 
 
 def test_masks_are_asked_of_a_cohort_that_has_them(toys, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -16,7 +17,7 @@ from dicom_io import nifti, secondary_capture, segmentation
 from dicom_io.cohort import Channel, Cohort, Item
 from dicom_io.errors import Rejected
 from dicom_io.volume import Projection
-from models import bundle, cases, generator, networks, recipe, sheet, training
+from models import bundle, card, cases, generator, networks, recipe, sheet, training
 from models.generator import Generator, Sample
 from models.networks.diffusion import Diffusion
 from models.recipe_parts import Augmentation
@@ -380,3 +381,19 @@ def test_samples_are_served_as_the_mean_over_the_area_of_each_pixel(make_cohort,
     down, _ = model.spacing_mm
     assert down == pytest.approx(2.1 * 40 / 8, rel=1e-3)
     assert model.model.description.only_label == "lesion"
+
+
+def test_the_card_s_domain_and_counts_are_of_what_was_drawn_from(drawn):
+    chosen = small("adversarial", channels=["two"], only="lesion")
+    labelled = {
+        split: tuple(replace(item, slice_labels=(0, 0, 1, 0, 0)) for item in items)
+        for split, items in drawn.splits.items()
+    }
+    cohort = replace(drawn, splits=labelled)
+    outlines, reals = pictures.read(cohort, "training", chosen, PX)
+    made = pictures.description(chosen, cohort, "0" * 64, outlines, reals.patients, PX, 8, ())
+    tops = [np.percentile(cohorts.load_image(cohort, item).voxels[1], 99.5) for item in cohort.training]
+    [(low, high)] = made.domain.top_value
+    assert (low, high) == (pytest.approx(min(tops) / 3, abs=1e-3), pytest.approx(max(tops) * 3, abs=1e-3))
+    assert (made.saw.images, made.saw.patients) == (6, 6)
+    assert "Only of lesion." in card._purpose(made, "two")

@@ -95,7 +95,8 @@ def small(name: str, **changes: Any) -> Recipe:
         plain["channels"] = ["shade"]
     else:
         plain["network"] |= {"window_px": 16, "channels": [8, 16]}
-        plain["critic"] = {"features": 8, "layers": 1, "scales": 1}
+        if name != "super-resolution":
+            plain["critic"] = {"features": 8, "layers": 1, "scales": 1}
         plain |= {"channels": ["waves"]} if name == "super-resolution" else {"source": ["still"], "channels": ["moved"]}
     for key, value in changes.items():
         plain[key] = plain[key] | value if isinstance(plain[key], dict) else value
