@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -28,7 +29,7 @@ from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from dicom_io.volume import Projection, Source
 from models import bundle, generator, networks, recipe, training
-from models.generator import source_of
+from models.generator import Generator, source_of
 from models.networks.diffusion import Diffusion
 from models.networks.samplers import SAMPLERS, levels
 from models.recipe import Recipe
@@ -276,6 +277,16 @@ def test_with_its_first_weights_the_loss_on_white_gaussian_data_is_one():
 
 
 # Classes and guidance.
+
+
+def test_guidance_is_refused_where_no_class_was_hidden():
+    described = SimpleNamespace(label_dropout=0.0, pixel_range=(0.0, 1.0))
+    model: Any = SimpleNamespace(
+        network=lambda: stirred(classes=2), description=described, identity=SimpleNamespace(address="toy:1")
+    )
+    with pytest.raises(Rejected, match="never saw pictures without a class"):
+        Generator(model, guidance=2.0)
+    assert Generator(model, guidance=1.0).settings == {"guidance": 1.0}
 
 
 def test_guidance_of_one_is_the_class_alone_and_other_weights_push_away_from_none():
