@@ -318,10 +318,12 @@ def test_training_tells_the_network_classes_and_now_and_then_none(sides, tmp_pat
     told = []
     original = Diffusion.forward
 
-    def watched(self: Diffusion, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+    def watched(
+        self: Diffusion, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None, given: Tensor | None = None
+    ) -> Tensor:
         if self.training:
             told.append(labels)
-        return original(self, noisy, sigma, labels)
+        return original(self, noisy, sigma, labels, given)
 
     monkeypatch.setattr(Diffusion, "forward", watched)
     training.train(small(loss={"label_dropout": 0.3}), sides, tmp_path / "run", device="cpu")

@@ -376,7 +376,7 @@ def test_a_painter_is_audited_on_masks_that_it_saw_and_keeps_the_mask(reports):
     assert report["mask"]["made"] > 0.8 and report["mask"]["real"] > 0.9
     assert 0 < report["style"] < 3
     for audit in ("privacy", "privacy_of_training_masks"):
-        assert set(report[audit]["spaces"]) == {"small_pixels", "autoencoder of the training patients"}
+        assert set(report[audit]["spaces"]) == {"small_pixels", "autoencoder without brightness and contrast"}
 
 
 @pytest.mark.parametrize("name", toy_pairs.KINDS)
