@@ -31,7 +31,6 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from dicom_io.errors import ImagingError, Rejected
 
@@ -82,7 +81,11 @@ class Ranks:
         loss.backward()
         gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
         if self.count > 1 and gradients:
-            vector_to_parameters(self.mean(parameters_to_vector(gradients)), gradients)
+            # In one message; torch's own parameters_to_vector cannot take kernels with channels last.
+            whole = self.mean(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+            parts = whole.split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.reshape(gradient.shape))
 
     def same(self, value: float) -> float:
         """As the first process has it."""
