@@ -162,7 +162,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_figures_also_in_two_processes
 def test_a_data_set_that_was_half_read_is_read_again(toy, source, tmp_path):
     (tmp_path / "cohort.partial" / "images").mkdir(parents=True)
     (tmp_path / "cohort.partial" / "images" / "half.nii.gz").touch()
-    cohort = generators._cohort(generators.LINES[toy], source, tmp_path, lambda _: None)
+    cohort = generators._cohort(generators.LINES[toy].cohort, source, tmp_path, lambda _: None)
     assert len([*cohort.training, *cohort.validation, *cohort.test]) == 120
     assert not (tmp_path / "cohort.partial").exists() and not (tmp_path / "cohort" / "images" / "half.nii.gz").exists()
 
