@@ -14,7 +14,7 @@ from toy_images import write_cohort
 from dicom_io import nifti, secondary_capture, segmentation
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
-from models import bundle, generator, networks, recipe, sheet, training
+from models import bundle, cases, generator, networks, recipe, sheet, training
 from models.evaluation import fidelity, privacy
 from models.evaluation.features import EncodedFeatures, RandomFeatures
 from models.generator import Generator
@@ -56,7 +56,9 @@ def maker(drawn: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Generator:
 
 
 def test_a_volume_becomes_a_cube_whose_axes_are_slices_rows_and_columns(drawn):
-    (case, *_), reals = pictures.read(drawn, "training", small(channels=["two"], mask=True), 40)
+    chosen = small(channels=["two"], mask=True)
+    case = cases.load(drawn, drawn.training, pictures.input_chain(chosen), masks=True)[0]
+    _, reals = pictures.read(drawn, "training", chosen, 40)
     assert reals.images.shape == (5, 2, 40, 40, 40) and reals.dims == 3
     cube, mask = reals.images[0]
     # 5 slices are 8 of the cube each, 29 columns lie in the middle of 40; linear between centres of slices.
@@ -74,7 +76,8 @@ def test_what_a_step_along_each_axis_is_in_mm_is_kept(maker):
 
 def test_the_label_of_a_volume_is_the_largest_of_its_slices(make_cohort):
     cohort = make_cohort("classification", (4, 2, 2))
-    found, reals = pictures.read(cohort, "training", small(conditional=True), PX)
+    found = cases.load(cohort, cohort.training, pictures.input_chain(small()))
+    _, reals = pictures.read(cohort, "training", small(conditional=True), PX)
     assert reals.labels.tolist() == [int(case.labels.max()) for case in found] and len(reals.labels) == 4
 
 
