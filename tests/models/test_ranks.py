@@ -32,6 +32,8 @@ from models.training.schedule import Clock
 from models.version import read_weights
 
 ROOT = Path(__file__).parent.parent.parent
+# Each process imports everything anew, which takes its time where cores are busy.
+pytestmark = pytest.mark.timeout(900)
 Jobs = list[tuple[Recipe, Path, dict[str, Any]]]
 
 adversarial, variational, diffusion = test_adversarial.small, test_variational.small, test_diffusion_models.small
