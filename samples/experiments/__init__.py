@@ -76,7 +76,7 @@ EXPERIMENTS = {
         ),
         _generators(
             "generators-histology",
-            "Is it batch norm that failed in the histology study, and instance norm that worked? On phantom tiles.",
+            "On phantom tiles: is it batch norm that failed in the histology study, and instance norm that worked?",
             "",
         ),
         _generators(

@@ -86,7 +86,9 @@ def test_the_story_gives_each_model_its_figure_beside_its_baseline(told):
     )
     assert re.search(rf"  pet-lesion:1, .*: auroc {interval}, baseline 0\.50, 1 test patients; state unproven", story)
     assert re.search(
-        r"  breast-pet:1, .*: KID \S+, real against real up to \S+ \(.*\); \d+ % copies, planted copies found", story
+        r"  breast-pet:1, .*: KID \S+, real against real up to \S+, FD \S+, real against real \S+ \(.*\); "
+        r"\d+ % copies, planted copies found",
+        story,
     )
 
 

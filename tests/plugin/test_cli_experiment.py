@@ -48,7 +48,8 @@ def test_list_names_each_experiment_with_its_question_and_its_data():
         assert row["question"].endswith("?")
         assert EXPERIMENTS[row["name"]].name == row["name"]
     lines = run("experiment", "list").splitlines()
-    assert lines == [f"{row['name']}: {row['question']} Reads {row['data']}/." for row in rows]
+    reads = {row["name"]: f" Reads {row['data']}/." if row["data"] else "" for row in rows}
+    assert lines == [f"{row['name']}: {row['question']}{reads[row['name']]}" for row in rows]
 
 
 def test_run_gives_the_data_set_of_the_experiment_and_prints_the_report(asked, tmp_path):
