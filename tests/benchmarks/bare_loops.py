@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models import elbo, networks
 from models.adversarial_recipe import AdversarialRecipe
+from models.cases import Squares
 from models.diffusion_recipe import DiffusionRecipe
 from models.networks import pairs
 from models.networks.vae import VAE
@@ -109,7 +110,7 @@ def _variational(settings: VariationalRecipe) -> Step:
 
 def _diffusion(settings: DiffusionRecipe) -> Step:
     clean = _pictures(settings)
-    denoiser: Any = networks.build(diffusion.definition_of(settings, 0, clean))
+    denoiser: Any = networks.build(diffusion.definition_of(settings, 0, Squares(clean, None, ())))
     optimiser = _adam(denoiser, settings.optimiser)
     loss, longest = settings.loss, settings.optimiser.clip_gradient_norm
 
