@@ -35,6 +35,8 @@ from models.training.board import Board
 from models.training.schedule import Clock
 
 Event = dict[str, Any]
+# Progress is told at most so often.
+TELL_EVERY_S = 0.25
 
 
 class Journal:
@@ -93,7 +95,7 @@ class Journal:
         """At most four times a second."""
         self._seen_at_start = images_seen if self._seen_at_start is None else self._seen_at_start
         spent_s = self._clock.spent_s
-        if spent_s - self._told_s < 0.25:
+        if spent_s - self._told_s < TELL_EVERY_S:
             return
         self._told_s = spent_s
         fraction = self._clock.fraction(images_seen)
