@@ -120,14 +120,17 @@ def cohort_in(folder: Path, training_pictures: int, px: int = 64) -> Cohort:
 def ours(settings: Any, cohort: Cohort, run: Path) -> float:
     """Images per CPU second, from the first to the last event of a training."""
     # Every step: a quick round is over before a second event would come.
-    journal.TELL_EVERY_S = 0.0
+    usual, journal.TELL_EVERY_S = journal.TELL_EVERY_S, 0.0
     seen: list[tuple[int, float]] = []
 
     def listen(event: dict[str, Any]) -> None:
         if event["kind"] == "progress":
             seen.append((event["images_seen"], time.process_time()))
 
-    training.train(settings, cohort, run, progress=listen, device="cpu")
+    try:
+        training.train(settings, cohort, run, progress=listen, device="cpu")
+    finally:
+        journal.TELL_EVERY_S = usual
     (first, began), (last, ended) = seen[0], seen[-1]
     return (last - first) / (ended - began)
 
