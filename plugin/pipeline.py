@@ -127,29 +127,65 @@ def generate(
         Rejected: the model is no generator, knows no such label or setting, or makes several classes and none is given.
     """
     model = generator_of(model_folder, truncation, guidance)
-    model.require(label)
+    asked = _Request(model, n, seed, label, made_at, encodings)
     drawn = _volumes if model.dims == 3 else _with_masks if model.mask_labels else _in_parts
-    made = write(drawn(model, n, seed, label, made_at, encodings, progress), out)
+    made = write(drawn(asked, progress), out)
     progress({"stage": "done", "done": n, "total": n})
     return made
 
 
-def _in_parts(
-    model: Generator,
-    n: int,
-    seed: int,
-    label: str | None,
-    made_at: datetime,
-    wanted: Collection[str],
-    progress: Progress,
-) -> Iterator[Object]:
+@dataclass(frozen=True)
+class _Request:
+    """What is asked of a generator: `n` pictures of a label, of the noise of this seed, in these encodings.
+
+    Raises:
+        Rejected: the model knows no such label, or makes several classes and none is given.
+    """
+
+    model: Generator
+    n: int
+    seed: int
+    label: str | None
+    made_at: datetime
+    wanted: Collection[str]
+
+    def __post_init__(self) -> None:
+        self.model.require(self.label)
+
+    def samples(self) -> Iterator[Sample]:
+        return self.model.samples(self.n, self.seed, self.label)
+
+    def of_series(self) -> dict[str, Any]:
+        """What all series of the request say of their making."""
+        return {
+            "model": self.model.identity,
+            "seed": self.seed,
+            "label": self.label or "",
+            "settings": self.model.settings,
+            "value_range": self.model.pixel_range,
+            "made_at": self.made_at,
+            "audit_id": self.model.audit_id,
+        }
+
+    def of_masks(self) -> dict[str, Any]:
+        """What their SEG says of it."""
+        of_label = {"label": self.label} if self.label else {}
+        return {"seed": self.seed, "samples": self.n} | of_label | self.model.settings
+
+    def finding(self, channel: str, number: int | None = None) -> str:
+        words = " ".join(word for word in (self.label, channel) if word)
+        what = f"{self.n} pictures" if number is None else f"volume {number + 1} of {self.n}"
+        return f"{what}{f' of {words}' if words else ''}, seed {self.seed}"
+
+
+def _in_parts(asked: _Request, progress: Progress) -> Iterator[Object]:
     """One series for the picture, or for each channel of it, an instance at a time: any number needs little memory."""
-    samples = model.samples(n, seed, label)
-    for first in range(0, n, secondary_capture.FRAMES_PER_INSTANCE):
-        progress({"stage": "generating", "done": first, "total": n})
+    model, samples = asked.model, asked.samples()
+    for first in range(0, asked.n, secondary_capture.FRAMES_PER_INSTANCE):
+        progress({"stage": "generating", "done": first, "total": asked.n})
         part = np.stack([each.image for each in islice(samples, secondary_capture.FRAMES_PER_INSTANCE)])
         for channel, frames in _series(model, part):
-            for form in forms(wanted):
+            for form in forms(asked.wanted):
                 captures = secondary_capture.generated(
                     frames,
                     channel=channel,
@@ -157,39 +193,31 @@ def _in_parts(
                     units=model.units,
                     form=form,
                     first=first,
-                    total=n,
-                    **_of_generated(model, seed, label, made_at),
+                    total=asked.n,
+                    **asked.of_series(),
                 )
-                finding = _drawn(n, seed, label, channel)
+                finding = asked.finding(channel)
                 yield from ((dataset, record, finding, form) for dataset, record in captures)
 
 
-def _with_masks(
-    model: Generator,
-    n: int,
-    seed: int,
-    label: str | None,
-    made_at: datetime,
-    wanted: Collection[str],
-    progress: Progress,
-) -> Iterator[Object]:
+def _with_masks(asked: _Request, progress: Progress) -> Iterator[Object]:
     """A series for each channel, and the masks as SEG on the last of them. The pictures are laid one behind the other,
     for a mask needs places that it shares with its image.
 
     Raises:
         Rejected: too many for the memory.
     """
-    require_few(n)
+    require_few(asked.n)
     samples: list[Sample] = []
-    for sample in model.samples(n, seed, label):
-        progress({"stage": "generating", "done": len(samples), "total": n})
+    for sample in asked.samples():
+        progress({"stage": "generating", "done": len(samples), "total": asked.n})
         samples.append(sample)
-    down, across = model.spacing_mm or (1.0, 1.0)
+    down, across = asked.model.spacing_mm or (1.0, 1.0)
     stacked = Sample(
         np.stack([sample.image for sample in samples], 1),
         np.stack([sample.mask for sample in samples if sample.mask is not None]),
     )
-    yield from _placed(model, stacked, (max(down, across), down, across), None, n, seed, label, made_at, wanted)
+    yield from _placed(asked, stacked, (max(down, across), down, across))
 
 
 def require_few(n: int) -> None:
@@ -205,67 +233,49 @@ def require_few(n: int) -> None:
         )
 
 
-def _volumes(
-    model: Generator,
-    n: int,
-    seed: int,
-    label: str | None,
-    made_at: datetime,
-    wanted: Collection[str],
-    progress: Progress,
-) -> Iterator[Object]:
+def _volumes(asked: _Request, progress: Progress) -> Iterator[Object]:
     """A series for each channel of each volume, and its mask as SEG on the last of them."""
-    for number, sample in enumerate(model.samples(n, seed, label)):
-        progress({"stage": "generating", "done": number, "total": n})
-        steps = model.spacing_mm or (1.0, 1.0, 1.0)
-        yield from _placed(model, sample, steps, number, n, seed, label, made_at, wanted)
+    for number, sample in enumerate(asked.samples()):
+        progress({"stage": "generating", "done": number, "total": asked.n})
+        yield from _placed(asked, sample, asked.model.spacing_mm or (1.0, 1.0, 1.0), number)
 
 
 def _placed(
-    model: Generator,
-    sample: Sample,
-    spacing_mm: Sequence[float],
-    number: int | None,
-    n: int,
-    seed: int,
-    label: str | None,
-    made_at: datetime,
-    wanted: Collection[str],
+    asked: _Request, sample: Sample, spacing_mm: Sequence[float], number: int | None = None
 ) -> Iterator[Object]:
     """sample: (channels, slices, rows, columns) with the steps `spacing_mm`; number: of the volume, None for slices of
     many."""
-    lies = grid(spacing_mm)
+    model, lies = asked.model, grid(spacing_mm)
     captures: dict[str, list[tuple[Dataset, LabelRecord]]] = {}
     for channel, frames in _series(model, sample.image.swapaxes(0, 1)):
-        for form in forms(wanted):
+        for form in forms(asked.wanted):
             captures[form] = secondary_capture.generated_volume(
                 Volume(np.asarray(frames, np.float32), lies, "", model.units),
                 channel=channel,
                 sample=number,
                 form=form,
-                **_of_generated(model, seed, label, made_at),
+                **asked.of_series(),
             )
-            finding = _drawn(n, seed, label, channel, number)
+            finding = asked.finding(channel, number)
             yield from ((dataset, record, finding, form) for dataset, record in captures[form])
     if sample.mask is None:
         return
     masks, names = sample.mask.astype(np.float32), " and ".join(model.mask_labels)
     for encoding, arguments in encodings.SEGMENTATIONS.items():
-        if encoding in wanted:
-            of = {"seed": seed, "samples": n} | ({"label": label} if label else {}) | model.settings
+        if encoding in asked.wanted:
             seg, record = segmentation.of_generated(
                 Volume(masks, lies, "", "1"),
-                captures=captures[form_under_masks(wanted)],
+                captures=captures[form_under_masks(asked.wanted)],
                 segments=segments_of(("background", *model.mask_labels)),
                 model=model.identity,
-                parameters=of | ({} if number is None else {"sample": number}),
+                parameters=asked.of_masks() | ({} if number is None else {"sample": number}),
                 description=f"{names} drawn by {model.identity.address}",
-                made_at=made_at,
+                made_at=asked.made_at,
                 audit_id=model.audit_id,
                 **arguments,
             )
             share = float((masks > 0).any((1, 2)).mean())
-            yield seg, record, f"{names} on {share:.0%} of {len(masks)} pictures, seed {seed}", encoding
+            yield seg, record, f"{names} on {share:.0%} of {len(masks)} pictures, seed {asked.seed}", encoding
 
 
 def grid(spacing_mm: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -281,25 +291,6 @@ def _series(model: Generator, images: Float32) -> list[tuple[str, Float32 | Pict
         return [("", np.moveaxis(picture.window(images, *model.pixel_range), 1, -1))]
     names = model.channels if len(model.channels) > 1 else ("",)
     return [(name, images[:, number]) for number, name in enumerate(names)]
-
-
-def _of_generated(model: Generator, seed: int, label: str | None, made_at: datetime) -> dict[str, Any]:
-    """What all series of one request say of their making."""
-    return {
-        "model": model.identity,
-        "seed": seed,
-        "label": label or "",
-        "settings": model.settings,
-        "value_range": model.pixel_range,
-        "made_at": made_at,
-        "audit_id": model.audit_id,
-    }
-
-
-def _drawn(n: int, seed: int, label: str | None, channel: str, number: int | None = None) -> str:
-    words = " ".join(word for word in (label, channel) if word)
-    what = f"{n} pictures" if number is None else f"volume {number + 1} of {n}"
-    return f"{what}{f' of {words}' if words else ''}, seed {seed}"
 
 
 def generate_files(
