@@ -90,27 +90,32 @@ def generate(
     drawing = folder_of(shelf, masks_of) if masks_of else None
     if given and drawing:
         raise typer.BadParameter("masks come from a file or from a model; give --from or --masks-of")
-    asked = [each for each in (label, truncation, guidance) if each is not None]
-    if (given or drawing) and (form != "dicom" or asked):
+    of_something = given is not None or drawing is not None
+    if of_something and (form != "dicom" or any(each is not None for each in (label, truncation, guidance))):
         raise typer.BadParameter(
             "pictures of masks or of DICOM files are DICOM, without --label, --truncation or --guidance; leave them out"
         )
-    if force and not (given or drawing):
+    if force and not of_something:
         raise typer.BadParameter("pictures of noise are outside no card; leave --force out")
+    if of_something:
+        _print(_of_given(folder, out, given, drawing, n, seed, force), as_json)
+        return
+    _of_noise(
+        folder, out, form, as_json, n=n or 16, seed=seed or 0, label=label, truncation=truncation, guidance=guidance
+    )
 
+
+def _of_given(
+    folder: Path, out: Path, given: Path | None, drawing: Path | None, n: int | None, seed: int | None, force: bool
+) -> list[Made]:
+    """Pictures of masks, or of DICOM files. given: the file; drawing: else the folder of the model that draws masks."""
     from plugin import painting, pipeline
     from plugin.cli.progress import ProgressBar
 
     made_at = datetime.now().astimezone()
-    if given and not painting.takes_masks(folder):
-        if n is not None or seed is not None:
-            raise typer.BadParameter("nothing is drawn for pictures of DICOM files; leave -n and --seed out")
+    if given is None or painting.takes_masks(folder):
         with ProgressBar() as bar:
-            made = pipeline.predict([given], folder, out, made_at=made_at, force=force, progress=bar)
-        _print(made, as_json)
-    elif given or drawing:
-        with ProgressBar() as bar:
-            made = painting.paint(
+            return painting.paint(
                 folder,
                 out,
                 mask=given,
@@ -121,27 +126,28 @@ def generate(
                 force=force,
                 progress=bar,
             )
-        _print(made, as_json)
-    elif form == "dicom":
+    if n is not None or seed is not None:
+        raise typer.BadParameter("nothing is drawn for pictures of DICOM files; leave -n and --seed out")
+    with ProgressBar() as bar:
+        return pipeline.predict([given], folder, out, made_at=made_at, force=force, progress=bar)
+
+
+def _of_noise(
+    folder: Path, out: Path, form: Literal["dicom", "png", "nifti"], as_json: bool, *, seed: int, **asked: Any
+) -> None:
+    """asked: n, label, truncation and guidance of `plugin.pipeline.generate`."""
+    from plugin import pipeline
+    from plugin.cli.progress import ProgressBar
+
+    if form == "dicom":
         with ProgressBar() as bar:
-            made = pipeline.generate(
-                folder,
-                out,
-                n=n or 16,
-                seed=seed or 0,
-                label=label,
-                made_at=made_at,
-                progress=bar,
-                truncation=truncation,
-                guidance=guidance,
-            )
+            made_at = datetime.now().astimezone()
+            made = pipeline.generate(folder, out, seed=seed, made_at=made_at, progress=bar, **asked)
         _print(made, as_json)
-    else:
-        written = pipeline.generate_files(
-            folder, out, n=n or 16, seed=seed or 0, label=label, form=form, truncation=truncation, guidance=guidance
-        )
-        finding = f"{label}, seed {seed or 0}" if label else f"seed {seed or 0}"
-        _print_rows([{"path": str(path), "finding": finding} for path in written], as_json)
+        return
+    written = pipeline.generate_files(folder, out, seed=seed, form=form, **asked)
+    finding = f"{asked['label']}, seed {seed}" if asked["label"] else f"seed {seed}"
+    _print_rows([{"path": str(path), "finding": finding} for path in written], as_json)
 
 
 def _print(made: list[Made], as_json: bool) -> None:
