@@ -199,14 +199,28 @@ class Adaptive(Settings):
     limit: Annotated[float, Field(gt=0, lt=1)] = 0.8
 
 
+class Growing(Settings):
+    """Progressive growing (Karras 2018, section 2): training begins with small pictures, and doubles their size.
+
+    first_px: side of the first pictures. share: of the training, after which all is of full size; each size takes an
+    even part of it, and new layers are faded in over the first half of theirs. Until then the learning rate stays at
+    its peak.
+    """
+
+    first_px: Annotated[int, Field(ge=4)] = 8
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.6
+
+
 class AdversarialRecipe(GenerationBase):
-    """Noise -> slice, against a critic. adaptive: None is no adaptive augmentation."""
+    """Noise -> slice, against a critic. adaptive: None is no adaptive augmentation. growing: None trains pictures of
+    full size from the start."""
 
     family: Literal["adversarial"] = "adversarial"
     network: Networks = DCGAN()
     loss: AdversarialLoss = AdversarialLoss()
     optimiser: AdversarialOptimiser = AdversarialOptimiser()
     adaptive: Adaptive | None = None
+    growing: Growing | None = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -218,6 +232,17 @@ class AdversarialRecipe(GenerationBase):
             raise ValueError("adaptive: its changes are for slices; leave it out, or set spatial_dims to 2")
         if isinstance(self.network, PetStudy) and self.conditional:
             raise ValueError(f"conditional: {self.network.kind} has no place for a label; take dcgan or brain-wcgan")
+        return self
+
+    @model_validator(mode="after")
+    def _can_grow(self) -> Self:
+        if self.growing is None:
+            return self
+        first, full = self.growing.first_px, self.network.image_px
+        if not isinstance(self.network, DCGAN):
+            raise ValueError(f"growing: {self.network.kind} is made in one size; take dcgan, or leave it out")
+        if first & (first - 1) or first >= full:
+            raise ValueError(f"growing.first_px: {first} is no power of two below network.image_px, {full}")
         return self
 
     @property

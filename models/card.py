@@ -246,6 +246,8 @@ def _generator_figures(report: Mapping[str, Any]) -> list[str]:
     if spread:
         of = ", ".join(f"{name} {ratio:.2f}" for name, ratio in spread.items())
         lines += ["", f"Spread within classes, over that of training slices (1: as varied; 0: one picture): {of}."]
+    if "masks" in report:
+        lines += ["", *_labels_drawn(report["masks"])]
     if "mask" in report:
         lines += ["", *_of_masks(report)]
     lines += [
@@ -290,6 +292,19 @@ def _distances(spaces: Mapping[str, Any]) -> list[str]:
             told = " | ".join("undefined" if number is None else f"{number:.2f}" for number in numbers)
             lines.append(f"| {name} | {whose if whose == 'samples' else 'training images'} | {told} |")
     return lines
+
+
+def _labels_drawn(found: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "| label of the mask | on samples | on held-out pictures | pixels, samples | pixels, held-out |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, beside in found.items():
+        shares = " | ".join(f"{beside[whose]['share']:.0%}" for whose in ("samples", "real"))
+        pixels = (beside[whose]["pixels"] for whose in ("samples", "real"))
+        sizes = " | ".join("none" if each is None else f"{each:g}" for each in pixels)
+        lines.append(f"| {name} | {shares} | {sizes} |")
+    return [*lines, "", "Pixels: the median over the pictures that show the label."]
 
 
 def _of_masks(report: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,10 @@ from dicom_io.cohort import Cohort, Item
 from dicom_io.errors import Rejected
 from dicom_io.volume import Projection, Volume
 from models import domain, preprocessing
+from models.shelf import Shelf, as_float
 from models.tensors import to_metatensor
+
+_BLOCK = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,24 +174,41 @@ def one_size(cases: Sequence[Case]) -> tuple[Tensor, Tensor | None, list[str]]:
 class Squares:
     """Slices as generators see them, or whole volumes as cubes.
 
-    images: (N, planes, px, px), or (N, planes, px, px, px), in [-1, 1]: the channels of the image, then, of each label
-    of the mask but the first, the share of a pixel that it covers, from -1 for nothing to 1. labels: (N,), where the
-    cases have them; patients: of each picture; mask_planes: how many of the planes are of the mask.
+    stored: (N, planes, px, px), or (N, planes, px, px, px), in [-1, 1]: the channels of the image, then, of each label
+    of the mask but the first, the share of a pixel that it covers, from -1 for nothing to 1; as float32, or as a shelf
+    has them. labels: (N,), where the cases have them; patients: of each picture; mask_planes: how many of the planes
+    are of the mask.
     """
 
-    images: Tensor
+    stored: Tensor
     labels: Tensor | None
     patients: tuple[str, ...]
     mask_planes: int = 0
 
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def images(self) -> Tensor:
+        """All, as float32."""
+        return as_float(self.stored)
+
+    def take(self, numbers: Tensor) -> Tensor:
+        """Some of them, as float32."""
+        return as_float(self.stored[numbers])
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All of them, a few at a time, as float32."""
+        return (as_float(block) for block in torch.split(self.stored, _BLOCK))
+
     @property
     def planes(self) -> int:
-        return self.images.shape[1]
+        return self.stored.shape[1]
 
     @property
     def dims(self) -> int:
         """2 for slices, 3 for volumes."""
-        return self.images.ndim - 2
+        return self.stored.ndim - 2
 
 
 def squares(
@@ -200,6 +220,7 @@ def squares(
     mask_planes: int = 0,
     only: int | None = None,
     dims: int = 2,
+    shelf: Shelf | None = None,
 ) -> Squares:
     """Pictures of one size: padded with -1, scaled, no air. The label of a volume is the largest of its slices'. No
     case is needed after its turn.
@@ -207,12 +228,13 @@ def squares(
     minimum_signal: those whose 99th percentile, in every channel, lies below this share of the range are left out.
     channels: numbers of those that are taken. mask_planes: how many labels beside the first the masks have. only: a
     class number; pictures of other classes are left out, and what is left is of no class. dims: 3 makes a cube of each
-    volume.
+    volume. shelf: takes the pictures; None keeps them in memory.
 
     Raises:
         Rejected: nothing is left, or cubes are to be made of pictures that are no volumes.
     """
     images: list[Tensor] = []
+    keep = images.append if shelf is None else shelf.add
     numbers: list[Tensor] = []
     patients: list[str] = []
     for case in cases:
@@ -223,14 +245,15 @@ def squares(
         labels = case.labels if case.labels is None or dims == 2 else case.labels.max()[None]
         if only is not None and labels is not None:
             kept &= labels == only
-        images.append(shown[kept])
+        keep(shown[kept])
         if only is None and labels is not None:
             numbers.append(labels[kept])
         patients += [case.patient] * int(kept.sum())
     if not patients:
         of = "" if only is None else " of the label that `only` names"
         raise Rejected(f"no slice{of} reaches minimum_signal {minimum_signal} of pixel_range; lower one of the two")
-    return Squares(torch.cat(images), torch.cat(numbers) if numbers else None, tuple(patients), mask_planes)
+    stored = torch.cat(images) if shelf is None else shelf.mapped()
+    return Squares(stored, torch.cat(numbers) if numbers else None, tuple(patients), mask_planes)
 
 
 def shows(images: Tensor, minimum_signal: float) -> Tensor:

@@ -16,7 +16,7 @@ from dicom_io.errors import Rejected
 from dicom_io.volume import Volume
 from models import cases, coarse, from_pictures, generator, predictor, version
 from models.cases import Case
-from models.evaluation import agreement, classification, fidelity, privacy, segmentation, trivial
+from models.evaluation import agreement, classification, fidelity, label_shares, privacy, segmentation, trivial
 from models.evaluation.agreement import Compared
 from models.evaluation.features import ContentFeatures, EncodedFeatures, RandomFeatures
 from models.evaluation.segmentation import Pair
@@ -150,13 +150,13 @@ def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     # Classes, where there are any, come in the shares that training had.
     synthetic = torch.from_numpy(np.stack([*model.pictures(description.audit_samples, AUDIT_SEED)]))
     training, held_out = real(cohort.training), real(cohort.test)
-    if min(len(training.images), len(held_out.images)) < 2:
+    if min(len(training), len(held_out)) < 2:
         raise Rejected(f"cohort {cohort.name!r} has too few slices above minimum_signal for an evaluation")
     numbers = [model.class_of(AUDIT_SEED, index) for index in range(description.audit_samples)]
     return {
         "seed": AUDIT_SEED,
         "samples": description.audit_samples,
-        **measured(synthetic, numbers, training, held_out, description.labels, draws),
+        **measured(synthetic, numbers, training, held_out, description.labels, draws, model.mask_labels),
     }
 
 
@@ -167,10 +167,12 @@ def measured(
     held_out: cases.Squares,
     names: Sequence[str],
     draws: int,
+    mask_labels: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The figures of pictures, wherever they come from: spread, fidelity, privacy.
+    """The figures of pictures, wherever they come from: spread, fidelity, privacy, and masks where they have some.
 
-    synthetic: as the images of `training`. numbers: the class of each, an index into `names`, or None.
+    synthetic: as the images of `training`. numbers: the class of each, an index into `names`, or None. mask_labels: of
+    the last planes.
     """
     encoded, content = EncodedFeatures(training.images), ContentFeatures(training.images)
     seen, unseen = (training.images, training.patients), (held_out.images, held_out.patients)
@@ -178,7 +180,15 @@ def measured(
         "spread": _spread(synthetic, numbers, training, names),
         "fidelity": fidelity.evaluate(synthetic, seen, unseen, [RandomFeatures(training.planes), encoded], draws=draws),
         "privacy": privacy.evaluate(synthetic, training.images, unseen, [privacy.small_pixels, content], draws=draws),
+        **_labels_of(synthetic, held_out, mask_labels),
     }
+
+
+def _labels_of(synthetic: torch.Tensor, held_out: cases.Squares, names: Sequence[str]) -> dict[str, Any]:
+    if not names:
+        return {}
+    made, real = (images[:, -len(names) :] for images in (synthetic, held_out.images))
+    return {"masks": label_shares.evaluate(made, real, names)}
 
 
 def _spread(
@@ -256,10 +266,10 @@ def _painter(model: Painter, cohort: Cohort, draws: int) -> dict[str, Any]:
 
     count = description.audit_samples
     real, masks = held_out.images[:, :-labels], held_out.images[:, -labels:]
-    seen = replace(training, images=training.images[:, :-labels], mask_planes=0)
+    seen = replace(training, stored=training.images[:, :-labels], mask_planes=0)
     synthetic = painted(masks, count)
     report = {"seed": AUDIT_SEED, "samples": count}
-    report |= measured(synthetic, [None] * count, seen, replace(held_out, images=real, mask_planes=0), (), draws)
+    report |= measured(synthetic, [None] * count, seen, replace(held_out, stored=real, mask_planes=0), (), draws)
     of_training = painted(training.images[:, -labels:], count)
     spaces: list[privacy.Space] = [privacy.small_pixels, ContentFeatures(seen.images)]
     audit = privacy.evaluate(of_training, seen.images, (real, held_out.patients), spaces, draws=draws)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock, get_timestep_embedding
 from torch import Tensor, nn
 
+from models.networks.doubling import doubling
 from models.networks.spatial import convolution
 
 
@@ -140,10 +141,10 @@ class Double(nn.Module):
 
     def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
-        self.convolution = convolution(dims, channels, channels, 3, padding=1)
+        self.convolution = doubling(dims, channels, channels)
 
     def forward(self, image: Tensor, told: Tensor) -> Tensor:
-        doubled: Tensor = self.convolution(F.interpolate(image, scale_factor=2, mode="nearest"))
+        doubled: Tensor = self.convolution(image)
         return doubled
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectral
 
 from models.networks import spatial
+from models.networks.doubling import doubling
 from models.networks.latent import FromNoise
 from models.networks.norm import ClassNorm, layer
 from models.networks.spatial import convolution, pixel_axes, to_maps
@@ -45,16 +46,18 @@ class Generator(FromNoise):
         dims: int = 2,
     ) -> None:
         super().__init__(latent, law, classes)
-        self.dims = dims
+        self.planes, self.dims = planes, dims
         doublings = int(math.log2(image_px)) - 2
         # As DCGAN counts: `features` at half resolution, half as many at full, at most eight times as many.
         widths = [min(features * 2**level, features * 16) // 2 for level in range(doublings, -1, -1)]
+        self.widths = widths
         self.project = nn.Linear(latent, widths[0] * 4**dims)
         self.first_norm = layer(norm, widths[0], classes, dims)
         self.blocks = nn.ModuleList(
             Block(
-                nn.Upsample(scale_factor=2, mode="nearest"),
-                convolution(dims, before, after, 3, padding=1, bias=norm == "none"),
+                # Where doubling was a layer of its own: names of weights stay.
+                nn.Identity(),
+                doubling(dims, before, after, bias=norm == "none"),
                 layer(norm, after, classes, dims),
                 nn.ReLU(),
                 *([spatial.dropout(dims, dropout)] if dropout else []),
@@ -64,11 +67,16 @@ class Generator(FromNoise):
         self.picture = convolution(dims, widths[-1], planes, 3, padding=1)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        _, maps = self.maps(noise, labels, len(self.blocks))
+        return torch.tanh(self.picture(maps))
+
+    def maps(self, noise: Tensor, labels: Tensor | None, doublings: int) -> tuple[Tensor, Tensor]:
+        """Maps of 4 px, doubled so many times, once before the last doubling and once after it."""
         first = self.project(noise).unflatten(1, (-1, *[4] * self.dims))
-        image = F.relu(_normed(self.first_norm, first, labels))
-        for block in self.blocks:
-            image = block(image, labels)
-        return torch.tanh(self.picture(image))
+        before = maps = F.relu(_normed(self.first_norm, first, labels))
+        for block in itertools.islice(self.blocks, doublings):
+            before, maps = maps, block(maps, labels)
+        return before, maps
 
 
 class Block(nn.Sequential):
@@ -104,27 +112,36 @@ class Discriminator(nn.Module):
         super().__init__()
         bounded = spectral if spectral_norm else _as_it_is
         halvings = int(math.log2(image_px)) - 2
-        widths = [planes] + [min(features * 2**level, features * 8) for level in range(halvings)]
-        self.blocks = nn.Sequential(
-            *(
-                part
-                for number, (before, after) in enumerate(itertools.pairwise(widths))
-                for part in (
-                    bounded(convolution(dims, before, after, 4, stride=2, padding=1)),
-                    # No norm on the first layer (Radford 2015): it would take the brightness away.
-                    *([layer(norm, after, dims=dims)] if norm != "none" and number else []),
-                    nn.LeakyReLU(0.2),
-                    *([spatial.dropout(dims, dropout)] if dropout else []),
-                )
+        self.dims = dims
+        self.widths = widths = [planes] + [min(features * 2**level, features * 8) for level in range(halvings)]
+        parts = [
+            (
+                bounded(convolution(dims, before, after, 4, stride=2, padding=1)),
+                # No norm on the first layer (Radford 2015): it would take the brightness away.
+                *([layer(norm, after, dims=dims)] if norm != "none" and number else []),
+                nn.LeakyReLU(0.2),
+                *([spatial.dropout(dims, dropout)] if dropout else []),
             )
-        )
+            for number, (before, after) in enumerate(itertools.pairwise(widths))
+        ]
+        self._begins = [*itertools.accumulate(map(len, parts), initial=0)]
+        self.blocks = nn.Sequential(*itertools.chain(*parts))
         self.minibatch = minibatch
         self.mix = bounded(convolution(dims, widths[-1] + minibatch, widths[-1], 3, padding=1))
         self.verdict = bounded(nn.Linear(widths[-1] * 4**dims, 1))
         self.class_vectors = bounded(nn.Embedding(classes, widths[-1])) if classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        maps = self.blocks(images)
+        return self.verdict_on(self.blocks(images), labels)
+
+    def through(self, maps: Tensor, first: int, last: int) -> Tensor:
+        """Past the halvings first, first + 1, ..., last - 1. maps: of `widths[first]` channels."""
+        for part in itertools.islice(self.blocks, self._begins[first], self._begins[last]):
+            maps = part(maps)
+        return maps
+
+    def verdict_on(self, maps: Tensor, labels: Tensor | None) -> Tensor:
+        """maps: of 4 px, past all halvings."""
         if self.minibatch:
             maps = torch.cat([maps, minibatch_deviation(maps)], 1)
         maps = F.leaky_relu(self.mix(maps), 0.2)

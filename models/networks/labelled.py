@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks import spatial
+from models.networks.doubling import doubling
 from models.networks.latent import FromNoise
 from models.networks.spatial import batch_norm, convolution, to_maps, transposed
 
@@ -32,10 +33,8 @@ def _bigger(kind: str, dims: int, before: int, after: int) -> list[nn.Module]:
     if kind == "G1":
         return [transposed(dims, before, after, 4, stride=2, padding=1, bias=False)]
     if kind == "G2":
-        return [
-            nn.Upsample(scale_factor=2, mode="nearest"),
-            convolution(dims, before, after, 3, padding=1, bias=False),
-        ]
+        # Where doubling was a layer of its own: names of weights stay.
+        return [nn.Identity(), doubling(dims, before, after, bias=False)]
     raise ValueError(f"generator {kind!r} is neither G1 nor G2")
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.networks.doubling import doubling
 from models.networks.norm import layer
 
 _BATCH = 16
@@ -46,9 +47,7 @@ class Translator(nn.Module):
         self.halving = nn.ModuleList(
             nn.Conv2d(before, after, 4, stride=2, padding=1) for before, after in itertools.pairwise(channels)
         )
-        self.doubling = nn.ModuleList(
-            nn.Conv2d(before, after, 3, padding=1) for after, before in itertools.pairwise(channels)
-        )
+        self.doubling = nn.ModuleList(doubling(2, before, after) for after, before in itertools.pairwise(channels))
         self.join = nn.ModuleList(nn.Conv2d(2 * width, width, 1) for width in channels[:-1])
         self.up = nn.ModuleList(stage(width) for width in channels[:-1])
         self.picture = nn.Conv2d(channels[0], planes, 3, padding=1)
@@ -66,8 +65,7 @@ class Translator(nn.Module):
             maps = halve(maps)
         maps = self.down[-1](maps)
         for double, join, stage in reversed([*zip(self.doubling, self.join, self.up, strict=True)]):
-            maps = double(F.interpolate(maps, scale_factor=2, mode="nearest"))
-            maps = stage(join(torch.cat([maps, skips.pop()], 1)))
+            maps = stage(join(torch.cat([double(maps), skips.pop()], 1)))
         found: Tensor = self.picture(maps)
         return shown + found if self.factor > 1 else found
 

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.networks.doubling import doubling
 from models.networks.latent import FromNoise
 
 # Mean and log variance, each (B, latent).
@@ -57,11 +58,12 @@ class ClassVector(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolution, group norm, SiLU; where it is residual, plus what came in."""
+    """Convolution, group norm, SiLU; where it is residual, plus what came in. doubles: maps come out twice as large."""
 
-    def __init__(self, before: int, after: int, *, residual: bool) -> None:
+    def __init__(self, before: int, after: int, *, residual: bool, doubles: bool = False) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(before, after, 3, padding=1)
+        self.doubles = doubles
+        self.convolution = doubling(2, before, after) if doubles else nn.Conv2d(before, after, 3, padding=1)
         self.norm = nn.GroupNorm(math.gcd(8, after), after)
         around = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
         self.around = around if residual else None
@@ -70,15 +72,18 @@ class Block(nn.Module):
         """maps: (B, before, rows, columns); mark: (B, after), added after the norm, which would take it away again."""
         made = self.norm(self.convolution(maps))
         made = F.silu(made if mark is None else made + mark[:, :, None, None])
-        return made if self.around is None else made + self.around(maps)
+        if self.around is None:
+            return made
+        around = self.around(maps)
+        return made + (F.interpolate(around, scale_factor=2.0, mode="nearest") if self.doubles else around)
 
 
 class Level(nn.Module):
-    """The blocks of one resolution; the first takes the mark."""
+    """The blocks of one resolution; the first takes the mark, and doubles."""
 
-    def __init__(self, before: int, after: int, count: int, *, residual: bool) -> None:
+    def __init__(self, before: int, after: int, count: int, *, residual: bool, doubles: bool = False) -> None:
         super().__init__()
-        self.first = Block(before, after, residual=residual)
+        self.first = Block(before, after, residual=residual, doubles=doubles)
         self.rest = nn.Sequential(*(Block(after, after, residual=residual) for _ in range(count - 1)))
 
     def forward(self, maps: Tensor, mark: Tensor | None = None) -> Tensor:
@@ -164,7 +169,7 @@ class ConvolutionalDecoder(Decoder):
         known = latent + CLASS_WIDTH
         self.project = nn.Linear(known, widths[0] * self.low_px**2)
         self.levels = nn.ModuleList(
-            Level(before, width, count, residual=links == "residual")
+            Level(before, width, count, residual=links == "residual", doubles=True)
             for before, width, count in zip([widths[0], *widths[:-1]], widths, counts, strict=True)
         )
         self.skips = nn.ModuleList(nn.Linear(known, width) for width in widths) if links == "skip" else None
@@ -174,7 +179,6 @@ class ConvolutionalDecoder(Decoder):
         known = torch.cat([latent, self.class_vector(labels, latent)], 1)
         maps = self.project(known).unflatten(1, (-1, self.low_px, self.low_px))
         for number, level in enumerate(self.levels):
-            maps = F.interpolate(maps, scale_factor=2.0, mode="nearest")
             maps = level(maps, None if self.skips is None else self.skips[number](known))
         return torch.tanh(self.picture(maps))
 

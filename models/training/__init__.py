@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def train(
                 progress=progress,
                 device=device,
                 start_from=start_from,
-                read=couples.read if of_pictures else pictures.read,
+                read=couples.read if of_pictures else partial(pictures.read, folder=run),
                 ranks=ranks,
                 compiled=compiled,
             )

@@ -4,6 +4,8 @@ Losses and restraints: `models.losses`. DiffAugment (Zhao 2020) and ADA (Karras 
 average of the generator always, classes with balanced batches. MONAI's GanTrainer has no running average, no gradient
 penalty, no labels, and re-uses one batch for several critic steps, so the loop is our own.
 
+Where the recipe grows, networks and reals are small at first (`models.training.growth`), and no early best is kept.
+
 One step is `critic_steps` steps of the critic, each with fresh reals and noise, then one of the generator, on the noise
 of the last. Images seen are those that the critic was shown.
 """
@@ -12,6 +14,8 @@ of the last. Images seen are those that the critic was shown.
 # mypy: disallow-untyped-calls=False
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +27,7 @@ from models.networks.latent import FromNoise
 from models.training import average, optimisers
 from models.training.adaptive import Adaptation
 from models.training.augmentation import augment_pictures, translate_and_cut
+from models.training.growth import Growth
 from models.training.placement import placed
 from models.training.precision import autocast
 from models.training.session import Session, Stateful
@@ -34,11 +39,14 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
     # Networks, optimisers and running average.
     on, ranks = session.device, session.ranks
     classes, planes, dims = len(session.names), session.reals.planes, session.reals.dims
-    definition = pairs.generator(recipe.network, classes, planes, dims)
-    generator = placed(networks.build(definition), on)
-    assert isinstance(generator, FromNoise)
-    critic = placed(pairs.critic(recipe.network, classes, planes, dims), on)
-    kept: FromNoise = average.start(generator)
+    defined = partial(pairs.generator, recipe.network, planes=planes, dims=dims)
+    definition = defined(classes)
+    growth = Growth(recipe.growing, recipe.network.image_px)
+    made = networks.build(definition)
+    assert isinstance(made, FromNoise)
+    both = growth.around(made, pairs.critic(recipe.network, classes, planes, dims))
+    generator, critic = placed(both[0], on), placed(both[1], on)
+    kept = average.start(generator)
     masks = session.reals.mask_planes
     rates, loss, schedule = recipe.optimiser, recipe.loss, recipe.schedule
     for_generator = optimisers.build(generator.parameters(), rates)
@@ -50,17 +58,18 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
     stateful: dict[str, Stateful] = {"generator": generator, "discriminator": critic, "average": kept}
     stateful |= {"generator optimiser": for_generator, "critic optimiser": for_critic, "adaptation": adaptation}
     parts = [
-        Part(
-            "generator", (generator, kept), lambda n: networks.build(pairs.generator(recipe.network, n, planes, dims))
-        ),
-        Part("critic", (critic,), lambda n: pairs.critic(recipe.network, n, planes, dims)),
+        Part("generator", (growth.released(generator), growth.released(kept)), lambda n: networks.build(defined(n))),
+        Part("critic", (growth.released(critic),), lambda n: pairs.critic(recipe.network, n, planes, dims)),
     ]
     session.begin(stateful, definition, parts)
     if recipe.network.critic_sees_batch and loss.gradient_penalty:
         session.journal.warn("batch norm in the critic mixes the images whose slopes gradient_penalty takes one by one")
 
+    session.clock.part(growth.end, 1.0)
+
     while session.going:
         draw = session.draw()
+        growth.move(session.fraction, generator, critic, kept)
         optimisers.set_rate(for_generator, session.learning_rate(rates.learning_rate))
         optimisers.set_rate(for_critic, session.learning_rate(rates.critic_learning_rate or rates.learning_rate))
 
@@ -71,7 +80,10 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
             real, labels = session.batches.draw(schedule.batch_size, draw)
             real = augment_pictures(real.to(on), recipe.augmentation, draw, masks)
             labels = None if labels is None else ranks.share(labels).to(on)
-            real, latent = ranks.share(real), ranks.share(generator.noise(schedule.batch_size, draw)).to(on)
+            real, latent = (
+                growth.shown(ranks.share(real)),
+                ranks.share(generator.noise(schedule.batch_size, draw)).to(on),
+            )
 
             # Critic: reals up, fakes down, within its restraints; R1 now and then, with the weight of those between.
             with autocast(on, schedule.precision):
@@ -115,8 +127,9 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
             told_losses = {"loss": generator_loss.item(), "critic_loss": critic_loss.item()}
             session.report(
                 kept,
-                kept,
+                growth.released(kept),
                 {name: round(value, 5) for name, value in told_losses.items()},
+                may_be_best=growth.whole,
                 after={"augmentation_p": round(adaptation.p, 5)} if recipe.adaptive else {},
             )
 

@@ -4,9 +4,10 @@
     exploding    a loss is a hundred times the median of its earlier reports (and of 1)        at once
     collapse     the samples of a class keep less than a fifth of its reals' spread            three reports in a row
     dead         samples are flat: pixels differ less than a hundredth of what reals' do       three reports in a row
+    no mask      a label is on less than a fifth as many samples as reals                      three reports in a row
     dominated    the critic is right on 99 of 100 reals and fakes; or fakes fool it in 95      three reports in a row
 
-The last three, and what a family looks for beside them, are judged after a quarter of the training: every generator
+The last four, and what a family looks for beside them, are judged after a quarter of the training: every generator
 begins with pictures that are much alike. A Wasserstein critic has no right and wrong, so it is not judged; families
 without a critic give losses alone. `alarms: warn` in the recipe says what was seen, once, and goes on; a loss that is
 not finite stops in any case.
@@ -26,6 +27,8 @@ from torch import Tensor
 from dicom_io.errors import Rejected
 
 COLLAPSED, DEAD, RIGHT, FOOLED = 0.2, 0.01, 0.99, 0.05
+# Samples that should show a label, below which their share of a panel says too little.
+EXPECTED = 5
 EXPLODED = 100.0
 STRIKES, NOT_BEFORE = 3, 0.25
 GO_ON = "; `alarms: warn` in the recipe goes on regardless"
@@ -39,6 +42,9 @@ class WaysOut:
     exploding: str
     collapse: str
     dead: str
+    unmasked: str = (
+        "a small label comes late: give it more steps (total_images, smaller batches), or larger pictures (image_px)"
+    )
 
 
 OF_A_CRITIC = WaysOut(
@@ -118,12 +124,14 @@ class Alarms:
         samples: Tensor | None,
         spread: Mapping[int, float],
         beside: Mapping[str, str] | None = None,
+        labels: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         """At every report, before its checkpoint; what is wrong, `sound` says after it.
 
         fraction: of the training; samples: (n, planes, px, px) in [-1, 1], None where there are none yet and losses are
         all that is judged; spread: see `judge`. beside: what the family found wrong by its own measures, as sentences
-        by name; they are said after three reports in a row, too.
+        by name; they are said after three reports in a row, too. labels: of the mask, by name:
+        the share of samples and of reals that show it.
         """
         steps, level, right_real, right_fake = self._sums
         level, right_real, right_fake = (total / max(steps, 1) for total in (level, right_real, right_fake))
@@ -131,6 +139,7 @@ class Alarms:
         seen = self._exploding(level)
         if samples is not None and fraction >= NOT_BEFORE:
             lasting = dict(beside or {}) | self._collapsed(spread) | self._dead(samples)
+            lasting |= self._unmasked(len(samples), labels or {})
             lasting |= self._dominated(right_real, right_fake) if self._middle is not None else {}
             self._strikes = {name: self._strikes.get(name, 0) + 1 for name in lasting}
             seen |= {
@@ -173,6 +182,16 @@ class Alarms:
             )
             for label, ratio in spread.items()
             if ratio < COLLAPSED
+        }
+
+    def _unmasked(self, count: int, labels: Mapping[str, tuple[float, float]]) -> dict[str, str]:
+        return {
+            f"mask {name}": (
+                f"{name!r} is drawn on {made:.0%} of the samples and on {real:.0%} of the reals; "
+                f"{self._ways_out.unmasked}"
+            )
+            for name, (made, real) in labels.items()
+            if made < COLLAPSED * real and real * count >= EXPECTED
         }
 
     def _dead(self, samples: Tensor) -> dict[str, str]:

@@ -19,7 +19,7 @@ class Batches:
     """
 
     def __init__(self, reals: Squares, names: tuple[str, ...]) -> None:
-        self._images = reals.images
+        self._reals = reals
         self.counts: tuple[int, ...] = ()
         self._of_class: list[Tensor] = []
         if names:
@@ -37,13 +37,13 @@ class Batches:
     def draw(self, count: int, source: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """(count, planes, px, px), and (count,) class numbers where there are any."""
         if not self._of_class:
-            return self._images[torch.randint(len(self._images), (count,), generator=source)], None
+            return self._reals.take(torch.randint(len(self._reals), (count,), generator=source)), None
         which = torch.randint(len(self._of_class), (count,), generator=source)
         within = torch.rand(count, generator=source)
         chosen = [
             self._of_class[c][int(share * len(self._of_class[c]))] for c, share in zip(which, within, strict=True)
         ]
-        return self._images[torch.stack(chosen)], torch.tensor(self.present)[which]
+        return self._reals.take(torch.stack(chosen)), torch.tensor(self.present)[which]
 
 
 def withheld(labels: Tensor | None, share: float, classes: int, draw: torch.Generator) -> Tensor | None:

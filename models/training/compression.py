@@ -10,7 +10,7 @@ share of the training is over, the averaged autoencoder is kept, the mean and de
 latents are measured, and neither changes any more.
 """
 
-# torch leaves Tensor.backward and Tensor.split without types.
+# torch leaves Tensor.split without types.
 # mypy: disallow-untyped-calls=False
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from models.cases import Squares
 from models.diffusion_recipe import DiffusionRecipe, Latent
+from models.draws import normal
 from models.networks.autoencoder import Autoencoder, divergence, factor
 from models.networks.diffusion import Diffusion
 from models.networks.latent_diffusion import LatentDiffusion
@@ -84,7 +85,7 @@ class Compression:
     def noise(self, pictures: Tensor, source: torch.Generator) -> Tensor:
         """N(0, 1), as large as the latents of these pictures."""
         rows, columns = (side // self._factor for side in pictures.shape[-2:])
-        return torch.randn((len(pictures), self._channels, rows, columns), generator=source).to(pictures.device)
+        return normal(len(pictures), source, self._channels, rows, columns).to(pictures.device)
 
     @torch.no_grad()
     def latents(self, pictures: Tensor, source: torch.Generator) -> Tensor:
@@ -98,12 +99,12 @@ class Compression:
         """Measure the latents of all training slices; from here on they stay."""
         self.images = images_seen
         total, squares = torch.zeros(2, self._channels, dtype=torch.float64)
-        for batch in reals.images.split(_BATCH):
+        for batch in reals.blocks():
             mean, deviation = self._law(batch)
             total += mean.double().mean((2, 3)).sum(0).cpu()
             squares += (mean.double().square() + deviation.double().square()).mean((2, 3)).sum(0).cpu()
-        mean = total / len(reals.images)
-        deviation = (squares / len(reals.images) - mean.square()).clamp_min(0).sqrt().clamp_min(_FLATTEST)
+        mean = total / len(reals)
+        deviation = (squares / len(reals) - mean.square()).clamp_min(0).sqrt().clamp_min(_FLATTEST)
         self.moments = {
             "latent_mean": [float(f"{value:.5g}") for value in mean.tolist()],
             "latent_deviation": [float(f"{value:.5g}") for value in deviation.tolist()],
@@ -132,7 +133,7 @@ def part_of_definition(settings: Latent, planes: int) -> dict[str, Any]:
 
 def train(first: Compression, recipe: DiffusionRecipe, session: Session) -> None:
     """The autoencoder's share of a training; at once where that is over already."""
-    settings, schedule, on = recipe.latent, recipe.schedule, session.device
+    settings, schedule, on, ranks = recipe.latent, recipe.schedule, session.device, session.ranks
     assert settings is not None
     masks, network = session.reals.mask_planes, first.network
     session.clock.part(0.0, settings.share)
@@ -145,16 +146,17 @@ def train(first: Compression, recipe: DiffusionRecipe, session: Session) -> None
 
         # There and back.
         real, _ = session.batches.draw(schedule.batch_size, draw)
-        real = augment_pictures(real.to(on), recipe.augmentation, draw, masks)
+        real = ranks.share(augment_pictures(real.to(on), recipe.augmentation, draw, masks))
         with autocast(on, schedule.precision):
             made, mean, deviation = network(real, first.noise(real, draw))
         apart = made.float() - real
         loss = (apart.abs() + apart.square()).mean() + settings.kl_weight * divergence(mean, deviation)
         first.optimiser.zero_grad()
-        loss.backward()
+        ranks.backward(loss, network)
         first.optimiser.step()
 
         # Follow with the running average.
+        (loss,) = ranks.told(loss)
         session.took(schedule.batch_size, loss.item())
         average.follow(
             first.average, network, session.images_of_part, schedule.batch_size, schedule.ema_half_life_images
@@ -165,7 +167,7 @@ def train(first: Compression, recipe: DiffusionRecipe, session: Session) -> None
         # Each `report_images`, and at the end of the share: how near unseen patients come back.
         over = session.fraction >= settings.share
         if session.due or over:
-            first.figures = of_unseen(first.average, session.unseen, on)
+            first.figures = of_unseen(first.average, session.unseen, on) if ranks.first else {}
             if over:
                 first.finish(session.reals, session.images_seen)
             told = {"stage": "compression"} | first.figures
@@ -179,10 +181,10 @@ def train(first: Compression, recipe: DiffusionRecipe, session: Session) -> None
 def of_unseen(network: Autoencoder, unseen: Squares, on: torch.device) -> dict[str, float]:
     """Of at most 512 unseen slices (evenly spaced), there and back by the posterior's mean: the absolute error of a
     pixel on the scale [-1, 1], and the peak signal-to-noise ratio in dB."""
-    chosen = torch.linspace(0, len(unseen.images) - 1, min(AT_MOST, len(unseen.images))).long()
+    chosen = torch.linspace(0, len(unseen) - 1, min(AT_MOST, len(unseen))).long()
     absolute, squared = 0.0, 0.0
     for numbers in chosen.split(_BATCH):
-        real = unseen.images[numbers].to(on)
+        real = unseen.take(numbers).to(on)
         apart = network(real, torch.zeros(()).to(on))[0].float().clamp(-1, 1) - real
         absolute += float(apart.abs().flatten(1).mean(1).double().sum())
         squared += float(apart.square().flatten(1).mean(1).double().sum())

@@ -36,7 +36,7 @@ Recipe = PairedRecipe | UnpairedRecipe | DiffusionRecipe
 class Couples(Squares):
     """Both of each slice, in [-1, 1].
 
-    images: (N, planes, rows, columns), what is to be made; given: (N, its planes, rows, columns), with a factor so many
+    stored: (N, planes, rows, columns), what is to be made; given: (N, its planes, rows, columns), with a factor so many
     times fewer rows and columns. boxes: (N, 4), first row, last row, first column, last column of what is no air.
     """
 
@@ -51,7 +51,7 @@ class Couples(Squares):
 
         window_px: of windows around random places that are no air; None takes whole slices.
         """
-        chosen = torch.randint(len(self.images), (count,), generator=source)
+        chosen = torch.randint(len(self), (count,), generator=source)
         coarse, planes = self.factor > 1, self.given.shape[1]
         pairs = self.images[chosen] if coarse else torch.cat([self.given[chosen], self.images[chosen]], 1)
         if window_px is not None:
@@ -74,7 +74,7 @@ def halves(couples: Couples) -> tuple[Couples, Couples]:
     one, other = (
         replace(
             couples,
-            images=couples.images[part],
+            stored=couples.stored[part],
             given=couples.given[part],
             boxes=couples.boxes[part],
             patients=tuple(patient for patient, taken in zip(couples.patients, part.tolist(), strict=True) if taken),
@@ -125,7 +125,7 @@ def read(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tuple[lis
     owners = [case.patient for case in wanted for _ in range(case.image.shape[1])]
     outlines = [replace(Outline.of(case), spacing_mm=made.spacing_mm) for case, made in zip(given, wanted, strict=True)]
     return outlines, Couples(
-        images=images,
+        stored=images,
         labels=None,
         patients=tuple(owner for owner, keep in zip(owners, kept.tolist(), strict=True) if keep),
         given=sources[kept].contiguous(),
@@ -151,7 +151,7 @@ def _with_masks(cohort: Cohort, split: str, recipe: Recipe, image_px: int) -> tu
     images, given = squares.images[:, :-labels].contiguous(), squares.images[:, -labels:].contiguous()
     boxes = _boxes(images, recipe.minimum_signal)
     return [*map(Outline.of, found)], Couples(
-        images=images, labels=None, patients=squares.patients, given=given, boxes=boxes
+        stored=images, labels=None, patients=squares.patients, given=given, boxes=boxes
     )
 
 

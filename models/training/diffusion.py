@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from models import networks
 from models.cases import Squares
 from models.diffusion_recipe import DiffusionLoss, DiffusionRecipe
+from models.draws import normal
 from models.networks.diffusion import Diffusion
 from models.networks.spatial import to_maps
 from models.training import average, compression, optimisers
@@ -84,11 +85,11 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
 
         # Draw reals, hide some of their classes or masks, add noise of a random level to each.
         clean, labels, given = drawn(recipe, session, draw)
-        clean = clean if first is None else first.latents(clean, draw)
-        sigma = noise_levels(schedule.batch_size, recipe.loss, draw).to(on)
-        noisy = clean + to_maps(sigma[:, None], clean) * torch.randn(clean.shape, generator=draw).to(on)
-        clean, noisy, sigma = ranks.share(clean), ranks.share(noisy), ranks.share(sigma)
+        clean = ranks.share(clean)
         labels, given = (None if each is None else ranks.share(each).to(on) for each in (labels, given))
+        clean = clean if first is None else first.latents(clean, draw)
+        sigma = noise_levels(len(clean), recipe.loss, draw).to(on)
+        noisy = clean + to_maps(sigma[:, None], clean) * normal(len(clean), draw, *clean.shape[1:]).to(on)
 
         # Take it off again.
         with autocast(on, schedule.precision):
@@ -150,9 +151,8 @@ def definition_of(recipe: DiffusionRecipe, classes: int, reals: Squares) -> dict
     if recipe.latent:
         name = "models.networks.latent_diffusion.LatentDiffusion"
         return {"_target_": name, **common, **compression.part_of_definition(recipe.latent, reals.planes)}
-    planes = reals.images.double().transpose(0, 1).flatten(1)
-    means = [round(float(mean), 4) for mean in planes.mean(1)]
-    deviations = [max(round(float(deviation), 4), FLATTEST) for deviation in planes.std(1)]
+    means, deviations = ([round(value, 4) for value in moment.tolist()] for moment in moments(reals))
+    deviations = [max(deviation, FLATTEST) for deviation in deviations]
     return {
         "_target_": "models.networks.diffusion.Diffusion",
         **common,
@@ -161,9 +161,19 @@ def definition_of(recipe: DiffusionRecipe, classes: int, reals: Squares) -> dict
     }
 
 
+def moments(reals: Squares) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each plane, (planes,) as float64."""
+    sums = [
+        torch.stack([plane.sum(1), plane.square().sum(1)])
+        for plane in (block.double().transpose(0, 1).flatten(1) for block in reals.blocks())
+    ]
+    mean, square = torch.stack(sums).sum(0) * reals.planes / reals.stored.numel()
+    return mean, (square - mean.square()).clamp_min(0).sqrt()
+
+
 def noise_levels(count: int, loss: DiffusionLoss, source: torch.Generator) -> Tensor:
     """(count,) sigma, by the recipe's law."""
-    return (loss.mean_log_sigma + loss.deviation_log_sigma * torch.randn(count, generator=source)).exp()
+    return (loss.mean_log_sigma + loss.deviation_log_sigma * normal(count, source)).exp()
 
 
 def weighted_error(denoised: Tensor, clean: Tensor, sigma: Tensor, sigma_data: Tensor | float) -> Tensor:

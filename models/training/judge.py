@@ -1,6 +1,7 @@
 """How a generator does, report by report: samples of fixed seeds beside unseen patients, and their spread beside reals.
 
-The spread is within classes (`models.evaluation.fidelity.spread`): a loss does not show it.
+The spread is within classes (`models.evaluation.fidelity.spread`), and masks are looked at by themselves: neither a
+loss shows them nor the distance, in which an empty mask weighs little.
 """
 
 # torch leaves Tensor.split and Tensor.unique without types.
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from dicom_io.errors import Rejected
 from models.cases import Squares
+from models.evaluation import label_shares
 from models.evaluation.features import RandomFeatures
 from models.evaluation.fidelity import centre_and_scale, kid, spread
 from models.generator import source_of
@@ -42,11 +44,13 @@ class Judge:
     """
 
     def __init__(self, reals: Squares, unseen: Squares, present: list[int], samples: int = SAMPLES) -> None:
-        if len(unseen.images) < 2:
+        if len(unseen) < 2:
             raise Rejected("validation has fewer than two slices above minimum_signal; nothing can be compared with it")
         self._features = RandomFeatures(reals.planes)
         self._present = present
-        of_unseen, of_reals = (self._features(each.images[_some(each)]) for each in (unseen, reals))
+        self._mask_planes = reals.mask_planes
+        self._with_label = self.with_label(reals.take(_some(reals)))
+        of_unseen, of_reals = (self._features(each.take(_some(each))) for each in (unseen, reals))
         # On all reals: a few unseen patients may differ so little in some feature that it would rule the distance.
         self._centre, self._scale = centre_and_scale(torch.cat([of_unseen, of_reals]))
         self._unseen = _by_class(self._scaled(of_unseen), _labels(unseen, present))
@@ -71,6 +75,14 @@ class Judge:
         known = [label for label, features in self._unseen.items() if len(features) > 1 and label in made]
         return sum(kid(made[label], self._unseen[label]) for label in known) / max(len(known), 1)
 
+    def with_label(self, images: Tensor) -> list[float]:
+        """Of each label of the mask: the share of the pictures (N, planes, *size) that show it."""
+        return label_shares.frequency(images[:, -self._mask_planes :]) if self._mask_planes else []
+
+    def labels(self, panel: Panel) -> list[tuple[float, float]]:
+        """Of each label of the mask: the share of samples and of reals that show it."""
+        return [*zip(self.with_label(panel.images), self._with_label, strict=True)]
+
     def spread(self, panel: Panel) -> dict[int, float]:
         """Of every class (-1 where there are none) that has two reals that differ."""
         made = _by_class(self._features(panel.images), panel.labels)
@@ -80,7 +92,7 @@ class Judge:
 
 def _some(squares: Squares) -> Tensor:
     """Numbers of at most 512 slices, evenly spaced, so that every patient stays."""
-    return torch.linspace(0, len(squares.images) - 1, min(AT_MOST, len(squares.images))).long()
+    return torch.linspace(0, len(squares) - 1, min(AT_MOST, len(squares))).long()
 
 
 def _labels(squares: Squares, present: list[int]) -> Tensor | None:

@@ -14,20 +14,17 @@ up is wrong, however real it looks; by KID for masks, where one mask has many tr
 that was taken rewards their blurred mean.
 """
 
-# torch leaves Tensor.backward without types.
-# mypy: disallow-untyped-calls=False
-
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from models import losses, networks
+from models import networks
 from models.adversarial_recipe import AdversarialLoss
 from models.networks.spade import Style
 from models.networks.translator import enlarged
 from models.paired_recipe import PairedRecipe, SpadeSettings
-from models.training import average, optimisers
+from models.training import average, optimisers, patches
 from models.training.alarms import WaysOut
 from models.training.couples import Couples, channels_of, described
 from models.training.paired_parts import coded, critic_of, definition_of, matching, style_of
@@ -47,16 +44,17 @@ WAYS_OUT = WaysOut(
 def train(recipe: PairedRecipe, session: Session) -> None:
     """One training, from a session's pairs to a run that makes pictures of pictures. See `models.training.train`."""
     # Networks, optimisers and running average; the style's encoder and the critic are for training alone.
-    on, couples, unseen = session.device, session.reals, session.unseen
+    on, ranks, couples, unseen = session.device, session.ranks, session.reals, session.unseen
     assert isinstance(couples, Couples) and isinstance(unseen, Couples)
     rates, weights, schedule = recipe.optimiser, recipe.loss, recipe.schedule
     definition = definition_of(recipe, couples)
     generator = networks.build(definition).to(on)
     style = style_of(recipe, couples.planes).to(on)
     critic = critic_of(recipe, couples).to(on)
+    makers = nn.ModuleList([generator, style])
     kept: nn.Module = average.start(generator)
     betas = rates.beta_1, rates.beta_2
-    for_generator = torch.optim.Adam([*generator.parameters(), *style.parameters()], rates.learning_rate, betas)
+    for_generator = torch.optim.Adam(makers.parameters(), rates.learning_rate, betas)
     for_critic = torch.optim.Adam(critic.parameters(), rates.learning_rate, betas)
     told = AdversarialLoss(kind=weights.kind)
     session.watch(WAYS_OUT)
@@ -85,7 +83,8 @@ def train(recipe: PairedRecipe, session: Session) -> None:
         session.hold()
 
         # Draw pairs, and make pictures of what is given; of a mask, in the style of the true one.
-        given, wanted = couples.draw(schedule.batch_size, window_px, recipe.augmentation, draw, on)
+        pairs = couples.draw(schedule.batch_size, window_px, recipe.augmentation, draw, on)
+        given, wanted = map(ranks.share, pairs)
         with autocast(on, schedule.precision):
             code, divergence = coded(style, wanted, draw)
             made = (generator(given) if code is None else generator(given, code)).float()
@@ -93,14 +92,11 @@ def train(recipe: PairedRecipe, session: Session) -> None:
         true_pair, made_pair = torch.cat([beside, wanted], 1), torch.cat([beside, made], 1)
 
         # Critic: true pairs up, made pairs down.
-        critic_loss = torch.zeros(())
+        critic_loss = torch.zeros((), device=on)
         if weights.adversarial:
-            with autocast(on, schedule.precision):
-                true, fake = critic(true_pair), critic(made_pair.detach())
-            scores = [(t.scores.float(), f.scores.float()) for t, f in zip(true, fake, strict=True)]
-            critic_loss = torch.stack([losses.of_critic(told, *each, draw) for each in scores]).mean()
+            critic_loss = patches.critic_loss(told, critic, true_pair, made_pair, draw, schedule.precision)
             for_critic.zero_grad()
-            critic_loss.backward()
+            ranks.backward(critic_loss, critic)
             for_critic.step()
 
         # Generator: near the truth, and past the critic, whose weights need no gradients.
@@ -111,14 +107,14 @@ def train(recipe: PairedRecipe, session: Session) -> None:
             with autocast(on, schedule.precision):
                 raised = critic(made_pair)
                 true = critic(true_pair) if weights.feature_matching else []
-            verdicts = [losses.of_generator(told, each.scores.float()) for each in raised]
-            loss = loss + weights.adversarial * torch.stack(verdicts).mean()
+            loss = loss + weights.adversarial * patches.verdict(told, raised)
             loss = loss + weights.feature_matching * matching(true, raised)
         for_generator.zero_grad()
-        loss.backward()
+        ranks.backward(loss, makers)
         for_generator.step()
 
         # Follow with the running average.
+        loss, critic_loss, error = ranks.told(loss, critic_loss, error)
         session.took(schedule.batch_size, loss.item())
         average.follow(kept, generator, session.images_seen, schedule.batch_size, schedule.ema_half_life_images)
         session.alarms.losses(session.images_seen, generator=loss.item(), critic=critic_loss.item())

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.draws import normal
 from models.networks.patch_critic import PatchCritic, Verdict
 from models.networks.spade import Style
 from models.paired_recipe import PairedRecipe, SpadeSettings
@@ -20,7 +21,7 @@ def coded(style: nn.Module, pictures: Tensor, draw: torch.Generator) -> tuple[Te
     if not isinstance(style, Style):
         return None, torch.zeros((), device=pictures.device)
     mean, log_variance = (each.float() for each in style(pictures))
-    noise = torch.randn(mean.shape, generator=draw).to(mean.device)
+    noise = normal(len(mean), draw, *mean.shape[1:]).to(mean.device)
     divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
     return mean + (log_variance / 2).exp() * noise, divergence
 

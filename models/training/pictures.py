@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dicom_io.cohort import Channel, Cohort, Item
@@ -11,6 +12,7 @@ from dicom_io.errors import Rejected
 from models import cases, domain
 from models.cases import Case, Outline, Squares
 from models.recipe_parts import GenerationBase
+from models.shelf import Shelf
 from models.training import summary
 from models.version import Description
 
@@ -34,9 +36,11 @@ def input_chain(recipe: GenerationBase) -> tuple[dict[str, Any], ...]:
     )
 
 
-def read(cohort: Cohort, split: str, recipe: GenerationBase, image_px: int) -> tuple[list[Outline], Squares]:
+def read(
+    cohort: Cohort, split: str, recipe: GenerationBase, image_px: int, folder: Path | None = None
+) -> tuple[list[Outline], Squares]:
     """What is remembered of a split's cases, and its slices as the networks see them, with labels where the recipe is
-    conditional.
+    conditional. folder: where a shelf holds them (`models.shelf`); None keeps them in memory.
 
     Raises:
         Rejected: the recipe is conditional and the cohort has no labels, asks for channels or masks that the cohort has
@@ -49,7 +53,8 @@ def read(cohort: Cohort, split: str, recipe: GenerationBase, image_px: int) -> t
     units_of(recipe, [cohort.channels[number] for number in numbers_of(recipe.channels, cohort)])
     drawn = cohort.labels[1:] if recipe.mask else ()
     wanted = View(recipe.channels, drawn, recipe.only, recipe.conditional, recipe.spatial_dims)
-    return wanted.read(cohort, cohort.splits[split], input_chain(recipe), image_px, recipe.minimum_signal)
+    shelf = None if folder is None else Shelf(folder)
+    return wanted.read(cohort, cohort.splits[split], input_chain(recipe), image_px, recipe.minimum_signal, shelf)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class View:
         chain: Sequence[Mapping[str, Any]],
         image_px: int,
         minimum_signal: float,
+        shelf: Shelf | None = None,
     ) -> tuple[list[Outline], Squares]:
         """What is remembered of the cases, and their slices of `image_px` as the networks see them. Cases are read and
         let go one by one.
@@ -107,6 +113,7 @@ class View:
             mask_planes=len(self.mask_labels),
             only=number,
             dims=self.dims,
+            shelf=shelf,
         )
         return outlines, squares
 

@@ -26,7 +26,7 @@ from models.training import pictures, summary
 from models.training.alarms import OF_A_CRITIC, Alarms, WaysOut
 from models.training.batches import Batches
 from models.training.journal import Journal
-from models.training.judge import Judge
+from models.training.judge import Judge, Panel
 from models.training.randomness import seed_of, start_step
 from models.training.ranks import ALONE, Ranks
 from models.training.schedule import Clock
@@ -82,6 +82,7 @@ class Session:
         self.training, self.reals = read(cohort, "training", recipe, image_px)
         _, self.unseen = read(cohort, "validation", recipe, image_px)
         self.names = cohort.labels if recipe.conditional else ()
+        self._drawn = cohort.labels[1:] if self.reals.mask_planes else ()
         self.batches = Batches(self.reals, self.names)
         self.judge = Judge(self.reals, self.unseen, self.batches.present, recipe.report_samples)
         self.clock = Clock(recipe.schedule, minutes, ranks.same)
@@ -106,7 +107,7 @@ class Session:
             stop=self.recipe.alarms == "stop",
             names=self.names,
             middle=middle,
-            contrast=float(self.reals.images.flatten(1).std(1).mean()),
+            contrast=float(torch.cat([block.flatten(1).std(1) for block in self.reals.blocks()]).mean()),
             ways_out=ways_out,
         )
         return self.alarms
@@ -213,7 +214,7 @@ class Session:
             self._agree()
             return
         panel = self.judge.panel(maker, self.device)
-        kid, spread = self.judge.kid(panel), self.judge.spread(panel)
+        kid, spread, labels = self.judge.kid(panel), self.judge.spread(panel), self._labels(panel)
         measured = {"validation_kid": kid} | (dict(measure(panel.images)) if measure else {})
         if may_be_best:
             self._keep(measured[self.best_by], released)
@@ -223,12 +224,17 @@ class Session:
             | dict(figures)
             | {name: round(value, 6) for name, value in measured.items()}
             | {"spread": round(min(spread.values(), default=float("nan")), 4)}
+            | {f"with_{name}": round(made, 4) for name, (made, _) in labels.items()}
             | dict(after or {})
         )
-        self.alarms.look(self.clock.within(self.images_seen), self.images_seen, panel.images, spread, beside)
+        self.alarms.look(self.clock.within(self.images_seen), self.images_seen, panel.images, spread, beside, labels)
         self._save()
         self.alarms.sound()
         self._agree()
+
+    def _labels(self, panel: Panel) -> dict[str, tuple[float, float]]:
+        """Of each label of the mask: the share of samples and of reals that show it."""
+        return dict(zip(self._drawn, self.judge.labels(panel), strict=True))
 
     def note(self, figures: Mapping[str, Any]) -> None:
         """A report without samples, of what is trained before there can be any: line and checkpoint.
@@ -237,10 +243,15 @@ class Session:
             Rejected: as for `report`.
         """
         self._reported = self.images_seen
-        self.journal.report({"images_seen": self.images_seen} | dict(figures) | {"validation_kid": "", "spread": ""})
+        if not self.ranks.first:
+            self._agree()
+            return
+        of_samples = ["validation_kid", "spread", *(f"with_{name}" for name in self._drawn)]
+        self.journal.report({"images_seen": self.images_seen} | dict(figures) | dict.fromkeys(of_samples, ""))
         self.alarms.look(self.fraction, self.images_seen, None, {})
         self._save()
         self.alarms.sound()
+        self._agree()
 
     def _save(self) -> None:
         self.journal.save(

@@ -6,12 +6,9 @@ import math
 
 from dicom_io.errors import Rejected
 from models.adversarial_recipe import AdversarialRecipe
-from models.diffusion_recipe import DiffusionRecipe
 from models.networks.generator import GROUP
-from models.paired_recipe import PairedRecipe
 from models.recipe import Recipe
 from models.recipe_parts import GenerationBase
-from models.unpaired_recipe import UnpairedRecipe
 
 
 def require(recipe: Recipe, processes: int) -> None:
@@ -24,12 +21,6 @@ def require(recipe: Recipe, processes: int) -> None:
         return
     if not isinstance(recipe, GenerationBase):
         raise Rejected(f"recipe {recipe.name!r} is for {recipe.task}, which trains in one process; leave --nproc out")
-    if isinstance(recipe, PairedRecipe | UnpairedRecipe):
-        raise Rejected(
-            f"recipe {recipe.name!r} is of family {recipe.family}, which trains in one process; leave --nproc out"
-        )
-    if isinstance(recipe, DiffusionRecipe) and recipe.latent:
-        raise Rejected(f"latent: the autoencoder of recipe {recipe.name!r} trains in one process; leave --nproc out")
     batch = recipe.schedule.batch_size
     if batch % processes:
         raise Rejected(

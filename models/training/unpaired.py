@@ -10,20 +10,15 @@ Released is `there` alone. Kept is the best by KID, for unpaired data know no tr
 it, where validation has both, is only told. MONAI has no such trainer.
 """
 
-# torch leaves Tensor.backward without types.
-# mypy: disallow-untyped-calls=False
-
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from models import losses, networks
+from models import networks
 from models.adversarial_recipe import AdversarialLoss
 from models.networks.patch_critic import PatchCritic
-from models.training import average, optimisers
+from models.training import average, optimisers, patches
 from models.training.couples import Couples, channels_of, described, halves
 from models.training.paired import WAYS_OUT
 from models.training.pool import Pool
@@ -37,7 +32,7 @@ from models.unpaired_recipe import UnpairedRecipe
 def train(recipe: UnpairedRecipe, session: Session) -> None:
     """One training, from a session's slices to a run that translates. See `models.training.train`."""
     # Networks, optimisers, pools and running average.
-    on, couples, unseen = session.device, session.reals, session.unseen
+    on, ranks, couples, unseen = session.device, session.ranks, session.reals, session.unseen
     assert isinstance(couples, Couples) and isinstance(unseen, Couples)
     rates, weights, schedule = recipe.optimiser, recipe.loss, recipe.schedule
     ours, theirs = halves(couples)
@@ -49,10 +44,10 @@ def train(recipe: UnpairedRecipe, session: Session) -> None:
     backwards = definition | {"given": planes[1], "planes": planes[0]}
     back = networks.build(backwards).to(on)
     critic_a, critic_b = (_critic(recipe, count).to(on) for count in planes)
-    critics = nn.ModuleList([critic_a, critic_b])
+    makers, critics = nn.ModuleList([there, back]), nn.ModuleList([critic_a, critic_b])
     kept: nn.Module = average.start(there)
     betas = rates.beta_1, rates.beta_2
-    for_generators = torch.optim.Adam([*there.parameters(), *back.parameters()], rates.learning_rate, betas)
+    for_generators = torch.optim.Adam(makers.parameters(), rates.learning_rate, betas)
     for_critics = torch.optim.Adam(critics.parameters(), rates.learning_rate, betas)
     pool_a, pool_b = Pool(recipe.pool_images), Pool(recipe.pool_images)
     told, window_px = AdversarialLoss(kind=weights.kind), recipe.network.window_px
@@ -79,6 +74,7 @@ def train(recipe: UnpairedRecipe, session: Session) -> None:
         # Draw pictures of either kind, of other patients; go there, and back again.
         a, _ = ours.draw(schedule.batch_size, window_px, recipe.augmentation, draw, on)
         _, b = theirs.draw(schedule.batch_size, window_px, recipe.augmentation, draw, on)
+        a, b = ranks.share(a), ranks.share(b)
         with autocast(on, schedule.precision):
             made_b, made_a = there(a), back(b)
             again_a, again_b = back(made_b), there(made_a)
@@ -88,25 +84,29 @@ def train(recipe: UnpairedRecipe, session: Session) -> None:
         critics.requires_grad_(False)
         with autocast(on, schedule.precision):
             raised = [*critic_b(made_b), *critic_a(made_a)]
-        verdicts = torch.stack([losses.of_generator(told, each.scores.float()) for each in raised])
         cycle = (again_a - a).float().abs().mean() + (again_b - b).float().abs().mean()
-        loss = weights.adversarial * 2 * verdicts.mean() + weights.cycle * cycle
+        loss = weights.adversarial * 2 * patches.verdict(told, raised) + weights.cycle * cycle
         loss = loss + weights.identity * sum((each.float().abs().mean() for each in same), torch.zeros((), device=on))
         for_generators.zero_grad()
-        loss.backward()
+        ranks.backward(loss, makers)
         for_generators.step()
 
         # Critics: true pictures up, made ones down, some of them made earlier.
         critics.requires_grad_(True)
         session.hold()
-        shown_b, shown_a = pool_b.exchange(made_b.float(), draw), pool_a.exchange(made_a.float(), draw)
+        shown_b, shown_a = (
+            ranks.share(pool.exchange(ranks.gather(made.detach().float()), draw))
+            for pool, made in ((pool_b, made_b), (pool_a, made_a))
+        )
         pairs = (critic_b, b, shown_b), (critic_a, a, shown_a)
-        critic_loss = torch.stack([_told(told, *each, draw, schedule.precision) for each in pairs]).mean()
+        of_each = [patches.critic_loss(told, *each, draw, schedule.precision) for each in pairs]
+        critic_loss = torch.stack(of_each).mean()
         for_critics.zero_grad()
-        critic_loss.backward()
+        ranks.backward(critic_loss, critics)
         for_critics.step()
 
         # Follow with the running average.
+        loss, critic_loss, cycle = ranks.told(loss, critic_loss, cycle)
         session.took(schedule.batch_size, loss.item())
         average.follow(kept, there, session.images_seen, schedule.batch_size, schedule.ema_half_life_images)
         session.alarms.losses(session.images_seen, generators=loss.item(), critics=critic_loss.item())
@@ -123,13 +123,3 @@ def train(recipe: UnpairedRecipe, session: Session) -> None:
 
 def _critic(recipe: UnpairedRecipe, planes: int) -> nn.Module:
     return PatchCritic(planes, **recipe.critic.model_dump())
-
-
-def _told(
-    loss: AdversarialLoss, critic: nn.Module, real: Tensor, made: Tensor, draw: torch.Generator, precision: str
-) -> Tensor:
-    with autocast(real.device, precision):
-        pairs: Sequence[tuple[Tensor, Tensor]] = [
-            (true.scores, fake.scores) for true, fake in zip(critic(real), critic(made), strict=True)
-        ]
-    return torch.stack([losses.of_critic(loss, true.float(), fake.float(), draw) for true, fake in pairs]).mean()

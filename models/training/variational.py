@@ -180,11 +180,11 @@ def collapsed(nats: Tensor) -> dict[str, str]:
 @torch.inference_mode()
 def of_unseen(vae: VAE, recipe: VariationalRecipe, unseen: Squares, on: torch.device) -> dict[str, float]:
     """Terms of the bound on at most 512 unseen slices (evenly spaced): nats per image, and the error of a pixel."""
-    chosen = torch.linspace(0, len(unseen.images) - 1, min(AT_MOST, len(unseen.images))).long()
+    chosen = torch.linspace(0, len(unseen) - 1, min(AT_MOST, len(unseen))).long()
     told = unseen.labels[chosen] if recipe.conditional and unseen.labels is not None else None
     totals = torch.zeros(3, dtype=torch.float64)
     for start in range(0, len(chosen), _BATCH):
-        real = unseen.images[chosen[start : start + _BATCH]].to(on)
+        real = unseen.take(chosen[start : start + _BATCH]).to(on)
         known = None if told is None else told[start : start + _BATCH].to(on)
         noise = vae.decoder.noise(len(real), source_of(0, start, "validation")).to(on)
         made, posterior, prior = vae(real, noise, known)

@@ -89,8 +89,21 @@ def _row(name: str, found: Sequence[Figures]) -> dict[str, Any]:
             }
             for space in audits[0]
         },
+        "masks": _masks_of(reports),
         "passed_audit": sum(report["privacy"]["passed"] for report in reports),
         "seeds": len(reports),
+    }
+
+
+def _masks_of(reports: Sequence[Figures]) -> dict[str, Any]:
+    """Of each label that is drawn, by whose it is: the share of pictures that show it, and its pixels there."""
+    found = [report["masks"] for report in reports if "masks" in report]
+    return {
+        name: {
+            whose: {key: _over([each[name][whose][key] for each in found]) for key in ("share", "pixels")}
+            for whose in ("samples", "real")
+        }
+        for name in (found[0] if found else ())
     }
 
 
@@ -136,7 +149,15 @@ def report_of(figures: Figures) -> str:
     ]
     for space in figures["rows"][0]["spaces"]:
         lines += _fidelity(figures["rows"], space)
-    lines += [*_order(figures), "", *_privacy(figures["rows"]), "", *_cost(figures["rows"]), ""]
+    lines += [
+        *_order(figures),
+        "",
+        *_privacy(figures["rows"]),
+        "",
+        *_masks(figures["rows"]),
+        *_cost(figures["rows"]),
+        "",
+    ]
     lines += _warnings(figures["rows"])
     lines += [
         "Distances are in feature spaces of our own and compare with no published figure. Samples, all synthetic and",
@@ -225,6 +246,28 @@ def _privacy(rows: Sequence[Figures]) -> list[str]:
             f"| {row['name']} | {' | '.join(told)} | {row['passed_audit']} of {row['seeds']} | {_text(least)} |"
         )
     return lines
+
+
+def _masks(rows: Sequence[Figures]) -> list[str]:
+    told = [
+        f"| {row['name']} | {name} | {_text(found['samples']['share'])} | {_text(found['real']['share'])} | "
+        f"{_text(found['samples']['pixels'], 0)} | {_text(found['real']['pixels'], 0)} |"
+        for row in rows
+        for name, found in row["masks"].items()
+    ]
+    if not told:
+        return []
+    return [
+        "## Masks",
+        "",
+        "Share of the pictures that show a label, and its median size in pixels on those that do (undefined where a",
+        "seed draws none).",
+        "",
+        "| | label | share of samples | share of held-out | pixels, samples | pixels, held-out |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *told,
+        "",
+    ]
 
 
 def _cost(rows: Sequence[Figures]) -> list[str]:

@@ -326,17 +326,17 @@ def _reference(name: str, recipe: GenerationBase, cohort: Cohort, draws: int) ->
     px = int(recipe.network.image_px)  # type: ignore[attr-defined]
     seen, chosen, unseen = (pictures.read(cohort, split, recipe, px)[1] for split in cohorts.SPLITS)
     shown = REFERENCES[name](seen, chosen, recipe.audit_samples)
-    numbers = [None] * len(shown.images) if shown.labels is None else shown.labels.tolist()
-    return {"seed": AUDIT_SEED, "samples": len(shown.images)} | measured(
-        shown.images, numbers, seen, unseen, cohort.labels, draws
+    numbers = [None] * len(shown) if shown.labels is None else shown.labels.tolist()
+    return {"seed": AUDIT_SEED, "samples": len(shown)} | measured(
+        shown.images, numbers, seen, unseen, cohort.labels, draws, cohort.labels[1:] if seen.mask_planes else ()
     )
 
 
 def _some(squares: Squares, count: int) -> Squares:
-    which = evenly(len(squares.images), count)
+    which = evenly(len(squares), count)
     labels = None if squares.labels is None else squares.labels[which]
     patients = tuple(squares.patients[index] for index in which.tolist())
-    return replace(squares, images=squares.images[which], labels=labels, patients=patients)
+    return replace(squares, stored=squares.stored[which], labels=labels, patients=patients)
 
 
 def _validation(training: Squares, validation: Squares, count: int) -> Squares:
@@ -350,11 +350,11 @@ def _copies(training: Squares, validation: Squares, count: int) -> Squares:
 def _means(training: Squares, validation: Squares, count: int) -> Squares:
     """The mean training image of each one's class, with noise of 2 % of the range."""
     shown = _some(training, count)
-    images = shown.images.mean(0, keepdim=True).repeat(len(shown.images), 1, 1, 1)
+    images = shown.images.mean(0, keepdim=True).repeat(len(shown), 1, 1, 1)
     if training.labels is not None and shown.labels is not None:
         for label in set(training.labels.tolist()):
             images[shown.labels == label] = training.images[training.labels == label].mean(0)
-    return replace(shown, images=noisy(images, 0.02))
+    return replace(shown, stored=noisy(images, 0.02))
 
 
 REFERENCES: Mapping[str, Callable[[Squares, Squares, int], Squares]] = {

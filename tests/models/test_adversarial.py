@@ -123,7 +123,7 @@ def test_a_recipe_from_before_there_was_a_choice_trains_as_it_did(make_cohort, s
     chosen = small_recipe("generator", total_images=160, report_images=160)
     training.train(chosen, cohort, tmp_path / "run", device="cpu")
 
-    _, reals = pictures.read(cohort, "training", chosen, 16)
+    _, reals = pictures.read(cohort, "training", chosen, 16, tmp_path)
     torch.manual_seed(seed_of(chosen.seed, "weights", 0))
     on = torch.device("cpu")
     made = placed(networks.build({"_target_": "models.networks.generator.Generator", **_numbers(chosen)}), on)

@@ -119,6 +119,28 @@ def test_a_validation_that_nothing_can_be_compared_with_is_refused():
         Judge(reals, Squares(alone.images[:1], None, ("q",)), [])
 
 
+def masked(shares: tuple[float, float], count: int, seed: int) -> torch.Tensor:
+    """Discs with two planes of masks, each drawn on a share of the pictures, a pixel of it on the lower edge."""
+    planes = torch.full((count, 2, 32, 32), -1.0)
+    for number, share in enumerate(shares):
+        planes[: round(share * count), number, 31, 4] = 0.2 + 0.1 * number
+        planes[round(share * count) :, number, 31, 4] = -0.2
+    return torch.cat([discs(count, draw(seed)), planes], 1)
+
+
+def test_the_share_of_pictures_with_a_label_is_told_of_samples_and_of_reals():
+    squares = [Squares(masked((0.5, 0.25), 40, seed), None, tuple("pq" * 20), 2) for seed in (1, 2)]
+    judge = Judge(*squares, [])
+    # A pixel has one label: the first is drawn where the second is not more.
+    assert judge.labels(Panel(masked((1.0, 0.0), 20, 3), None)) == [(1.0, 0.25), (0.0, 0.25)]
+    assert (
+        Judge(*(Squares(each.images[:, :1], None, each.patients) for each in squares), []).labels(
+            Panel(discs(20, draw(3)), None)
+        )
+        == []
+    )
+
+
 # The alarms.
 
 
@@ -161,6 +183,24 @@ def test_flat_samples_are_dead_and_flat_reals_are_none_to_compare_with():
     watch = alarms(contrast=0.0)
     for _ in range(4):
         report(watch, samples=flat)
+
+
+def unmasked(watch: Alarms, made: float, real: float, count: int = 32) -> None:
+    for _ in range(3):
+        watch.look(0.5, 640, discs(count, draw()), {-1: 0.9}, labels={"lesion": (made, real), "organ": (1.0, 1.0)})
+        watch.sound()
+
+
+def test_a_label_that_samples_do_not_show_is_named_with_both_shares():
+    with pytest.raises(Rejected, match=r"'lesion' is drawn on 3% of the samples and on 46% of the reals; .*image_px"):
+        unmasked(alarms(), 0.03, 0.46)
+
+
+@pytest.mark.parametrize(
+    ("made", "real", "count"), [(0.1, 0.46, 32), (0.0, 0.1, 32), (0.0, 0.0, 64)], ids=["often", "rare", "never"]
+)
+def test_a_label_that_is_shown_often_enough_or_too_rare_to_be_missed_is_well(made, real, count):
+    unmasked(alarms(), made, real, count)
 
 
 @pytest.mark.parametrize(

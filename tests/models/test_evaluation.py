@@ -10,7 +10,7 @@ from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
 from models.evaluate import verdict
-from models.evaluation import bootstrap, classification, fidelity, privacy, segmentation
+from models.evaluation import bootstrap, classification, fidelity, label_shares, privacy, segmentation
 from models.evaluation.features import ContentFeatures, EncodedFeatures, RandomFeatures
 
 RNG = np.random.default_rng(11)
@@ -61,6 +61,24 @@ def test_undefined_values_are_left_out_and_told():
     assert bootstrap.mean_interval([1.0, np.nan, 3.0], 500).value == 2.0
     nothing = bootstrap.mean_interval([np.nan, np.nan], 500)
     assert dict(nothing.as_json()) == {"value": None, "low": None, "high": None}
+
+
+# Masks that are made.
+
+
+def test_of_labels_the_share_of_pictures_and_their_size_are_told_beside_the_reals():
+    made, real = torch.full((4, 2, 5, 3), -1.0), torch.full((5, 2, 5, 3), -1.0)
+    made[1, 0, :2, 0], made[2, 0, :4, 2], made[3, 0] = 0.1, 1.0, -0.01
+    real[:2, 1, 0, :] = 0.5
+    real[0, 0, 0, 0] = 0.6
+    found = label_shares.evaluate(made, real, ["lesion", "organ"])
+    assert found == {
+        "lesion": {"samples": {"share": 0.5, "pixels": 3.0}, "real": {"share": 0.2, "pixels": 1.0}},
+        "organ": {"samples": {"share": 0.0, "pixels": None}, "real": {"share": 0.4, "pixels": 2.5}},
+    }
+    volumes = torch.full((2, 1, 3, 4, 5), -1.0)
+    volumes[1, 0, 2, 1:3, 4] = 1.0
+    assert label_shares.frequency(volumes) == [0.5]
 
 
 # Classification.

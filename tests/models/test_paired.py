@@ -450,7 +450,7 @@ def test_a_baseline_is_measured_on_the_slices_of_the_panel(toys):
     _, seen = couples.read(toys["translator"], "training", chosen, 16)
     _, unseen = couples.read(toys["translator"], "validation", chosen, 16)
     truth, some = Truth(seen, unseen, ["still"]), evenly(len(unseen.images), 3)
-    alone = replace(unseen, given=unseen.given[some], images=unseen.images[some])
+    alone = replace(unseen, given=unseen.given[some], stored=unseen.images[some])
     panel = torch.zeros_like(alone.images)
     assert truth.figures(panel) == Truth(seen, alone, ["still"]).figures(panel)
 
