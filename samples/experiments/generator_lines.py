@@ -130,15 +130,19 @@ def _below(folder: str, read: Import) -> Import:
 
 def _histology(name: str, **network: Any) -> Model:
     """A rung of the ladder: the study's failing and working nets differed in these settings alone."""
-    return Model(name, "histology-dcgan", 12_000, {"network": network}, {})
+    return Model(name, "histology-dcgan", 20_000, {"network": network, **_SMALL_BATCHES}, {})
 
 
-def _adversarial(name: str, recipe: str, total_images: int, network: Changes) -> Model:
-    return Model(name, recipe, total_images, {"network": {"features": 16, **network}}, {})
+# The budget is few steps otherwise, and what is small in a picture, such as a lesion of a mask, comes late.
+_SMALL_BATCHES: Changes = {"schedule": {"batch_size": 16}}
+
+
+def _adversarial(name: str, recipe: str, total_images: int, changes: Changes | None = None) -> Model:
+    return Model(name, recipe, total_images, {"network": {"features": 16}, **_SMALL_BATCHES, **(changes or {})}, {})
 
 
 def _diffusion(total_images: int) -> Model:
-    """A sampler of few calls, as samples are made one by one. Small batches: the budget is few steps otherwise."""
+    """A sampler of few calls, as samples are made one by one."""
     return Model(
         "diffusion",
         "diffusion",
@@ -159,9 +163,9 @@ LINES: Mapping[str, Line] = {
         cohort=brain_tumour.folders,
         common={"conditional": True, "pixel_range": [0.0, 255.0], "network": {"image_px": 64}},
         models=(
-            _adversarial("conditional GAN", "conditional-generator", 20_000, {}),
-            _adversarial("WCGAN-GP", "brain-wcgan-gp", 24_000, {}),
-            Model("CVAE", "conditional-vae", 9_000, {}, {"network": {"features": 8, "blocks": 3}}),
+            _adversarial("conditional GAN", "conditional-generator", 36_000),
+            _adversarial("WCGAN-GP", "brain-wcgan-gp", 30_000),
+            Model("CVAE", "conditional-vae", 12_000, {}, {"network": {"features": 8, "blocks": 3}}),
             _diffusion(9_000),
         ),
     ),
@@ -170,8 +174,8 @@ LINES: Mapping[str, Line] = {
         cohort=pet_sarcoma.slices,
         common={"conditional": True, "pixel_range": [0.0, 10.0], "network": {"image_px": 32}},
         models=(
-            _adversarial("DCGAN", "generator", 100_000, {}),
-            _adversarial("WGAN-GP", "wgan-gp", 120_000, {}),
+            _adversarial("DCGAN", "generator", 100_000),
+            _adversarial("WGAN-GP", "wgan-gp", 100_000),
             _diffusion(36_000),
         ),
     ),
@@ -180,8 +184,8 @@ LINES: Mapping[str, Line] = {
         cohort=mini_mias.patches,
         common={"conditional": False, "pixel_range": [0.0, 255.0], "network": {"image_px": 64}},
         models=(
-            _adversarial("DCGAN", "generator", 28_000, {}),
-            _adversarial("WGAN-GP", "wgan-gp", 30_000, {}),
+            _adversarial("DCGAN", "generator", 60_000),
+            _adversarial("WGAN-GP", "wgan-gp", 40_000),
         ),
     ),
     "generators-joint": Line(
@@ -196,8 +200,8 @@ LINES: Mapping[str, Line] = {
             "network": {"image_px": 64},
         },
         models=(
-            _adversarial("joint DCGAN", "joint-lesions", 44_000, {}),
-            _diffusion(10_000),
+            _adversarial("joint DCGAN", "joint-lesions", 80_000),
+            _diffusion(9_000),
         ),
     ),
     "generators-histology": Line(
@@ -220,11 +224,10 @@ LINES: Mapping[str, Line] = {
         cohort=_below("pet-suv-sarcoma", pet_sarcoma.slices),
         common={"conditional": False, "pixel_range": [0.0, 10.0], "network": {"image_px": 32}},
         models=(
-            _adversarial("scratch", "generator", 24_000, {}),
-            replace(_adversarial("transfer", "generator", 24_000, {}), starts=True),
+            _adversarial("scratch", "generator", 48_000),
+            replace(_adversarial("transfer", "generator", 48_000), starts=True),
             replace(
-                _adversarial("transfer, critic frozen", "generator", 24_000, {}),
-                changes={"network": {"features": 16}, "transfer": {"freeze": {"critic": 2}}},
+                _adversarial("transfer, critic frozen", "generator", 48_000, {"transfer": {"freeze": {"critic": 2}}}),
                 starts=True,
             ),
         ),

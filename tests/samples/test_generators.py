@@ -217,6 +217,12 @@ def figures(a: list[float], b: list[float], usable: bool = True) -> dict[str, An
             "spread": {"all": None},
             "spaces": {"pixels": space | dict.fromkeys(("precision", "recall", "density", "coverage"))},
             "privacy": {"pixels": audit},
+            "masks": {
+                "lesion": {
+                    "samples": {"share": over([0.1]), "pixels": None},
+                    "real": {"share": over([0.46]), "pixels": over([9.0])},
+                }
+            },
             "passed_audit": 1,
             "seeds": len(values),
         }
@@ -261,3 +267,4 @@ def test_the_report_says_which_is_median_and_which_is_range_and_what_is_undefine
     assert "| A | 2.10 (2.00 to 2.60) | undefined | 2.10 (2.00 to 2.60) | undefined | undefined |" in report
     assert "| full, 70 |" in report and "does not tell them from real, so it has no ratio" in report
     assert "| A | 4,000 | 900 | 30 | 30 | 4 |" in report
+    assert "| A | lesion | 0.10 | 0.46 | undefined | 9 |" in report
