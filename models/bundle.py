@@ -32,9 +32,10 @@ def release(
     cohort: the one it was trained on; its hash is compared. version: the next whole number where not given.
 
     Raises:
-        Rejected: the run is not finished, was trained on other data, or the version exists.
+        Rejected: the run is not finished, was trained on other data, or repeats its patients, or the version exists.
     """
     trained = load(run)
+    trained.require_servable()
     version = _next(models_dir / name) if version is None else version
     for word in (name, version):
         if not _NAME.fullmatch(word):

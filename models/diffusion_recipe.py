@@ -133,8 +133,6 @@ class DiffusionRecipe(GenerationBase):
 
     @model_validator(mode="after")
     def _latent_fits(self) -> Self:
-        if self.latent and self.spatial_dims == 3:
-            raise ValueError("latent: its autoencoder is for slices; leave it out, or set spatial_dims to 2")
         if self.latent:
             least = 2 ** (len(self.latent.widths) + len(self.network.channels) - 2)
             if self.network.image_px % least:

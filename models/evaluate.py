@@ -20,7 +20,9 @@ from models.evaluation import agreement, classification, fidelity, label_shares,
 from models.evaluation.agreement import Compared
 from models.evaluation.features import ContentFeatures, EncodedFeatures, RandomFeatures
 from models.evaluation.segmentation import Pair
+from models.evaluation.subsets import evenly
 from models.from_pictures import Painter, Translator
+from models.networks.from_picture import FromPicture
 from models.training import couples, pictures
 
 AUDIT_SEED = 20261120
@@ -208,6 +210,9 @@ def _spread(
 
 
 def _pictures_of_pictures(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
+    given = version.load(folder).description.given
+    if given and given.kind == "itself":
+        return {"given": "itself"} | _variation(folder, cohort, draws)
     model = from_pictures.load(folder)
     measure = _painter(model, cohort, draws) if isinstance(model, Painter) else _translator(model, cohort, draws)
     return {"given": model.given.kind} | measure
@@ -236,6 +241,25 @@ def _translator(model: Translator, cohort: Cohort, draws: int) -> dict[str, Any]
         beside = {name: each(shown) for name, each in simple.items()}
         compared.append(Compared(case.patient, model.pictures(source), true.transpose(0, 1), beside))
     return agreement.evaluate(compared, draws=draws)
+
+
+def _variation(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
+    """The figures of every generator, of variations of training pictures, evenly chosen: what the study counted among
+    its new pictures. The copy audit finds how many are the old ones."""
+    model = version.load(folder)
+    description, network = model.description, model.network()
+    assert isinstance(network, FromPicture)
+    view = pictures.View(tuple(channel.name for channel in description.channels), (), description.only_label, False)
+    training, held_out = (
+        view.read(cohort, items, model.model_input, model.network_definition["image_px"], description.minimum_signal)[1]
+        for items in (cohort.training, cohort.test)
+    )
+    count = description.audit_samples
+    chosen = training.take(evenly(len(training), count))
+    sources = [generator.source_of(AUDIT_SEED, index) for index in range(count)]
+    made = [network.make_from(given, source) for given, source in zip(chosen, sources, strict=False)]
+    report = {"seed": AUDIT_SEED, "samples": len(made)}
+    return report | measured(torch.stack(made), [None] * len(made), training, held_out, (), draws)
 
 
 def _pixels_of(found: Sequence[Case]) -> torch.Tensor:
@@ -313,6 +337,8 @@ def verdict(report: dict[str, Any]) -> tuple[str, str]:
     """
     if report["split_unit"] != "patient":
         return "teaching", f"the split is by {report['split_unit']}, not by patient, so figures may be inflated"
+    if report.get("given") == "itself":
+        return "unproven", "pictures are variations of patients' own, which repeat them"
     if report.get("given", "mask") != "mask":
         return "unproven", "nearness to the truth does not show that nothing which matters was lost or made up"
     if report["task"] == "generation":

@@ -176,10 +176,11 @@ def load(folder: Path) -> Translator | Painter:
     """A generator of pictures of pictures, from a version's (or a finished run's) folder.
 
     Raises:
-        Rejected: the folder is no model, or holds one that starts from noise or predicts.
+        Rejected: the folder is no model, or holds one that starts from noise or predicts, or that repeats its patients.
     """
     model = version.load(folder)
     given = model.description.given
     if given is None:
         raise Rejected(f"{model.identity.address} makes no pictures of pictures; it takes no --from")
+    model.require_servable()
     return Painter(model, given) if given.kind == "mask" else Translator(model, given)

@@ -209,6 +209,7 @@ def load(folder: Path, *, truncation: float | None = None, guidance: float | Non
     model = version.load(folder)
     if model.description.task != "generation":
         raise Rejected(f"{model.identity.address} is a predictor; use `mirall predict`")
+    model.require_servable()
     if model.description.given:
         what = "a mask" if model.description.given.kind == "mask" else "DICOM files"
         raise Rejected(f"{model.identity.address} makes pictures of {what}, not of noise alone; give some with --from")

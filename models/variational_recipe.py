@@ -106,9 +106,14 @@ class VariationalOptimiser(Settings):
 
 
 class VariationalRecipe(GenerationBase):
-    """Noise -> slice, by the decoder of a variational autoencoder. stages: None trains everything from the start."""
+    """Noise -> slice, by the decoder of a variational autoencoder. stages: None trains everything from the start.
+
+    source: "image" gives the decoder the encoder's maps of a picture beside the noise, as the study did: it then makes
+    variations of pictures that it is given, which repeat their patients. Such a run can be evaluated, and that is all.
+    """
 
     family: Literal["variational"]
+    source: Literal["image"] | None = None
     network: Networks = ConvolutionalVAE()
     loss: EvidenceBound = EvidenceBound()
     optimiser: VariationalOptimiser = VariationalOptimiser()
@@ -124,6 +129,12 @@ class VariationalRecipe(GenerationBase):
             raise ValueError("spatial_dims: autoencoders make slices; take the adversarial or the diffusion family")
         if self.stages and self.transfer and self.transfer.freeze:
             raise ValueError("stages freezes convolutions by itself; leave it out, or transfer.freeze")
+        if self.source and self.network.kind == "dense":
+            raise ValueError("source: a dense network has no maps to lead around the latent; take convolutional")
+        if self.source and getattr(self.network, "links", "") == "skip":
+            raise ValueError("source: the encoder's maps go around the latent already; take links residual or plain")
+        if self.source and (self.conditional or self.mask):
+            raise ValueError("source: the picture that is given says what to make; leave conditional and mask out")
         if self.loss.structure and self.network.image_px < 32:
             raise ValueError(f"loss.structure: MS-SSIM needs images of 32 px or more, not {self.network.image_px}")
         return self

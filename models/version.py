@@ -80,10 +80,11 @@ class Given(Settings):
     """What a generator of pictures makes them of.
 
     kind: "mask", label numbers; "channels", a picture of other channels of the same slice; "coarse", the picture with
-    pixels that are `factor` times as wide. channels: of the given picture, in its order; none of a mask.
+    pixels that are `factor` times as wide; "itself", the very picture, to be varied. channels: of the given picture, in
+    its order; none of a mask.
     """
 
-    kind: Literal["mask", "channels", "coarse"]
+    kind: Literal["mask", "channels", "coarse", "itself"]
     channels: tuple[Channel, ...] = ()
     factor: int = 1
 
@@ -154,6 +155,18 @@ class ModelVersion:
                 f"{self.folder}: weights and network_def do not fit: {' '.join(str(error).split())}"
             ) from error
         return network.eval()
+
+    def require_servable(self) -> None:
+        """Pass, but for what may be measured alone.
+
+        Raises:
+            Rejected: it makes variations of pictures that it is given.
+        """
+        if self.description.given and self.description.given.kind == "itself":
+            raise Rejected(
+                f"{self.identity.address} makes variations of pictures that it is given, which repeat their patients; "
+                "it can be evaluated, and is neither released nor served; train one from noise, without `source`"
+            )
 
     def weights(self) -> dict[str, torch.Tensor]:
         """See `read_weights`."""
@@ -327,7 +340,7 @@ def _of_given(
     description: Description, given: Given, network: Mapping[str, Any], image: Mapping[str, Any]
 ) -> dict[str, Any]:
     names = [channel.name for channel in given.channels] or [f"mask of {label}" for label in description.labels[1:]]
-    size: list[int | str] = [network["image_px"]] * 2 if given.kind == "mask" else ["*", "*"]
+    size: list[int | str] = [network["image_px"]] * 2 if given.kind in ("mask", "itself") else ["*", "*"]
 
     def planes(named: Sequence[str]) -> dict[str, Any]:
         of = {str(number): name for number, name in enumerate(named)}

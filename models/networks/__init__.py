@@ -18,6 +18,7 @@ from models.networks.latent_diffusion import LatentDiffusion
 from models.networks.spade import Spade
 from models.networks.translator import Translator
 from models.networks.vae import ConvolutionalDecoder, DenseDecoder
+from models.networks.variation import Variation
 from models.networks.windowed import WindowedResNet
 from models.preprocessing import check_plain
 
@@ -35,6 +36,7 @@ _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
     "models.networks.translator.Translator": Translator,
     "models.networks.vae.ConvolutionalDecoder": ConvolutionalDecoder,
     "models.networks.vae.DenseDecoder": DenseDecoder,
+    "models.networks.variation.Variation": Variation,
     "models.networks.windowed.WindowedResNet": WindowedResNet,
 }
 

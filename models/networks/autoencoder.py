@@ -15,16 +15,17 @@ from torch import Tensor, nn
 
 
 class Autoencoder(nn.Module):
-    """Pictures (B, planes, px, px) -> latents (B, channels, px / factor, px / factor), and back.
+    """Pictures (B, planes, px, px) -> latents (B, channels, px / factor, px / factor), and back; so for volumes, where
+    dims is 3.
 
     widths: maps per level; each level but the first halves the picture, so factor is 2 ** (levels - 1).
     residual_blocks: per level, on the way down and on the way up.
     """
 
-    def __init__(self, planes: int, channels: int, widths: Sequence[int], residual_blocks: int) -> None:
+    def __init__(self, planes: int, channels: int, widths: Sequence[int], residual_blocks: int, dims: int = 2) -> None:
         super().__init__()
         self.both = AutoencoderKL(
-            spatial_dims=2,
+            spatial_dims=dims,
             in_channels=planes,
             out_channels=planes,
             num_res_blocks=residual_blocks,

@@ -51,22 +51,22 @@ class LatentDiffusion(Diffusion):
             sigma_data=[SIGMA_DATA] * count,
             **of_denoiser,
         )
-        self.register_buffer("latent_mean", torch.zeros(count, 1, 1), persistent=False)
-        self.register_buffer("latent_deviation", torch.ones(count, 1, 1), persistent=False)
+        self.register_buffer("latent_mean", torch.zeros_like(self.data_mean), persistent=False)
+        self.register_buffer("latent_deviation", torch.ones_like(self.data_mean), persistent=False)
         self.scale_by(latent_mean, latent_deviation)
         # Trained before the denoiser, and never with it.
-        self.decoder = Autoencoder(planes, **latent).decoder().requires_grad_(False)
+        self.decoder = Autoencoder(planes, **latent, dims=len(self.size)).decoder().requires_grad_(False)
 
     @staticmethod
     def noise_shape(definition: Mapping[str, Any]) -> tuple[int, list[int]]:
         """Channels and pixels of the noise: a latent of it."""
         latent = definition["latent"]
-        return latent["channels"], [definition["image_px"] // factor(latent["widths"])] * 2
+        return latent["channels"], [definition["image_px"] // factor(latent["widths"])] * definition.get("dims", 2)
 
     def scale_by(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
         """Of each plane of the training latents."""
-        self.latent_mean.copy_(torch.tensor(mean)[:, None, None])
-        self.latent_deviation.copy_(torch.tensor(deviation)[:, None, None])
+        for held, given in ((self.latent_mean, mean), (self.latent_deviation, deviation)):
+            held.copy_(torch.tensor(given).reshape(held.shape))
 
     def scaled(self, latents: Tensor) -> Tensor:
         """As the denoiser sees them: of mean 0 and deviation `SIGMA_DATA`."""

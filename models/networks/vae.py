@@ -12,7 +12,7 @@ without labels is the same function on the day the labels come in.
 Convolutional networks: 3 x 3 convolution, group norm and SiLU in every block, average pooling on the way down,
 up-sampling on the way up (resize-convolution: Odena 2016). Group norm keeps a picture free of its batch. The brain-
 tumour study led maps of the encoder around the latent into the decoder; a sample then needs a patient's image and
-copies it, so that is left out: "skip" here hands on the latent (Dieng 2019, "Generative skip models").
+copies it (`models.networks.variation`): "skip" here hands on the latent (Dieng 2019, "Generative skip models").
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _require_links(links: str) -> None:
         raise ValueError(f"links {links!r} is none of plain, residual, skip")
 
 
-def _widths(features: int, levels: int) -> list[int]:
+def widths_of(features: int, levels: int) -> list[int]:
     return [min(features * 2**level, features * 8) for level in range(levels)]
 
 
@@ -115,7 +115,7 @@ class ConvolutionalEncoder(nn.Module):
         super().__init__()
         _require_links(links)
         counts = per_level(image_px, blocks)
-        widths = _widths(features, len(counts))
+        widths = widths_of(features, len(counts))
         self.class_vector = ClassVector(classes, features)
         self.levels = nn.ModuleList(
             Level(before, width, count, residual=links == "residual")
@@ -124,11 +124,16 @@ class ConvolutionalEncoder(nn.Module):
         self.law = nn.Linear(widths[-1] * (image_px >> len(counts)) ** 2, 2 * latent)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Law:
-        maps, mark = images, self.class_vector(labels, images)
+        law, _ = self.with_maps(images, labels)
+        return law
+
+    def with_maps(self, images: Tensor, labels: Tensor | None) -> tuple[Law, list[Tensor]]:
+        """The maps of every level beside the law, from full size down."""
+        maps, mark, passed = images, self.class_vector(labels, images), []
         for level in self.levels:
-            maps = F.avg_pool2d(level(maps, mark), 2)
-            mark = None
-        return _law(self.law(maps.flatten(1)))
+            passed.append(level(maps, mark))
+            maps, mark = F.avg_pool2d(passed[-1], 2), None
+        return _law(self.law(maps.flatten(1))), passed
 
 
 class Decoder(FromNoise, abc.ABC):
@@ -164,7 +169,7 @@ class ConvolutionalDecoder(Decoder):
         super().__init__(latent, classes)
         _require_links(links)
         counts = per_level(image_px, blocks)[::-1]
-        widths = _widths(features, len(counts))[::-1]
+        widths = widths_of(features, len(counts))[::-1]
         self.low_px = image_px >> len(counts)
         known = latent + CLASS_WIDTH
         self.project = nn.Linear(known, widths[0] * self.low_px**2)
@@ -240,8 +245,17 @@ class VAE(nn.Module):
         made = self.decoder.decode(mean + (log_variance / 2).exp() * noise, labels)
         return made, (mean, log_variance), self.decoder.prior(labels, images)
 
+    def noise(self, count: int, source: torch.Generator) -> Tensor:
+        """(count, latent) of N(0, 1)."""
+        return self.decoder.noise(count, source)
+
     def convolutions(self) -> Iterator[nn.Parameter]:
-        """Weights of all convolutions and of their norms; labels, projections and skips are not among them."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.GroupNorm):
-                yield from module.parameters()
+        """See `convolutions`."""
+        return convolutions(self)
+
+
+def convolutions(network: nn.Module) -> Iterator[nn.Parameter]:
+    """Weights of all convolutions and of their norms; labels, projections and skips are not among them."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.GroupNorm):
+            yield from module.parameters()

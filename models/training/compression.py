@@ -48,8 +48,9 @@ class Compression:
     `latent_deviation` of each plane.
     """
 
-    def __init__(self, settings: Latent, planes: int, on: torch.device, precision: str) -> None:
-        self._build = partial(Autoencoder, planes, settings.channels, settings.widths, settings.residual_blocks)
+    def __init__(self, settings: Latent, reals: Squares, on: torch.device, precision: str) -> None:
+        sizes = settings.channels, settings.widths, settings.residual_blocks
+        self._build = partial(Autoencoder, reals.planes, *sizes, reals.dims)
         self.network = self._build().to(on)
         self.average = average.start(self.network)
         self.optimiser = torch.optim.Adam(self.network.parameters(), settings.learning_rate)
@@ -84,8 +85,8 @@ class Compression:
 
     def noise(self, pictures: Tensor, source: torch.Generator) -> Tensor:
         """N(0, 1), as large as the latents of these pictures."""
-        rows, columns = (side // self._factor for side in pictures.shape[-2:])
-        return normal(len(pictures), source, self._channels, rows, columns).to(pictures.device)
+        size = [side // self._factor for side in pictures.shape[2:]]
+        return normal(len(pictures), source, self._channels, *size).to(pictures.device)
 
     @torch.no_grad()
     def latents(self, pictures: Tensor, source: torch.Generator) -> Tensor:
@@ -101,8 +102,9 @@ class Compression:
         total, squares = torch.zeros(2, self._channels, dtype=torch.float64)
         for batch in reals.blocks():
             mean, deviation = self._law(batch)
-            total += mean.double().mean((2, 3)).sum(0).cpu()
-            squares += (mean.double().square() + deviation.double().square()).mean((2, 3)).sum(0).cpu()
+            mean, variance = (each.double().flatten(2) for each in (mean, deviation.square()))
+            total += mean.mean(2).sum(0).cpu()
+            squares += (mean.square() + variance).mean(2).sum(0).cpu()
         mean = total / len(reals)
         deviation = (squares / len(reals) - mean.square()).clamp_min(0).sqrt().clamp_min(_FLATTEST)
         self.moments = {

@@ -55,7 +55,7 @@ def train(recipe: DiffusionRecipe, session: Session) -> None:
     # Network, optimiser and running average.
     on, ranks, classes = session.device, session.ranks, len(session.names)
     definition = definition_of(recipe, classes, session.reals)
-    first = Compression(recipe.latent, session.reals.planes, on, recipe.schedule.precision) if recipe.latent else None
+    first = Compression(recipe.latent, session.reals, on, recipe.schedule.precision) if recipe.latent else None
     denoiser = networks.build(definition).to(on)
     assert isinstance(denoiser, Diffusion)
     kept: Diffusion = average.start(denoiser)

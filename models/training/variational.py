@@ -17,19 +17,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dicom_io.cohort import Cohort
 from models import elbo, networks
 from models.cases import Squares
 from models.generator import source_of
 from models.networks.vae import VAE, ConvolutionalEncoder, Decoder, DenseEncoder, Law
+from models.networks.variation import Variation
 from models.training import average, optimisers
 from models.training.alarms import WaysOut
 from models.training.augmentation import augment_pictures
 from models.training.batches import withheld
 from models.training.judge import AT_MOST
+from models.training.pictures import numbers_of
 from models.training.precision import autocast
-from models.training.session import Session
+from models.training.session import Session, Stateful
 from models.training.transfer import Part
+from models.training.truth import Shown
 from models.variational_recipe import ConvolutionalVAE, VariationalRecipe
+from models.version import Given
 
 UNUSED_NATS, NEARLY_ALL = 0.01, 0.95
 _BATCH = 64
@@ -47,7 +52,7 @@ def train(recipe: VariationalRecipe, session: Session) -> None:
     on, ranks = session.device, session.ranks
     classes, planes = len(session.names), session.reals.planes
     definition = decoder(recipe, classes, planes)
-    vae = VAE(encoder(recipe, classes, planes), built(definition)).to(on)
+    vae = autoencoder(recipe, classes, planes).to(on)
     kept = average.start(vae)
     masks = session.reals.mask_planes
     rates, loss, schedule = recipe.optimiser, recipe.loss, recipe.schedule
@@ -55,11 +60,8 @@ def train(recipe: VariationalRecipe, session: Session) -> None:
     alarms = session.watch(WAYS_OUT)
 
     # Resume from the newest checkpoint, or start from another model, if there is one.
-    parts = [
-        Part("decoder", (vae.decoder, kept.decoder), lambda n: built(decoder(recipe, n, planes))),
-        Part("encoder", (vae.encoder, kept.encoder), lambda n: encoder(recipe, n, planes)),
-    ]
-    session.begin({"network": vae, "average": kept, "optimiser": optimiser}, definition, parts)
+    stateful: dict[str, Stateful] = {"network": vae, "average": kept, "optimiser": optimiser}
+    session.begin(stateful, definition, parts_of(recipe, vae, kept, planes))
     sums = Sums(recipe.network.latent)
 
     while session.going:
@@ -76,7 +78,7 @@ def train(recipe: VariationalRecipe, session: Session) -> None:
         told = withheld(labels, 1.0 if stage == "pretraining" else loss.label_dropout, classes, draw)
         told = None if told is None else ranks.share(told).to(on)
         noisy = real + loss.image_noise * torch.randn(real.shape, generator=draw).to(on) if loss.image_noise else real
-        noise = ranks.share(vae.decoder.noise(schedule.batch_size, draw)).to(on)
+        noise = ranks.share(vae.noise(schedule.batch_size, draw)).to(on)
         real, noisy = ranks.share(real), ranks.share(noisy)
 
         # There and back; what is lost on the way, and what it takes to say the latent.
@@ -105,8 +107,8 @@ def train(recipe: VariationalRecipe, session: Session) -> None:
             figures |= {"divergence": round(float(nats.sum()), 3)}
             figures |= {"used_dimensions": int((nats > UNUSED_NATS).sum()), "beta": round(beta, 5)}
             session.report(
-                kept.decoder,
-                kept.decoder,
+                Shown(kept, session.unseen.images) if isinstance(kept, Variation) else kept.decoder,
+                released(kept),
                 figures | of_unseen(kept, recipe, session.unseen, on),
                 # What was made before there were labels is none of them.
                 may_be_best=recipe.stage(session.fraction) != "pretraining",
@@ -114,13 +116,47 @@ def train(recipe: VariationalRecipe, session: Session) -> None:
             )
 
     # Leave what sampling needs.
-    session.leave(definition)
+    session.leave(definition, **described(session.cohort, recipe))
+
+
+def autoencoder(recipe: VariationalRecipe, classes: int, planes: int) -> VAE | Variation:
+    """As it trains, with fresh weights."""
+    if recipe.source:
+        made = networks.build(decoder(recipe, classes, planes))
+        assert isinstance(made, Variation)
+        return made
+    return VAE(encoder(recipe, classes, planes), built(decoder(recipe, classes, planes)))
+
+
+def parts_of(recipe: VariationalRecipe, vae: nn.Module, kept: nn.Module, planes: int) -> list[Part]:
+    """What another model leaves for it (`models.training.transfer`)."""
+    if not isinstance(vae, VAE) or not isinstance(kept, VAE):
+        return [Part("variation", (vae, kept), lambda n: autoencoder(recipe, n, planes))]
+    return [
+        Part("decoder", (vae.decoder, kept.decoder), lambda n: built(decoder(recipe, n, planes))),
+        Part("encoder", (vae.encoder, kept.encoder), lambda n: encoder(recipe, n, planes)),
+    ]
+
+
+def released(vae: VAE | Variation) -> nn.Module:
+    """What a run keeps to make pictures with."""
+    return vae.decoder if isinstance(vae, VAE) else vae
+
+
+def described(cohort: Cohort, recipe: VariationalRecipe) -> dict[str, Any]:
+    """What a run says otherwise than of pictures of noise: that a picture is given."""
+    if not recipe.source:
+        return {}
+    channels = tuple(cohort.channels[number] for number in numbers_of(recipe.channels, cohort))
+    return {"given": Given(kind="itself", channels=channels)}
 
 
 def decoder(recipe: VariationalRecipe, classes: int, planes: int = 1) -> dict[str, Any]:
     """`network_def` of the bundle. classes: 0 is an unlabelled one."""
     settings = recipe.network.model_dump(mode="json", exclude={"kind"})
     several = {"planes": planes} if planes > 1 else {}
+    if recipe.source:
+        return {"_target_": "models.networks.variation.Variation", **settings, **several}
     name = "ConvolutionalDecoder" if isinstance(recipe.network, ConvolutionalVAE) else "DenseDecoder"
     return {"_target_": f"models.networks.vae.{name}", **settings, "classes": classes, **several}
 
@@ -178,7 +214,7 @@ def collapsed(nats: Tensor) -> dict[str, str]:
 
 
 @torch.inference_mode()
-def of_unseen(vae: VAE, recipe: VariationalRecipe, unseen: Squares, on: torch.device) -> dict[str, float]:
+def of_unseen(vae: VAE | Variation, recipe: VariationalRecipe, unseen: Squares, on: torch.device) -> dict[str, float]:
     """Terms of the bound on at most 512 unseen slices (evenly spaced): nats per image, and the error of a pixel."""
     chosen = torch.linspace(0, len(unseen) - 1, min(AT_MOST, len(unseen))).long()
     told = unseen.labels[chosen] if recipe.conditional and unseen.labels is not None else None
@@ -186,7 +222,7 @@ def of_unseen(vae: VAE, recipe: VariationalRecipe, unseen: Squares, on: torch.de
     for start in range(0, len(chosen), _BATCH):
         real = unseen.take(chosen[start : start + _BATCH]).to(on)
         known = None if told is None else told[start : start + _BATCH].to(on)
-        noise = vae.decoder.noise(len(real), source_of(0, start, "validation")).to(on)
+        noise = vae.noise(len(real), source_of(0, start, "validation")).to(on)
         made, posterior, prior = vae(real, noise, known)
         terms = (
             elbo.reconstruction(recipe.loss, real, made),

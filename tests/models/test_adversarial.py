@@ -7,7 +7,6 @@ import inspect
 import itertools
 import json
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pydicom import dcmread
+from stopping import Stop, same, stop_at
 
 from dicom_io import cohort as cohorts
 from dicom_io import nifti, secondary_capture
@@ -42,18 +42,6 @@ from plugin import pipeline
 
 PX = 16
 LABELS = ("left", "right", "never seen")
-
-
-class Stop(Exception):
-    """What a test raises out of a training."""
-
-
-def stop_at(images: int) -> Callable[[dict[str, Any]], None]:
-    def listen(event: dict[str, Any]) -> None:
-        if event["kind"] == "report" and event["images_seen"] >= images:
-            raise Stop
-
-    return listen
 
 
 def small(**changes: Any) -> Recipe:
@@ -103,11 +91,6 @@ def spots(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     )
     cohorts.save(made)
     return cohorts.load(folder)
-
-
-def same(one: Path, other: Path) -> bool:
-    first, second = (read_weights(run / "models" / "model.pt") for run in (one, other))
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 # The loop.

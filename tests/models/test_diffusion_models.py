@@ -20,6 +20,7 @@ import pytest
 import torch
 import typer
 from pydicom import dcmread
+from stopping import Stop, stop_at
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -42,18 +43,6 @@ from plugin.cli import learning, results
 PX = 16
 LABELS = ("left", "right", "never seen")
 ON = torch.device("cpu")
-
-
-class Stop(Exception):
-    """What a test raises out of a training."""
-
-
-def stop_at(images: int) -> Callable[[dict[str, Any]], None]:
-    def listen(event: dict[str, Any]) -> None:
-        if event["kind"] == "report" and event["images_seen"] >= images:
-            raise Stop
-
-    return listen
 
 
 def small(**changes: Any) -> Recipe:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_adversarial import Stop, same, small, stop_at
+from stopping import Stop, same, stop_at
+from test_adversarial import small
 from test_variational import cohort_of, picture
 
 from dicom_io.cohort import Cohort

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import inspect
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from stopping import Stop, stop_at
 from torch import nn
 
 from dicom_io import cohort as cohorts
@@ -30,18 +30,6 @@ from models.version import read_weights
 PX, LABELS = 16, ("background", "left", "right")
 ON = torch.device("cpu")
 LATENT = {"channels": 2, "widths": [8, 16], "residual_blocks": 1}
-
-
-class Stop(Exception):
-    """What a test raises out of a training."""
-
-
-def stop_at(images: int) -> Callable[[dict[str, Any]], None]:
-    def listen(event: dict[str, Any]) -> None:
-        if event["kind"] == "report" and event["images_seen"] >= images:
-            raise Stop
-
-    return listen
 
 
 def small(**changes: Any) -> Recipe:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 import toy_pairs
 from scipy import ndimage
 from skimage import metrics
+from stopping import Stop, stop_at
 
 from dicom_io import cohort as cohorts
 from dicom_io.cohort import Cohort
@@ -35,18 +35,6 @@ from models.training.truth import Truth, evenly
 from models.version import read_weights
 
 ON = torch.device("cpu")
-
-
-class Stop(Exception):
-    """What a test raises out of a training."""
-
-
-def stop_at(images: int) -> Callable[[dict[str, Any]], None]:
-    def listen(event: dict[str, Any]) -> None:
-        if event["kind"] == "report" and event["images_seen"] >= images:
-            raise Stop
-
-    return listen
 
 
 @pytest.fixture(scope="session")

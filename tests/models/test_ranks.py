@@ -18,6 +18,7 @@ import test_diffusion_models
 import test_variational
 import torch
 import toy_pairs
+from stopping import Stop, stop_at
 from test_variational import cohort_of, picture
 from torch import nn
 
@@ -44,6 +45,9 @@ BRAIN = {"kind": "brain-wcgan", "image_px": 16, "features": 16, "latent": 8, "cr
 VAE = {"image_px": 16, "features": 16, "latent": 8, "blocks": 3}
 RECIPES: dict[str, Recipe] = {
     "R1, DiffAugment, compared images": adversarial(),
+    "growing": adversarial(
+        network=DCGAN | {"image_px": 32}, growing={"first_px": 8}, schedule={"total_images": 64, "report_images": 32}
+    ),
     "classes, ADA, spectral norm": adversarial(
         conditional=True, adaptive={"speed_images": 100, "target": 0.3}, network=DCGAN | {"spectral_norm": True}
     ),
@@ -109,8 +113,8 @@ def runs(spots: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     endless = adversarial(schedule={"total_images": 10**8, "report_images": 10**8})
     train_all([(each, folder / "one" / name, {}) for name, each in RECIPES.items()], spots.folder)
-    with pytest.raises(test_diffusion_models.Stop):
-        stop = test_diffusion_models.stop_at(64)
+    with pytest.raises(Stop):
+        stop = stop_at(64)
         train_all([(RECIPES[RESUMED], folder / "parts", {"progress": stop})], spots.folder)
     jobs: Jobs = [(each, folder / "two" / name, {}) for name, each in RECIPES.items()]
     jobs += [(endless, folder / "budget", {"minutes": 0.02}), (RECIPES[RESUMED], folder / "parts", {"resume": True})]

@@ -12,31 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopping import Stop, same, stop_at
 
 from dicom_io import cohort as cohorts
 from dicom_io.errors import Rejected
 from models import recipe, training
 from models.training import checkpoint
-from models.version import read_weights
 
 KINDS = [("segmenter", "segmentation"), ("classifier", "classification"), ("generator", "generation")]
-
-
-class Stop(Exception):
-    """What a test raises out of a training."""
-
-
-def stop_at(images: int):
-    def listen(event):
-        if event["kind"] == "report" and event["images_seen"] >= images:
-            raise Stop
-
-    return listen
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    first, second = (read_weights(run / "models" / "model.pt") for run in (one, other))
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize(("name", "task"), KINDS)
@@ -49,7 +32,7 @@ def test_a_stopped_and_resumed_run_ends_bit_equal(name, task, make_cohort, small
         training.train(chosen, cohort, tmp_path / "parts", progress=stop_at(64), device="cpu")
     assert checkpoint.load(tmp_path / "parts" / "checkpoint.pt", _fingerprint(tmp_path / "parts"))["images_seen"] == 32
     training.train(chosen, cohort, tmp_path / "parts", resume=True, device="cpu")
-    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert same(tmp_path / "whole", tmp_path / "parts")
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "parts" / "metrics.csv").read_text()
     assert (tmp_path / "whole" / "configs" / "metadata.json").read_bytes() == (
         tmp_path / "parts" / "configs" / "metadata.json"
@@ -85,7 +68,7 @@ def test_a_run_killed_with_signal_9_and_resumed_ends_bit_equal(make_cohort, smal
     assert not (tmp_path / "killed" / "models").exists()
 
     training.train(chosen, cohort, tmp_path / "killed", resume=True, device="cpu")
-    assert same_weights(tmp_path / "whole", tmp_path / "killed")
+    assert same(tmp_path / "whole", tmp_path / "killed")
     assert metrics.read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopping import Stop, stop_at
 from torch import nn
 
 from dicom_io.errors import Rejected
@@ -248,15 +249,6 @@ def test_as_many_classes_of_other_names_are_other_classes(make_cohort, ancestors
         assert any("what belongs to classes begins anew" in each for each in said) is not same
 
 
-class Stop(Exception):
-    """What a test raises out of a training."""
-
-
-def stop(event):
-    if event["kind"] == "report" and event["images_seen"] == 32:
-        raise Stop
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_transfer_that_was_stopped_goes_on_without_the_model_and_ends_bit_equal(name, ancestors, scans, tmp_path):
     part = {"generator": "critic", "conditional-vae": "encoder", "diffusion": "denoiser"}[name]
@@ -265,7 +257,7 @@ def test_a_transfer_that_was_stopped_goes_on_without_the_model_and_ends_bit_equa
     shutil.copytree(ancestors / name, gone)
     training.train(chosen, scans, tmp_path / "whole", device="cpu", start_from=gone)
     with pytest.raises(Stop):
-        training.train(chosen, scans, tmp_path / "parts", device="cpu", progress=stop, start_from=gone)
+        training.train(chosen, scans, tmp_path / "parts", device="cpu", progress=stop_at(32), start_from=gone)
     shutil.rmtree(gone)
     training.train(chosen, scans, tmp_path / "parts", device="cpu", resume=True)
     assert not parameters_differ(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import toy_pairs
+from stopping import Stop, stop_at
 
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
@@ -17,18 +17,6 @@ from models.evaluate import evaluate
 from models.training import couples
 from models.training.pool import Pool
 from models.version import read_weights
-
-
-class Stop(Exception):
-    """What a test raises out of a training."""
-
-
-def stop_at(images: int) -> Callable[[dict[str, Any]], None]:
-    def listen(event: dict[str, Any]) -> None:
-        if event["kind"] == "report" and event["images_seen"] >= images:
-            raise Stop
-
-    return listen
 
 
 def small(**changes: Any) -> Any:

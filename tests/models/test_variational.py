@@ -14,6 +14,7 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from stopping import Stop, same, stop_at
 
 from dicom_io import cohort as cohorts
 from dicom_io.cohort import Cohort
@@ -30,18 +31,6 @@ from plugin import pipeline
 
 PX = 16
 LABELS = ("left", "right", "never seen")
-
-
-class Stop(Exception):
-    """What a test raises out of a training."""
-
-
-def stop_at(images: int) -> Callable[[dict[str, Any]], None]:
-    def listen(event: dict[str, Any]) -> None:
-        if event["kind"] == "report" and event["images_seen"] >= images:
-            raise Stop
-
-    return listen
 
 
 def small(**changes: Any) -> VariationalRecipe:
@@ -95,11 +84,6 @@ def spots(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 def lines(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
-
-
-def same(one: Path, other: Path) -> bool:
-    first, second = (read_weights(run / "models" / "model.pt") for run in (one, other))
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 # The loop.

@@ -14,7 +14,9 @@ from toy_images import write_cohort
 from dicom_io import nifti, secondary_capture, segmentation
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
-from models import bundle, cases, generator, networks, recipe, sheet, training
+from models import bundle, cases, generator, networks, recipe, sheet, training, version
+from models.cases import Squares
+from models.diffusion_recipe import Latent
 from models.evaluation import fidelity, privacy
 from models.evaluation.features import EncodedFeatures, RandomFeatures
 from models.generator import Generator
@@ -24,6 +26,7 @@ from models.networks.generator import Discriminator
 from models.recipe_parts import Augmentation
 from models.training import pictures
 from models.training.augmentation import augment_pictures, translate_and_cut
+from models.training.compression import Compression
 from plugin import pipeline
 
 AT = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
@@ -185,17 +188,32 @@ def test_a_denoiser_of_volumes_knows_noise_along_all_axes_and_makes_one_per_seed
             assert not torch.allclose(turned, plain_answer, atol=1e-4)
 
 
-def test_a_diffusion_of_volumes_trains_and_is_told_from_a_latent_one(drawn, tmp_path):
+@pytest.mark.parametrize("latent", [None, {"channels": 2, "widths": [4, 8], "share": 0.5}], ids=["pixels", "latents"])
+def test_a_diffusion_of_volumes_trains_and_makes_volumes_with_masks(drawn, tmp_path, latent):
     plain = recipe.load("diffusion").model_dump(mode="json")
     plain |= {"spatial_dims": 3, "mask": True, "pixel_range": [0, 8], "minimum_signal": 0.0, "alarms": "warn"}
     plain["network"] = {"image_px": 16, "channels": [8, 8], "residual_blocks": 1, "attention_levels": 0}
-    plain["schedule"] |= {"total_images": 32, "report_images": 16, "batch_size": 4, "precision": "float32"}
-    plain |= {"report_samples": 16, "sampler": {"steps": 3}}
+    plain["schedule"] |= {"total_images": 64, "report_images": 16, "batch_size": 4, "precision": "float32"}
+    plain |= {"report_samples": 16, "sampler": {"steps": 3}, "latent": latent}
     training.train(recipe.parse(plain, "volumes"), drawn, tmp_path / "run", device="cpu")
     [sample] = generator.load(tmp_path / "run").samples(1, seed=2)
     assert sample.image.shape == (1, PX, PX, PX) and sample.mask.shape == (PX, PX, PX)
-    with pytest.raises(Rejected, match="latent: its autoencoder is for slices"):
-        recipe.parse(plain | {"latent": {}}, "volumes")
+    definition = version.load(tmp_path / "run").network_definition
+    assert networks.noise_shape(definition) == (2, [8 if latent else 16] * 3)
+
+
+def test_the_scale_of_latents_of_volumes_is_that_of_all_their_voxels():
+    """Two planes of latents, a training of two batches, an oracle that holds them all."""
+    reals = Squares(torch.rand(40, 1, 8, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1, None, ("p",) * 40)
+    first = Compression(Latent(channels=2, widths=(4, 8)), reals, torch.device("cpu"), "float32")
+    first.finish(reals, 80)
+    with torch.inference_mode():
+        mean, deviation = (each.double() for each in first.average.encode(reals.images))
+    whole = mean.mean((0, 2, 3, 4))
+    spread = ((mean.square() + deviation.square()).mean((0, 2, 3, 4)) - whole.square()).sqrt()
+    assert first.moments["latent_mean"] == pytest.approx(whole.tolist(), rel=1e-3)
+    assert first.moments["latent_deviation"] == pytest.approx(spread.tolist(), rel=1e-3)
+    assert first.noise(reals.images[:3], torch.Generator()).shape == (3, 2, 4, 4, 4)
 
 
 # Figures.
