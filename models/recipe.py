@@ -8,129 +8,22 @@ family of generators has its own module, and one line in `Recipe`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from dicom_io.errors import Rejected
 from models.adversarial_recipe import AdversarialRecipe
+from models.classification_recipe import ClassificationRecipe
 from models.diffusion_recipe import DiffusionRecipe
 from models.paired_recipe import PairedRecipe
-from models.recipe_parts import (
-    Augmentation,
-    NotNegative,
-    Positive,
-    Rate,
-    RecipeBase,
-    Schedule,
-    Settings,
-    Share,
-    require_grid,
-)
+from models.recipe_parts import RecipeBase
+from models.segmentation_recipe import SegmentationRecipe
 from models.unpaired_recipe import UnpairedRecipe
 from models.variational_recipe import VariationalRecipe
 
 SHIPPED = Path(__file__).parent / "recipes"
-
-
-class Optimiser(Settings):
-    """AdamW. learning_rate: at its peak, after warm-up. weight_decay: per step, decoupled."""
-
-    learning_rate: Rate = 1e-3
-    weight_decay: NotNegative = 1e-2
-
-
-class Norm(Settings):
-    """batch keeps absolute intensity (SUV!); instance and group normalise it away image by image."""
-
-    norm: Literal["batch", "instance", "group"] = "batch"
-
-
-class UNet(Norm):
-    """MONAI UNet, two-dimensional. channels: per level, each level halves the image."""
-
-    channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (16, 32, 64, 128)
-    residual_units: Annotated[int, Field(ge=0)] = 1
-    dropout: Share = 0.0
-
-
-class ResNet(Norm):
-    """MONAI ResNet, two-dimensional, basic blocks. blocks, channels: per stage, four stages."""
-
-    blocks: tuple[Positive, Positive, Positive, Positive] = (1, 1, 1, 1)
-    channels: tuple[Positive, Positive, Positive, Positive] = (16, 32, 64, 128)
-    first_kernel_px: Positive = 7
-    first_stride_px: Positive = 2
-
-
-class CrossEntropy(Settings):
-    label_smoothing: Share = 0.05
-
-
-class DiceCrossEntropy(Settings):
-    """Weights of the two terms of MONAI's DiceCELoss; Dice is pooled over the batch, so empty slices stay finite."""
-
-    dice: NotNegative = 1.0
-    cross_entropy: NotNegative = 1.0
-
-
-class Windows(Settings):
-    """What the network is shown: random in-plane windows of one size, so that the place in the image is hidden.
-
-    foreground_share: share of windows that must hold a foreground pixel (anywhere in the window). border_share: share
-    in which a strip at a random side is blanked, so that the edge of a cropped image tells nothing about the lesion.
-    overlap: of neighbouring windows when serving.
-    """
-
-    window_px: Positive = 96
-    foreground_share: Share = 0.5
-    border_share: Share = 0.0
-    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
-
-
-class ClassificationRecipe(RecipeBase):
-    """Slice or projection -> class probabilities.
-
-    windows: None shows whole images; else the network is shown windows, a window has the largest class of its mask, and
-    a slice the probabilities of its most suspicious window (needs a cohort of volumes with masks).
-    """
-
-    task: Literal["classification"]
-    network: ResNet = ResNet()
-    loss: CrossEntropy = CrossEntropy()
-    optimiser: Optimiser = Optimiser()
-    augmentation: Augmentation = Augmentation()
-    windows: Windows | None = None
-    schedule: Schedule
-
-    @model_validator(mode="after")
-    def _grid_is_kept(self) -> Self:
-        if self.windows:
-            require_grid(self.preprocessing, "windows are cut from the cohort's own grid")
-        return self
-
-
-class SegmentationRecipe(RecipeBase):
-    """Slices of a volume -> mask, one window at a time."""
-
-    task: Literal["segmentation"]
-    network: UNet = UNet()
-    loss: DiceCrossEntropy = DiceCrossEntropy()
-    optimiser: Optimiser = Optimiser()
-    augmentation: Augmentation = Augmentation()
-    windows: Windows = Windows()
-    schedule: Schedule
-
-    @model_validator(mode="after")
-    def _grid_is_kept(self) -> Self:
-        require_grid(self.preprocessing, "a segmenter must keep it")
-        smallest = 2 ** (len(self.network.channels) - 1)
-        if self.windows.window_px % smallest:
-            raise ValueError(
-                f"windows.window_px: {self.windows.window_px} is no multiple of {smallest} (network.channels)"
-            )
-        return self
 
 
 Recipe = (
@@ -146,6 +39,7 @@ Recipe = (
 _KINDS = ("classification", "segmentation", "adversarial", "diffusion", "paired", "unpaired", "variational")
 # Where the parser came by; the person wrote only the keys between them.
 _TAGS = {*_KINDS, "dcgan", "pet", "brain-wcgan", "convolutional", "dense", "spade", "translator"}
+_TAGS |= {"resnet", "small-cnn", "histology", "densenet169", "efficientnet-b0"}
 
 
 def _kind(value: Any) -> Any:

@@ -10,7 +10,7 @@ from monai.networks import nets
 from torch import nn
 
 from dicom_io.errors import Rejected
-from models.networks import faithful
+from models.networks import classifier, faithful
 from models.networks.diffusion import Diffusion
 from models.networks.generator import Generator
 from models.networks.labelled import LabelledGenerator
@@ -23,8 +23,12 @@ from models.networks.windowed import WindowedResNet
 from models.preprocessing import check_plain
 
 _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
+    "DenseNet169": nets.DenseNet169,
+    "EfficientNetBN": classifier.efficientnet,
     "UNet": nets.UNet,
     "ResNet": nets.ResNet,
+    "models.networks.classifier.ConvolutionalClassifier": classifier.ConvolutionalClassifier,
+    "models.networks.classifier.DroppedResNet": classifier.DroppedResNet,
     "models.networks.diffusion.Diffusion": Diffusion,
     "models.networks.faithful.DCGANGenerator": faithful.DCGANGenerator,
     "models.networks.faithful.DenseGenerator": faithful.DenseGenerator,

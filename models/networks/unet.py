@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.networks import norm
-from models.recipe import UNet
+from models.segmentation_recipe import UNet
 
 
 def definition(settings: UNet, in_channels: int, classes: int) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Any
 
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
+from models.classification_recipe import ClassificationRecipe
 from models.diffusion_recipe import DiffusionRecipe
 from models.paired_recipe import PairedRecipe
-from models.recipe import ClassificationRecipe, Recipe, SegmentationRecipe
+from models.recipe import Recipe
+from models.segmentation_recipe import SegmentationRecipe
 from models.training import (
     adversarial,
     classification,

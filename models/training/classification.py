@@ -1,11 +1,15 @@
-"""Classification: a slice or a projection -> calibrated class probabilities, by a two-dimensional ResNet."""
+"""Classification: a slice or a projection -> calibrated class probabilities.
+
+Kept is the best on validation, by AUROC of "any class but the first", between equals by the loss. From weights that the
+recipe names training may go in two phases (`models.training.start`).
+"""
 
 # torch leaves Tensor.backward and Tensor.split without types.
 # mypy: disallow-untyped-calls=False
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +23,16 @@ from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models import cases, domain, networks, version
 from models.cases import Case
+from models.classification_recipe import ClassificationRecipe
 from models.evaluation.classification import auroc
 from models.networks import classifier
-from models.recipe import ClassificationRecipe, Windows
-from models.training import average, summary
+from models.training import average, start, summary
 from models.training.augmentation import augment
+from models.training.classification_parts import Whole, Windowed, class_weights, loss_of, mixed
 from models.training.journal import Journal
 from models.training.precision import autocast
 from models.training.randomness import seed_of, start_step
 from models.training.schedule import Clock
-from models.training.windows import Slices
 
 
 def train(
@@ -47,7 +51,12 @@ def train(
     on = summary.device_named(device)
     training = cases.load(cohort, cohort.training, recipe.preprocessing, masks=recipe.windows is not None)
     validation = cases.load(cohort, cohort.validation, recipe.preprocessing)
-    examples = Windowed(training, recipe.windows) if recipe.windows else Whole(training + validation, len(training))
+    balanced = recipe.batches == "balanced"
+    examples = (
+        Windowed(training, recipe.windows)
+        if recipe.windows
+        else Whole(training + validation, len(training), balanced=balanced)
+    )
     judged = torch.cat([case.labels for case in validation if case.labels is not None])
     labels = torch.cat([case.labels for case in training if case.labels is not None])
     if len(labels.unique()) < 2:
@@ -59,33 +68,41 @@ def train(
     torch.manual_seed(seed_of(recipe.seed, "weights", 0))
     definition = classifier.definition(recipe.network, len(cohort.channels), len(cohort.labels), recipe.windows)
     network = networks.build(definition).to(on)
+    classes, schedule = len(cohort.labels), recipe.schedule
+    weights = class_weights(labels, classes).to(on) if recipe.loss.class_weights == "balanced" else None
+    clock = Clock(schedule, minutes)
+    journal = Journal(run, recipe, cohort, clock, progress, resume)
+    start.begin(network, recipe, journal.warn)
+    holding = start.Holding(network, recipe.phases)
     kept = average.start(network)
     rates = recipe.optimiser
-    optimiser = torch.optim.AdamW(network.parameters(), lr=rates.learning_rate, weight_decay=rates.weight_decay)
+    groups = [{"params": holding.head}, {"params": holding.base}]
+    optimiser = torch.optim.AdamW(groups, lr=rates.learning_rate, weight_decay=rates.weight_decay)
 
     # Resume from the newest checkpoint, if there is one.
-    clock = Clock(recipe.schedule, minutes)
-    journal = Journal(run, recipe, cohort, clock, progress, resume)
     step, images_seen, best, reported = 0, 0, [-1.0, -float("inf")], 0
+    waited, plateau = 0, Plateau(schedule.plateau_reports)
     if journal.resumed:
         network.load_state_dict(journal.resumed["network"])
         kept.load_state_dict(journal.resumed["average"])
         optimiser.load_state_dict(journal.resumed["optimiser"])
         step, images_seen, best = (journal.resumed[key] for key in ("step", "images_seen", "best"))
-        reported = images_seen
+        reported, waited = images_seen, journal.resumed["reports_since_best"]
+        plateau.load_state_dict(journal.resumed["plateau"])
 
-    network.train()
-    finished = images_seen >= recipe.schedule.total_images
+    finished = schedule.is_over(images_seen, waited)
     while not finished:
         # Draw a batch and take a step.
         draw = start_step(recipe.seed, step)
-        images, wanted = examples.draw(recipe.schedule.batch_size, draw)
+        images, numbers = examples.draw(schedule.batch_size, draw)
         batch, _ = augment(images.to(on), None, recipe.augmentation, draw)
-        for group in optimiser.param_groups:
-            group["lr"] = clock.learning_rate(images_seen, rates.learning_rate)
-        with autocast(on, recipe.schedule.precision):
+        batch, wanted = mixed(batch, F.one_hot(numbers, classes).float().to(on), recipe.loss.mix, draw)
+        holding.hold(clock.fraction(images_seen))
+        for group, slower in zip(optimiser.param_groups, (1.0, holding.slower), strict=True):
+            group["lr"] = clock.learning_rate(images_seen, rates.learning_rate) * plateau.factor * slower
+        with autocast(on, schedule.precision):
             logits = network(batch)
-        loss = F.cross_entropy(logits.float(), wanted.to(on), label_smoothing=recipe.loss.label_smoothing)
+        loss = loss_of(recipe.loss, logits.float(), wanted, weights)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -93,20 +110,23 @@ def train(
 
         # Follow with the running average.
         step, images_seen = step + 1, images_seen + len(batch)
-        average.follow(kept, network, images_seen, len(batch), recipe.schedule.ema_half_life_images)
+        average.follow(kept, network, images_seen, len(batch), schedule.ema_half_life_images)
         journal.progress(images_seen, loss.item())
         clock.tick()
         finished = clock.fraction(images_seen) >= 1
 
         # Each `report_images`, and at the end: validate, keep the best, save a checkpoint.
-        if finished or images_seen - reported >= recipe.schedule.report_images:
+        if finished or images_seen - reported >= schedule.report_images:
             reported = images_seen
             logits = predict(kept, validation, on)
             # Ranking first; between equal rankings (tiny validation sets) the likelier one.
             score = [ranking(logits, judged), -float(F.cross_entropy(logits, judged))]
+            waited = 0 if score > best else waited + 1
             if score > best:
                 best = score
                 journal.keep_best({"state": kept.state_dict()})
+            plateau.look(-score[1])
+            finished = finished or schedule.is_over(images_seen, waited)
             line = {"images_seen": images_seen, "loss": round(loss.item(), 5)}
             journal.report(line | {"validation_auroc": round(score[0], 5), "validation_loss": round(-score[1], 5)})
             journal.save(
@@ -117,6 +137,8 @@ def train(
                     "step": step,
                     "images_seen": images_seen,
                     "best": best,
+                    "reports_since_best": waited,
+                    "plateau": plateau.state_dict(),
                 }
             )
 
@@ -136,41 +158,31 @@ def train(
         threshold=threshold,
         temperature=temperature,
     )
-    state = classifier.calibrated(kept.state_dict(), temperature)
+    state = classifier.calibrated(kept, temperature)
     version.write(run, description, definition, recipe.preprocessing, None, 0.0, state)
     journal.done(images_seen=images_seen, validation_auroc=best[0], threshold=threshold, temperature=temperature)
 
 
-class Whole:
-    """Whole slices and projections, every one as likely. count: how many of the cases are drawn from.
+class Plateau:
+    """Half the learning rate where the validation loss has not fallen for so many reports; None never."""
 
-    Raises:
-        Rejected: the chain left images of different sizes, here or among the cases that are not drawn from.
-    """
+    def __init__(self, patience: int | None) -> None:
+        self._patience = patience
+        self._least, self._waited, self.factor = float("inf"), 0, 1.0
 
-    def __init__(self, every: Sequence[Case], count: int) -> None:
-        cases.one_size(every)
-        self._images, labels, _ = cases.one_size(every[:count])
-        assert labels is not None
-        self._labels = labels
+    def look(self, loss: float) -> None:
+        """At every report."""
+        self._waited = 0 if loss < self._least else self._waited + 1
+        self._least = min(self._least, loss)
+        if self._patience and self._waited >= self._patience:
+            self.factor, self._waited = self.factor / 2, 0
 
-    def draw(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(count, C, rows, columns) images and (count,) class numbers."""
-        chosen = torch.randint(len(self._images), (count,), generator=draw)
-        return self._images[chosen], self._labels[chosen]
+    def state_dict(self) -> dict[str, float]:
+        """For the checkpoint."""
+        return {"least": self._least, "waited": self._waited, "factor": self.factor}
 
-
-class Windowed:
-    """Random windows of slices; a window has the largest class number that its mask holds."""
-
-    def __init__(self, training: Sequence[Case], settings: Windows) -> None:
-        self._slices = Slices(training)
-        self._settings = settings
-
-    def draw(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(count, C, window, window) images and (count,) class numbers."""
-        images, masks = self._slices.windows(self._settings, count, draw)
-        return images, masks.flatten(1).amax(1)
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self._least, self._waited, self.factor = state["least"], int(state["waited"]), state["factor"]
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ from models import cases, domain, networks, runner, version
 from models.cases import Case
 from models.evaluation.segmentation import dice
 from models.networks import unet
-from models.recipe import SegmentationRecipe
+from models.segmentation_recipe import SegmentationRecipe
 from models.training import average, summary
 from models.training.augmentation import augment
 from models.training.journal import Journal

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.cases import Case
-from models.recipe import Windows
+from models.predictor_parts import Windows
 
 
 @dataclass(frozen=True)

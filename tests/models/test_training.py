@@ -14,13 +14,15 @@ from dicom_io.cohort import Item
 from dicom_io.errors import Rejected
 from models import networks, recipe, training
 from models.cases import Case
+from models.classification_recipe import ResNet
 from models.evaluation.classification import expected_calibration_error
 from models.evaluation.fidelity import kid
 from models.networks import classifier as classifiers
 from models.networks import unet
 from models.networks.generator import Discriminator, minibatch_deviation
-from models.recipe import ResNet, UNet, Windows
+from models.predictor_parts import Windows
 from models.recipe_parts import Augmentation, Schedule
+from models.segmentation_recipe import UNet
 from models.training import average, classification, segmentation
 from models.training.augmentation import augment, translate_and_cut
 from models.training.randomness import start_step
@@ -309,7 +311,7 @@ def test_the_temperature_is_part_of_the_released_weights():
     torch.manual_seed(0)
     definition = classifiers.definition(ResNet(channels=(8, 8, 8, 8)), 1, 2)
     plain, scaled = networks.build(definition).eval(), networks.build(definition).eval()
-    scaled.load_state_dict(classifiers.calibrated(plain.state_dict(), 2.5))
+    scaled.load_state_dict(classifiers.calibrated(plain, 2.5))
     images = torch.randn(3, 1, 24, 18)
     torch.testing.assert_close(scaled(images), plain(images) / 2.5)
 

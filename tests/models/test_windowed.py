@@ -9,8 +9,9 @@ from dicom_io.cohort import Item
 from dicom_io.volume import Volume
 from models import networks
 from models.cases import Case
+from models.classification_recipe import ResNet
 from models.networks import classifier
-from models.recipe import ResNet, Windows
+from models.predictor_parts import Windows
 from models.training.classification import Windowed
 from models.training.windows import Slices
 

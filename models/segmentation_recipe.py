@@ -1,0 +1,56 @@
+"""The recipe of a segmenter: network, loss, optimiser, windows, schedule."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from models.predictor_parts import Norm, Optimiser, Windows
+from models.recipe_parts import (
+    Augmentation,
+    NotNegative,
+    Positive,
+    RecipeBase,
+    Schedule,
+    Settings,
+    Share,
+    require_grid,
+)
+
+
+class UNet(Norm):
+    """MONAI UNet, two-dimensional. channels: per level, each level halves the image."""
+
+    channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (16, 32, 64, 128)
+    residual_units: Annotated[int, Field(ge=0)] = 1
+    dropout: Share = 0.0
+
+
+class DiceCrossEntropy(Settings):
+    """Weights of the two terms of MONAI's DiceCELoss; Dice is pooled over the batch, so empty slices stay finite."""
+
+    dice: NotNegative = 1.0
+    cross_entropy: NotNegative = 1.0
+
+
+class SegmentationRecipe(RecipeBase):
+    """Slices of a volume -> mask, one window at a time."""
+
+    task: Literal["segmentation"]
+    network: UNet = UNet()
+    loss: DiceCrossEntropy = DiceCrossEntropy()
+    optimiser: Optimiser = Optimiser()
+    augmentation: Augmentation = Augmentation()
+    windows: Windows = Windows()
+    schedule: Schedule
+
+    @model_validator(mode="after")
+    def _grid_is_kept(self) -> Self:
+        require_grid(self.preprocessing, "a segmenter must keep it")
+        smallest = 2 ** (len(self.network.channels) - 1)
+        if self.windows.window_px % smallest:
+            raise ValueError(
+                f"windows.window_px: {self.windows.window_px} is no multiple of {smallest} (network.channels)"
+            )
+        return self
