@@ -55,6 +55,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
             f"Recipe {saw.recipe}, seed {saw.seed}. Data hash `{saw.data_hash}`."
         ),
         *_ancestors(saw),
+        *_members(description),
         "",
         "## Where it holds",
         "",
@@ -70,6 +71,14 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _members(description: Description) -> list[str]:
+    """Of an ensemble: what it was made of."""
+    if not description.members:
+        return []
+    of = ", ".join(f"`{member.content_hash[:12]}` (seed {member.seed})" for member in description.members)
+    return ["", f"An ensemble: the mean of the probabilities of {len(description.members)} runs, {of}."]
 
 
 def _ancestors(saw: Saw) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.predictor_parts import Norm, Optimiser, Windows
 from models.recipe_parts import (
@@ -22,9 +22,30 @@ from models.recipe_parts import (
 class UNet(Norm):
     """MONAI UNet, two-dimensional. channels: per level, each level halves the image."""
 
+    kind: Literal["unet"] = "unet"
     channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (16, 32, 64, 128)
     residual_units: Annotated[int, Field(ge=0)] = 1
     dropout: Share = 0.0
+
+
+class WmhUNet(Settings):
+    """The net that won the white-matter challenge of 2017 (`models.networks.plain_unet`); a CPU wants half of it."""
+
+    kind: Literal["wmh-unet"]
+    channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (64, 96, 128, 256, 512)
+    norm: Literal["none", "batch", "instance", "group"] = "none"
+    first_kernel_px: Literal[3, 5, 7] = 5
+
+
+def _network_kind(value: Any) -> Any:
+    """The kind that is named; recipes from before there was a choice name none."""
+    return value.get("kind", "unet") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+Networks = Annotated[
+    Annotated[UNet, Tag("unet")] | Annotated[WmhUNet, Tag("wmh-unet")],
+    Discriminator(_network_kind, custom_error_type="kind", custom_error_message="it is none of unet, wmh-unet"),
+]
 
 
 class DiceCrossEntropy(Settings):
@@ -38,7 +59,7 @@ class SegmentationRecipe(RecipeBase):
     """Slices of a volume -> mask, one window at a time."""
 
     task: Literal["segmentation"]
-    network: UNet = UNet()
+    network: Networks = UNet()
     loss: DiceCrossEntropy = DiceCrossEntropy()
     optimiser: Optimiser = Optimiser()
     augmentation: Augmentation = Augmentation()

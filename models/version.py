@@ -89,6 +89,13 @@ class Given(Settings):
     factor: int = 1
 
 
+class Member(Settings):
+    """A run that is part of an ensemble. content_hash: of its model."""
+
+    content_hash: str
+    seed: int
+
+
 class Description(Settings):
     """What serving must know beside network, chain and inferer.
 
@@ -100,7 +107,8 @@ class Description(Settings):
     of `channels`. only_label: the label of the slices that it saw, where it saw no others. served_px: the size of its
     samples, None where it is the network's. beside: networks that only a later training needs (critic, encoder), by
     name the SHA-256 (hex) of their file in training/. given: what it makes pictures of, None for noise.
-    label_dropout: share of the classes that were hidden in training, None where it is not known.
+    label_dropout: share of the classes that were hidden in training, None where it is not known. members: of an
+    ensemble, the runs that it was made of.
     """
 
     name: str
@@ -126,6 +134,7 @@ class Description(Settings):
     label_dropout: float | None = None
     audit_id: str = ""
     beside: dict[str, str] = Field(default_factory=dict)
+    members: tuple[Member, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

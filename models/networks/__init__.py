@@ -12,9 +12,11 @@ from torch import nn
 from dicom_io.errors import Rejected
 from models.networks import classifier, faithful
 from models.networks.diffusion import Diffusion
+from models.networks.ensemble import Ensemble
 from models.networks.generator import Generator
 from models.networks.labelled import LabelledGenerator
 from models.networks.latent_diffusion import LatentDiffusion
+from models.networks.plain_unet import PlainUNet
 from models.networks.spade import Spade
 from models.networks.translator import Translator
 from models.networks.vae import ConvolutionalDecoder, DenseDecoder
@@ -30,12 +32,14 @@ _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
     "models.networks.classifier.ConvolutionalClassifier": classifier.ConvolutionalClassifier,
     "models.networks.classifier.DroppedResNet": classifier.DroppedResNet,
     "models.networks.diffusion.Diffusion": Diffusion,
+    "models.networks.ensemble.Ensemble": lambda members, **how: Ensemble([*map(build, members)], **how),
     "models.networks.faithful.DCGANGenerator": faithful.DCGANGenerator,
     "models.networks.faithful.DenseGenerator": faithful.DenseGenerator,
     "models.networks.faithful.WGANGenerator": faithful.WGANGenerator,
     "models.networks.generator.Generator": Generator,
     "models.networks.labelled.LabelledGenerator": LabelledGenerator,
     "models.networks.latent_diffusion.LatentDiffusion": LatentDiffusion,
+    "models.networks.plain_unet.PlainUNet": PlainUNet,
     "models.networks.spade.Spade": Spade,
     "models.networks.translator.Translator": Translator,
     "models.networks.vae.ConvolutionalDecoder": ConvolutionalDecoder,

@@ -1,9 +1,10 @@
-"""`mirall train`, `evaluate` and `models`: from a cohort to a released model version, without the service."""
+"""`mirall train`, `ensemble`, `evaluate`, `models`: from a cohort to a released model version, without the service."""
 
 from __future__ import annotations
 
 import json
 import os
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -22,11 +23,20 @@ CohortFolder = Annotated[Path, typer.Option("--cohort", help="Cohort folder, wit
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME or NAME:VERSION.")]
 
+
+class Axis(StrEnum):
+    """Along which images are mirrored."""
+
+    rows = "rows"
+    columns = "columns"
+
+
 models = typer.Typer(no_args_is_help=True, help="Released model versions.\n\nExample: mirall models list")
 
 
 def register(app: typer.Typer) -> None:
     app.command("train")(train)
+    app.command("ensemble")(ensemble)
     app.command("evaluate")(evaluate)
     app.add_typer(models, name="models")
 
@@ -112,6 +122,27 @@ def evaluate(
 
     report = measure(folder_of(models_folder(models_dir, config), model), cohorts.load(cohort), draws=draws)
     typer.echo(json.dumps(report, indent=1) if as_json else "\n".join(card.figures(report)))
+
+
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs of one recipe, of other seeds.")],
+    cohort: CohortFolder,
+    run: Annotated[Path, typer.Option("--run", help="Folder for the ensemble, a finished run; new.")],
+    mirror: Annotated[
+        list[Axis] | None, typer.Option("--mirror", help="Look at mirror images, too; repeat for both.")
+    ] = None,
+) -> None:
+    """Put finished runs of predictors together: one run, whose probabilities are the mean of theirs.
+
+    Threshold and temperature are fixed on validation once more.
+
+    Example: mirall ensemble runs/seed0 runs/seed1 runs/seed2 --cohort cohorts/brain --run runs/ensemble
+    """
+    from dicom_io import cohort as cohorts
+    from models.ensemble import merge
+
+    made = merge(runs, cohorts.load(cohort), run, [axis.value for axis in mirror or ()])
+    typer.echo(f"finished: {made}; next: mirall evaluate {made} --cohort {cohort}")
 
 
 @models.command("release")

@@ -1,0 +1,49 @@
+"""Several predictors as one: the mean of their probabilities, of the image as it is and of its mirror images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+_AXES = {"rows": -2, "columns": -1}
+# Below it a probability counts as nothing, and its logarithm stays a number.
+_LEAST = 1e-12
+
+
+class Ensemble(nn.Module):
+    """(B, C, rows, columns) -> logits whose softmax is the mean of the members' probabilities.
+
+    members: networks that give logits, (B, classes) or (B, classes, rows, columns). mirrored: axes along which images
+    are mirrored, "rows" (up and down), "columns" (left and right) or both, which makes two or four passes of one;
+    answers are mirrored back. temperature: logits are divided by it (Guo 2017).
+
+    Raises:
+        ValueError: no members, or another axis.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], mirrored: Sequence[str] = (), temperature: float = 1.0) -> None:
+        super().__init__()
+        unknown = [axis for axis in mirrored if axis not in _AXES]
+        if not members or unknown:
+            raise ValueError(f"members {len(members)}, mirrored {list(mirrored)}: give members, and rows or columns")
+        self.members = nn.ModuleList(members)
+        self.temperature = temperature
+        axes = [_AXES[axis] for axis in mirrored]
+        self._flips = [[*some] for count in range(len(axes) + 1) for some in itertools.combinations(axes, count)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.each(images).mean(0).clamp_min(_LEAST).log() / self.temperature
+
+    def each(self, images: Tensor) -> Tensor:
+        """(members, B, classes, ...): the probabilities of each, a mean over mirror images."""
+        return torch.stack([self._of(member, images) for member in self.members])
+
+    def _of(self, member: nn.Module, images: Tensor) -> Tensor:
+        answers = []
+        for axes in self._flips:
+            answer = torch.softmax(member(images.flip(axes)), 1)
+            answers.append(answer.flip(axes) if answer.ndim == images.ndim else answer)
+        return torch.stack(answers).mean(0)
