@@ -1,7 +1,8 @@
 """How results are written, by name: the default for the archive, and what destinations' profiles ask for beside it.
 
 Each encoding of a result is an object of its own, under a UID of its own (promise 2). A destination is owed those that
-its profile names; the archive keeps all.
+its profile names; the archive keeps all. Reports and maps of probability say the same once more, in numbers: they are
+written where somebody asks for them.
 """
 
 from __future__ import annotations
@@ -20,11 +21,17 @@ SEGMENTATIONS: Mapping[str, Mapping[str, Any]] = {
 }
 CAPTURES = ("multi-frame", "single-frame")
 """Names, and what `dicom_io.secondary_capture` calls its forms."""
+REPORT, MAP = "report", "map"
+BESIDE = (REPORT, MAP)
+"""What is written beside the others, for those who ask: SR TID 1500, Parametric Map of probability."""
 
 
 def of(profile: Profile) -> frozenset[str]:
-    """The encodings that a destination of this profile is sent: one of segmentations, one of captures."""
-    return frozenset({profile.segmentation + (", empty frames" if profile.empty_frames else ""), profile.captures})
+    """The encodings that a destination of this profile is sent: one of segmentations, one of captures, and what it
+    takes beside them."""
+    asked = {REPORT: profile.reports, MAP: profile.maps}
+    segmentation = profile.segmentation + (", empty frames" if profile.empty_frames else "")
+    return frozenset({segmentation, profile.captures, *(name for name, wanted in asked.items() if wanted)})
 
 
 DEFAULT = of(Profile())
@@ -43,5 +50,7 @@ def fits(encoding: str, profile: Profile, made: Iterable[str]) -> bool:
     """
     if not encoding or encoding in of(profile):
         return True
+    if encoding in BESIDE:
+        return False
     family = SEGMENTATIONS if encoding in SEGMENTATIONS else CAPTURES
     return encoding in DEFAULT and not any(each in family and each in of(profile) for each in made)

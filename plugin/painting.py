@@ -26,19 +26,8 @@ from dicom_io.volume import Float64, Volume
 from models import from_pictures, version
 from models.from_pictures import Painter
 from plugin import encodings
-from plugin.pipeline import (
-    Made,
-    Object,
-    Progress,
-    form_under_masks,
-    forms,
-    generator_of,
-    grid,
-    require_few,
-    segments_of,
-    silent,
-    write,
-)
+from plugin.outputs import Made, Object, Progress, form_under_masks, forms, grid, segments_of, silent, write
+from plugin.pipeline import generator_of, require_few
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,55 +7,35 @@ encoded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
-from dicom_io import labels, nifti, picture, secondary_capture, segmentation, series
+from dicom_io import nifti, picture, secondary_capture, segmentation, series
 from dicom_io.errors import OutOfDomain, Rejected
 from dicom_io.provenance import LabelRecord, name_based_uid
-from dicom_io.segmentation import Segment
 from dicom_io.volume import Float32, Projection, Source, Volume
 from models import from_pictures, generator, predictor, version
 from models.from_pictures import Translator
 from models.generator import Generator, Sample
-from models.predictor import Classified, Classifier, Segmented, Segmenter
+from models.predictor import Classifier, Segmenter
 from plugin import encodings
 from plugin.model_input import Case, cases
+from plugin.outputs import Made, Object, Progress, form_under_masks, forms, grid, segments_of, silent, write
+from plugin.predictions import objects_of
 
-Progress = Callable[[Mapping[str, Any]], None]
 Picture = npt.NDArray[np.uint8]
 
-SHOWN_PX = 192  # small slices are enlarged by whole pixels to about this width, so that captions can be read
 # Pictures with masks are held until the last is made: 1 GB of 256 x 256 pixels, and a copy.
 MOST_WITH_MASKS = 4000
-LARGEST_PX = 512  # mammograms are thinned to at most this many rows in a capture
-# Windows of the captures: SUV as PET is usually read; others by the image's own percentiles.
-SUV_WINDOW = (0.0, 7.0)
-PERCENTILES = (1.0, 99.5)
-
-
-@dataclass(frozen=True)
-class Made:
-    """A DICOM file that was written, what the job says of it, its finding in a few words, and the name of its encoding
-    (`plugin.encodings`)."""
-
-    path: Path
-    record: LabelRecord
-    finding: str = ""
-    encoding: str = ""
-
-
-def silent(state: Mapping[str, Any]) -> None:
-    """The progress callback of those who do not watch."""
 
 
 def predict(
@@ -91,12 +71,7 @@ def predict(
     made: list[Made] = []
     for number, (case, outside) in enumerate(taken):
         progress({"stage": "predicting", "done": number, "total": len(taken)})
-        if isinstance(model, Segmenter):
-            made += write(_segmented(model, case, made_at, outside, encodings), out)
-        elif isinstance(model, Translator):
-            made += write(_translated(model, case, made_at, outside, encodings), out)
-        else:
-            made += write(_classified(model, case, made_at, outside, encodings), out)
+        made += write(objects_of(model, case, made_at, outside, encodings), out)
     progress({"stage": "done", "done": len(taken), "total": len(taken)})
     if refused:
         others = "1 other input is" if len(refused) == 1 else f"{len(refused)} other inputs are"
@@ -278,13 +253,6 @@ def _placed(
             yield seg, record, f"{names} on {share:.0%} of {len(masks)} pictures, seed {asked.seed}", encoding
 
 
-def grid(spacing_mm: Sequence[float]) -> npt.NDArray[np.float64]:
-    """The affine of these steps along (slice, row, column), index -> LPS in mm: rows down, columns to the left, slices
-    upwards, as axial images lie."""
-    slice_mm, down, across = spacing_mm
-    return np.diag([across, down, slice_mm, 1.0])[:, [2, 1, 0, 3]]
-
-
 def _series(model: Generator, images: Float32) -> list[tuple[str, Float32 | Picture]]:
     """(n, channels, rows, columns) -> the frames of each series, with the name of its channel, "" where it is alone."""
     if model.colour:
@@ -418,202 +386,3 @@ def _complaint(model: Classifier | Segmenter | Translator, case: Case) -> str:
 
 def _sentences(refused: Sequence[tuple[Case, str]]) -> str:
     return "; ".join(f"series {case.datasets[0].SeriesInstanceUID}: {complaint}" for case, complaint in refused)
-
-
-# A data set, its record, its finding, and the name of its encoding.
-Object = tuple[Dataset, LabelRecord, str, str]
-
-
-def forms(wanted: Collection[str]) -> list[secondary_capture.Form]:
-    return [form for form in get_args(secondary_capture.Form) if form in wanted]
-
-
-def form_under_masks(wanted: Collection[str]) -> secondary_capture.Form:
-    """The captures that a SEG of generated masks lies on: the archive's own, where they are among those written."""
-    return next(iter(forms(encodings.DEFAULT.intersection(wanted)) or forms(wanted)))
-
-
-def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]) -> list[Object]:
-    assert isinstance(case.image, Volume)
-    found = model.predict(case.image)
-    name = " and ".join(model.labels[1:])
-    common: dict[str, Any] = {
-        "model": model.identity,
-        "sources": case.datasets,
-        "source_refs": case.sources,
-        "further_sources": case.further,
-        "parameters": _parameters(case, found.threshold),
-        "made_at": made_at,
-        "out_of_domain": outside,
-        "audit_id": model.description.audit_id,
-    }
-    millilitres = float((found.mask.voxels > 0).sum() * np.prod(found.mask.spacing_mm) / 1000)
-    finding = f"{millilitres:.1f} ml of {name}{_resampled(case)}"
-    objects: list[Object] = []
-    for encoding, arguments in encodings.SEGMENTATIONS.items():
-        if encoding in wanted:
-            seg, seg_record = segmentation.segmentation(
-                # Results refer to the last channel, and lie on its images.
-                replace(found.mask, sources=case.sources[-len(case.datasets) :]),
-                segments=segments_of(model.labels),
-                description=f"{name} by {model.identity.address}",
-                **common,
-                **arguments,
-            )
-            objects.append((seg, seg_record, finding, encoding))
-    zoom = _zoom(case.image.spatial_shape[2])
-    overlays = _overlays(case.image, found, zoom)
-    for form in forms(wanted):
-        captures = secondary_capture.of_prediction(
-            overlays,
-            description=f"{name}, outlined, by {model.identity.address}",
-            purpose="overlay",
-            zoom=zoom,
-            form=form,
-            **common,
-        )
-        objects += [(dataset, record, finding, form) for dataset, record in captures]
-    return objects
-
-
-def _classified(
-    model: Classifier, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]
-) -> list[Object]:
-    found = model.predict(case.image)
-    frames, zoom = _captioned(case.image, found)
-    finding = (
-        f"{found.labels[-1]} {found.probabilities[:, -1].max():.2f} (threshold {found.threshold:.2f}){_resampled(case)}"
-    )
-    objects: list[Object] = []
-    for form in forms(wanted):
-        captures = secondary_capture.of_prediction(
-            frames,
-            model=model.identity,
-            sources=case.datasets,
-            source_refs=case.sources,
-            further_sources=case.further,
-            description=f"{found.labels[-1]} probability by {model.identity.address}",
-            purpose="classification",
-            parameters=_parameters(case, found.threshold),
-            made_at=made_at,
-            out_of_domain=outside,
-            audit_id=model.description.audit_id,
-            zoom=zoom,
-            form=form,
-        )
-        objects += [(dataset, record, finding, form) for dataset, record in captures]
-    return objects
-
-
-def _translated(
-    model: Translator, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]
-) -> list[Object]:
-    """A series of each channel that is made, in the study of the sources and where they lie; finer pixels, too."""
-    made = model.translate(case.image)
-    volumetric = isinstance(made, Volume)
-    channels = made.voxels if isinstance(made, Volume) else made.pixels[:, np.newaxis]
-    given = " and ".join(channel.name for channel in model.channels)
-    finer = f"{model.factor} times finer pixels" if model.factor > 1 else ""
-    objects: list[Object] = []
-    for name, frames in zip(model.made, channels, strict=True):
-        what = f"{name}, {finer}" if finer else f"{name} of {given}"
-        for form in forms(wanted):
-            captures = secondary_capture.generated_from_real(
-                frames,
-                model=model.identity,
-                sources=case.datasets,
-                source_refs=case.sources,
-                further_sources=case.further,
-                # Nothing is drawn: the same input gives the same pictures.
-                seed=0,
-                description=f"{what} by {model.identity.address}",
-                purpose=f"{name} made of {given}",
-                parameters=_resampling(case) | ({"finer": model.factor} if finer else {}),
-                made_at=made_at,
-                units=model.description.units,
-                value_range=model.pixel_range,
-                out_of_domain=outside,
-                audit_id=model.description.audit_id,
-                zoom=model.factor if volumetric else None,
-                spacing_mm=None if isinstance(made, Volume) else made.breast_spacing_mm,
-                form=form,
-            )
-            objects += [(dataset, record, f"{what}{_resampled(case)}", form) for dataset, record in captures]
-    return objects
-
-
-def _parameters(case: Case, threshold: float) -> dict[str, Any]:
-    return {"threshold": threshold} | _resampling(case)
-
-
-def _resampling(case: Case) -> dict[str, Any]:
-    return {"resampled": list(case.resampled)} if case.resampled else {}
-
-
-def _resampled(case: Case) -> str:
-    return f"; {' and '.join(case.resampled)} resampled onto the last channel's grid" if case.resampled else ""
-
-
-def segments_of(names: Sequence[str]) -> list[Segment]:
-    """Segments for a model's labels (0 is background), coded by what the names say; a lesion where they say no more."""
-    types = {"tumour": segmentation.NEOPLASM, "mass": segmentation.MASS}
-    return [
-        Segment(
-            number=number,
-            label=name,
-            colour=picture.PALETTE[(number - 1) % len(picture.PALETTE)],
-            property_type=types.get(name, segmentation.LESION),
-        )
-        for number, name in enumerate(names)
-        if number > 0
-    ]
-
-
-def _zoom(columns: int) -> int:
-    return max(1, SHOWN_PX // columns)
-
-
-def _overlays(image: Volume, found: Segmented, zoom: int) -> Picture:
-    """(slices, rows, columns, 3): the last channel with the mask outlined."""
-    shown = _windowed(_last_channel(image.voxels), image.units)
-    frames = [
-        picture.overlay(picture.enlarged(gray, zoom), picture.enlarged(mask, zoom))
-        for gray, mask in zip(shown, found.mask.voxels.astype(np.uint8), strict=True)
-    ]
-    return np.stack(frames)
-
-
-def _captioned(image: Volume | Projection, found: Classified) -> tuple[Picture, int | None]:
-    """(n, rows, columns, 3): each classified picture with its probability and the threshold below it; the enlargement
-    where the frames have a place in the patient."""
-    texts = [
-        f"{found.labels[-1]} {chance:.2f} (threshold {found.threshold:.2f})" for chance in found.probabilities[:, -1]
-    ]
-    if isinstance(image, Volume):
-        zoom = _zoom(image.spatial_shape[2])
-        shown = _windowed(_last_channel(image.voxels), image.units)
-        return picture.with_captions([picture.rgb(picture.enlarged(gray, zoom)) for gray in shown], texts), zoom
-    pixels = image.pixels if image.pixels.ndim == 2 else image.pixels[-1]
-    thinned = pixels[:: -(-pixels.shape[0] // LARGEST_PX), :: -(-pixels.shape[0] // LARGEST_PX)]
-    return picture.with_captions([picture.rgb(_windowed(thinned, image.units))], texts), None
-
-
-def _last_channel(voxels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return voxels if voxels.ndim == 3 else voxels[-1]
-
-
-def _windowed(values: npt.NDArray[np.float32], units: str) -> Picture:
-    low, high = SUV_WINDOW if "SUV" in units else np.percentile(values, PERCENTILES).tolist()
-    return picture.window(values, low, max(high, low + 1e-6))
-
-
-def write(objects: Iterable[Object], out: Path) -> list[Made]:
-    out.mkdir(parents=True, exist_ok=True)
-    made = []
-    for dataset, record, finding, encoding in objects:
-        path = out / f"{record.sop_instance_uid}.dcm"
-        path.write_bytes(labels.encode(dataset, record))
-        # Beside the file, so that `mirall send` can check the labels of what never went through an archive.
-        path.with_suffix(".record.json").write_text(record.to_json())
-        made.append(Made(path, record, finding, encoding))
-    return made

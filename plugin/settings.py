@@ -185,6 +185,10 @@ class Profile(_Section):
     captures: Literal["multi-frame", "single-frame"] = Field(
         default="multi-frame", description="Secondary Captures with up to 64 frames, or one instance for each frame."
     )
+    reports: bool = Field(
+        default=False, description="Structured Reports (TID 1500) of predictions, with numbers and probabilities, too."
+    )
+    maps: bool = Field(default=False, description="Parametric Maps of the probability of what is segmented, too.")
     transfer_syntaxes: tuple[str, ...] = Field(
         default=(),
         description="UIDs of the transfer syntaxes that the peer takes, the best first; none named: as stored.",

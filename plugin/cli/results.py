@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,9 +13,16 @@ from dicom_io.errors import Rejected
 from plugin.cli.shelf import Config, Models, models_folder
 
 if TYPE_CHECKING:
-    from plugin.pipeline import Made
+    from plugin.outputs import Made
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Beside(StrEnum):
+    """See `plugin.encodings.BESIDE`."""
+
+    report = "report"
+    map = "map"
 
 
 def register(app: typer.Typer) -> None:
@@ -28,23 +36,30 @@ def predict(
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
     models: Models = None,
     config: Config = None,
+    also: Annotated[
+        list[Beside] | None, typer.Option("--also", help="Beside SEG and captures; repeat for both.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run outside the model's card; results are marked.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """DICOM in, DICOM out: SEG and Secondary Capture, labelled, into a folder.
 
-    Example: mirall predict pet-tumour:1 study/ --out results/
+    --also report writes a Structured Report with the numbers, --also map the probability of what is segmented.
+
+    Example: mirall predict pet-tumour:1 study/ --out results/ --also report
     """
     from plugin.registry import folder_of
 
     # Before torch is loaded: a wrong name is answered at once.
     folder = folder_of(models_folder(models, config), model)
 
-    from plugin import pipeline
+    from plugin import encodings, pipeline
     from plugin.cli.progress import ProgressBar
 
     with ProgressBar() as bar:
-        made = pipeline.predict(paths, folder, out, made_at=datetime.now().astimezone(), force=force, progress=bar)
+        asked = encodings.DEFAULT.union(each.value for each in also or ())
+        now = datetime.now().astimezone()
+        made = pipeline.predict(paths, folder, out, made_at=now, force=force, encodings=asked, progress=bar)
     _print(made, as_json)
 
 

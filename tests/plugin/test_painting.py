@@ -26,7 +26,7 @@ from models import coarse, from_pictures, generator, predictor
 from models.from_pictures import Painter, Translator
 from plugin import painting, pipeline
 from plugin.cli import results
-from plugin.pipeline import Made
+from plugin.outputs import Made
 
 AT, LATER = datetime(2026, 3, 4, 5, 6, 7), datetime(2026, 9, 8, 7, 6, 5)
 NEW = 60  # a patient of no cohort

@@ -12,18 +12,21 @@ import numpy as np
 import oblique_studies as toy
 import pytest
 import torch
+from highdicom.sr import srread
 from PIL import Image
 from pydicom import Dataset, dcmread
+from pydicom.sr.codedict import codes
+from scipy import ndimage
 
-from dicom_io import labels, nifti, picture, secondary_capture, segmentation, series
+from dicom_io import labels, nifti, parametric_map, picture, secondary_capture, segmentation, series
 from dicom_io.errors import OutOfDomain, Rejected
 from dicom_io.provenance import LabelRecord
 from dicom_io.volume import Projection
 from models import cases as training_cases
 from models import generator, predictor
-from plugin import pipeline
+from plugin import encodings, outputs, pipeline, predictions
 from plugin.model_input import Case, cases
-from plugin.pipeline import Made
+from plugin.outputs import Made
 
 AT, LATER = datetime(2026, 3, 4, 5, 6, 7), datetime(2026, 9, 8, 7, 6, 5)
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -136,10 +139,10 @@ def test_the_capture_shows_the_last_channel_as_it_is_and_the_mask_outlined(segme
     case = input_of(head, model)
     mask = model.predict(case.image).mask.voxels > 0
     frames = secondary_capture.read_back(object_of(segmented, TRUE_COLOUR))
-    zoom = pipeline.SHOWN_PX // toy.SHAPE[2]
+    zoom = predictions.SHOWN_PX // toy.SHAPE[2]
     assert frames.shape == (toy.SHAPE[0], toy.SHAPE[1] * zoom, toy.SHAPE[2] * zoom, 3)
     small = frames[:, ::zoom, ::zoom].astype(int)  # top left pixel of each block
-    low, high = np.percentile(case.image.voxels[1], pipeline.PERCENTILES)
+    low, high = np.percentile(case.image.voxels[1], predictions.PERCENTILES)
     gray = np.rint(255 * np.clip((case.image.voxels[1] - low) / (high - low), 0, 1))
     np.testing.assert_array_equal(small[~mask], np.repeat(gray[..., None], 3, -1)[~mask])
     edge = (small == picture.PALETTE[0]).all(-1)
@@ -151,7 +154,7 @@ def test_the_capture_shows_the_last_channel_as_it_is_and_the_mask_outlined(segme
 
 def test_each_frame_of_the_overlay_lies_where_its_slice_lies_in_smaller_pixels(segmented):
     capture = object_of(segmented, TRUE_COLOUR)
-    zoom = pipeline.SHOWN_PX // toy.SHAPE[2]
+    zoom = predictions.SHOWN_PX // toy.SHAPE[2]
     groups = capture.PerFrameFunctionalGroupsSequence
     assert len(groups) == toy.SHAPE[0]
     shared = capture.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
@@ -161,8 +164,66 @@ def test_each_frame_of_the_overlay_lies_where_its_slice_lies_in_smaller_pixels(s
         assert (place - toy.ORIGIN_MM) @ toy.AXES[:, 2] == pytest.approx(3.3 * number, abs=1e-3)
 
 
+# Numbers beside pictures
+
+
+@pytest.fixture(scope="module")
+def in_numbers(head, head_segmenter, tmp_path_factory) -> list[Made]:
+    out, asked = tmp_path_factory.mktemp("numbers"), encodings.DEFAULT | {"report", "map"}
+    return pipeline.predict(head, head_segmenter.folder, out, made_at=AT, encodings=asked)
+
+
+def test_a_report_and_a_map_come_beside_the_same_seg_and_captures(in_numbers, segmented):
+    assert [each.encoding for each in in_numbers] == ["binary", "report", "map", "multi-frame"]
+    assert [each for each in names(in_numbers) if each in names(segmented)] == names(segmented)
+    assert {each.finding for each in in_numbers} == {segmented[0].finding}
+    for each in in_numbers:
+        labels.check(each.path.read_bytes(), each.record)
+
+
+def test_the_report_measures_the_segments_of_the_seg_that_it_refers_to(in_numbers, head, head_segmenter):
+    model = predictor.load(head_segmenter.folder)
+    mask = model.predict(input_of(head, model).image).mask
+    [path] = [each.path for each in in_numbers if each.encoding == "report"]
+    [group] = srread(path).content.get_volumetric_roi_measurement_groups()
+    numbers = {each.name.meaning: each.value for each in group.get_measurements()}
+    assert numbers["Volume"] == pytest.approx(float((mask.voxels > 0).sum()) * 3.3 * 2.1 * 1.7 / 1000, rel=1e-4)
+    assert numbers[codes.SCT.NumberOfLesions.meaning] == ndimage.label(mask.voxels, np.ones((3, 3, 3)))[1]
+    referred = group.roi.ReferencedSOPSequence[0]
+    assert referred.ReferencedSOPInstanceUID == object_of(in_numbers, SEG).SOPInstanceUID
+
+
+def test_the_map_is_the_probability_where_the_slices_lie(in_numbers, head, head_segmenter):
+    model = predictor.load(head_segmenter.folder)
+    case = input_of(head, model)
+    [path] = [each.path for each in in_numbers if each.encoding == "map"]
+    read = parametric_map.read(dcmread(path), case.image)
+    np.testing.assert_array_equal(read.voxels, model.predict(case.image).probability.voxels)
+
+
+def test_a_classifier_reports_each_class_on_the_slice_where_it_is_most_probable(long_pet, slice_classifier, tmp_path):
+    asked = encodings.DEFAULT | {"report", "map"}
+    made = pipeline.predict(long_pet, slice_classifier.folder, tmp_path, made_at=AT, force=True, encodings=asked)
+    model = predictor.load(slice_classifier.folder)
+    case = input_of(long_pet, model)
+    found = model.predict(case.image)
+    [path] = [each.path for each in made if each.encoding == "report"]
+    groups = srread(path).content.get_image_measurement_groups()
+    assert len(groups) == 2
+    for number, group in enumerate(groups):
+        numbers = {each.name.meaning: each.value for each in group.get_measurements()}
+        assert numbers["Probability"] == pytest.approx(found.probabilities[:, number].max(), abs=1e-6)
+        assert numbers.get("Threshold Value") == (pytest.approx(found.threshold) if number else None)
+        [image] = group.source_images
+        assert image.referenced_sop_instance_uid == (
+            case.datasets[found.probabilities[:, number].argmax()].SOPInstanceUID
+        )
+        [calibrated] = group.get_qualitative_evaluations()
+        assert calibrated.value.meaning == "Yes"
+
+
 def test_what_a_segment_is_called_says_what_it_is():
-    segments = pipeline.segments_of(("background", "tumour", "mass", "oedema"))
+    segments = outputs.segments_of(("background", "tumour", "mass", "oedema"))
     assert [(segment.number, segment.label) for segment in segments] == [(1, "tumour"), (2, "mass"), (3, "oedema")]
     assert [segment.property_type for segment in segments] == [
         segmentation.NEOPLASM,
@@ -291,7 +352,7 @@ def test_each_slice_stands_above_its_own_probability(forced, long_pet, slice_cla
     chances = found.probabilities[:, 1]
     assert len({f"{chance:.2f}" for chance in chances}) > 2
     frames = np.concatenate([secondary_capture.read_back(dcmread(each.path)) for each in forced])
-    zoom = pipeline.SHOWN_PX // toy.SHAPE[2]
+    zoom = predictions.SHOWN_PX // toy.SHAPE[2]
     height = toy.SHAPE[1] * zoom
     shown = np.rint(255 * np.clip(case.image.voxels[0] / 7, 0, 1))  # SUV 0 to 7
     np.testing.assert_array_equal(frames[:, :height:zoom, ::zoom, 0], shown)
@@ -323,7 +384,7 @@ def test_each_mammogram_has_a_capture_of_its_own_with_its_probability(view_class
         thinned = image.pixels[::2, ::2]  # 530 rows are more than 512
         ink = picture.text_strip(text, thinned.shape[1])
         assert frame.shape == (265 + len(ink), 155, 3)
-        low, high = np.percentile(thinned, pipeline.PERCENTILES)
+        low, high = np.percentile(thinned, predictions.PERCENTILES)
         gray = np.rint(255 * np.clip((thinned - low) / (high - low), 0, 1))
         np.testing.assert_array_equal(frame[:265, :, 2], gray)
         np.testing.assert_array_equal(frame[265:, :, 0] > 0, ink)

@@ -115,6 +115,11 @@ def test_encodings_are_named_by_profile_and_the_default_is_always_written() -> N
     assert [each for each in written if encodings.fits(each, labelmap, written)] == ["labelmap", "multi-frame"]
     before = ["binary", "multi-frame"]
     assert [each for each in before if encodings.fits(each, labelmap, before)] == before, "better that than nothing"
+    both = [*written, "map", "report"]
+    assert [each for each in both if encodings.fits(each, labelmap, both)] == ["labelmap", "multi-frame"]
+    numbers = Profile(reports=True, maps=True)
+    assert encodings.needed([numbers]) == ["binary", "map", "multi-frame", "report"]
+    assert [each for each in both if encodings.fits(each, numbers, both)] == ["binary", "multi-frame", "map", "report"]
     assert encodings.fits("", labelmap, written), "a result of before encodings were told apart"
 
 
