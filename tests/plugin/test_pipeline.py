@@ -189,8 +189,7 @@ def test_the_report_measures_the_segments_of_the_seg_that_it_refers_to(in_number
     numbers = {each.name.meaning: each.value for each in group.get_measurements()}
     assert numbers["Volume"] == pytest.approx(float((mask.voxels > 0).sum()) * 3.3 * 2.1 * 1.7 / 1000, rel=1e-4)
     assert numbers[codes.SCT.NumberOfLesions.meaning] == ndimage.label(mask.voxels, np.ones((3, 3, 3)))[1]
-    referred = group.roi.ReferencedSOPSequence[0]
-    assert referred.ReferencedSOPInstanceUID == object_of(in_numbers, SEG).SOPInstanceUID
+    assert group.referenced_segment.referenced_sop_instance_uid == object_of(in_numbers, SEG).SOPInstanceUID
 
 
 def test_the_map_is_the_probability_where_the_slices_lie(in_numbers, head, head_segmenter):
