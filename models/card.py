@@ -182,7 +182,7 @@ def _interval(value: Mapping[str, float | None]) -> str:
 def figures(report: Mapping[str, Any]) -> list[str]:
     """The figures as Markdown; first, where there is one, the caution that goes with them."""
     caution = [f"**Caution**: {report['caution']}.", ""] if report.get("caution") else []
-    if report.get("given", "mask") != "mask":
+    if report.get("given") in ("channels", "coarse"):
         return caution + _translator_figures(report)
     return caution + (_generator_figures if report["task"] == "generation" else _predictor_figures)(report)
 
@@ -205,7 +205,29 @@ def _predictor_figures(report: Mapping[str, Any]) -> list[str]:
             + " |"
             for name, value in report["metrics"].items()
         ),
+        *_beside_metrics(report),
     ]
+
+
+def _beside_metrics(report: Mapping[str, Any]) -> list[str]:
+    """Of several classes, and of lesions by size; nothing for a report from before they were counted."""
+    lines = []
+    if "by_class" in report:
+        told = {name: _interval(value) for name, value in report["by_class"].items()}
+        classes = len(report["confusion_by_class"])
+        lines += ["", f"Of the most probable class: macro F1 {told['macro_f1']}, micro F1 {told['micro_f1']}, balanced"]
+        lines[-1] += f" accuracy {told['balanced_accuracy']}."
+        lines += ["", "| class | sensitivity | precision | F1 |", "| --- | --- | --- | --- |"]
+        names = report.get("labels") or list(range(classes))
+        lines += [
+            f"| {names[number]} | {told[f'sensitivity_{number}']} | {told[f'precision_{number}']} | "
+            f"{told[f'f1_{number}']} |"
+            for number in range(classes)
+        ]
+    if "lesions_by_size" in report:
+        counted = [f"{each['found']} of {each['lesions']} {size}" for size, each in report["lesions_by_size"].items()]
+        lines += ["", f"Lesions found: {', '.join(counted)}."]
+    return lines
 
 
 def _translator_figures(report: Mapping[str, Any]) -> list[str]:

@@ -174,6 +174,8 @@ class ClassificationRecipe(RecipeBase):
     windows: None shows whole images; else the network is shown windows, a window has the largest class of its mask, and
     a slice the probabilities of its most suspicious window (needs a cohort of volumes with masks).
     batches: "balanced" draws every class as often, "all" every slice. start: None begins with random weights.
+    least_sensitivity: the threshold is the highest that calls this share of the positives of validation; None takes
+    that of the best sensitivity plus specificity.
     """
 
     task: Literal["classification"]
@@ -185,6 +187,7 @@ class ClassificationRecipe(RecipeBase):
     batches: Literal["all", "balanced"] = "all"
     augmentation: Augmentation = Augmentation()
     windows: Windows | None = None
+    least_sensitivity: Annotated[float, Field(gt=0, le=1)] | None = None
     schedule: ClassificationSchedule
 
     @model_validator(mode="after")

@@ -15,8 +15,9 @@ import torch
 
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
-from models import cases, networks, version
+from models import cases, networks, recipe, version
 from models.cases import Case
+from models.classification_recipe import ClassificationRecipe
 from models.networks.ensemble import Ensemble
 from models.training import classification, segmentation
 from models.version import Member, ModelVersion
@@ -53,7 +54,12 @@ def merge(runs: Sequence[Path], cohort: Cohort, out: Path, mirrored: Sequence[st
     network.eval()
     task = first.description.task
     validation = cases.load(cohort, cohort.validation, first.model_input, masks=task == "segmentation")
-    fixed = _segmenter(network, first, validation) if task == "segmentation" else _classifier(network, validation)
+    if task == "segmentation":
+        fixed = _segmenter(network, first, validation)
+    else:
+        asked = recipe.load(runs[0] / "recipe.yaml")
+        assert isinstance(asked, ClassificationRecipe)
+        fixed = _classifier(network, validation, asked.least_sensitivity)
     definition["temperature"] = fixed.get("temperature") or 1.0
     of = tuple(
         Member(content_hash=member.identity.content_hash, seed=member.description.saw.seed) for member in members
@@ -97,10 +103,10 @@ def _segmenter(network: Ensemble, like: ModelVersion, validation: Sequence[Case]
     return {"threshold": float(segmentation.THRESHOLDS[np.argmax(scores)])}
 
 
-def _classifier(network: Ensemble, validation: Sequence[Case]) -> dict[str, float]:
+def _classifier(network: Ensemble, validation: Sequence[Case], least_sensitivity: float | None) -> dict[str, float]:
     logits = classification.predict(network, validation, _CPU)
     labels = torch.cat([case.labels for case in validation if case.labels is not None])
     temperature = classification.fit_temperature(logits, labels)
     suspicion = (1 - torch.softmax(logits / temperature, 1)[:, 0]).numpy()
-    threshold = classification.youden_threshold(suspicion, (labels > 0).numpy())
+    threshold = classification.operating_point(suspicion, (labels > 0).numpy(), least_sensitivity)
     return {"threshold": threshold, "temperature": temperature}

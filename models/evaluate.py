@@ -98,7 +98,7 @@ def _classifier(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
         rows.append(probabilities)
         labels += case.labels.tolist()
         patients += [case.patient] * len(probabilities)
-    return classification.evaluate(
+    return {"labels": list(cohort.labels)} | classification.evaluate(
         np.concatenate(rows),
         np.array(labels),
         patients,

@@ -139,10 +139,42 @@ def evaluate(
     }
     if probabilities.shape[1] > 2:
         called = probabilities.argmax(1)
-        table = np.zeros((probabilities.shape[1],) * 2, int)
-        np.add.at(table, (labels, called), 1)
-        report["confusion_by_class"] = table.tolist()
+        classes = probabilities.shape[1]
+        report["confusion_by_class"] = (
+            tables(called, labels, classes, np.ones((1, len(labels))))[0].astype(int).tolist()
+        )
+        several = bootstrap.intervals(lambda w: of_classes(tables(called, labels, classes, w)), patients, draws)
+        report["by_class"] = {name: value.as_json() for name, value in several.items()}
     return report
+
+
+def tables(
+    called: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], classes: int, w: Array
+) -> npt.NDArray[np.float64]:
+    """(draws, classes, classes): weighted counts by truth and by the most probable class."""
+    cells = np.eye(classes * classes)[labels * classes + called]
+    counted: npt.NDArray[np.float64] = (w @ cells).reshape(-1, classes, classes)
+    return counted
+
+
+def of_classes(table: npt.NDArray[np.float64]) -> dict[str, Array]:
+    """Of the most probable class, from confusion tables (draws, classes, classes).
+
+    sensitivity, precision and F1 of each class, by its number; macro_f1, the mean over classes that are there or are
+    called; micro_f1, which is the accuracy where each image has one class; balanced_accuracy, the mean sensitivity of
+    classes that are there.
+    """
+    right = np.diagonal(table, axis1=1, axis2=2)
+    there, called = table.sum(2), table.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f1 = np.where(there + called > 0, 2 * right / (there + called), np.nan)
+        sensitivity, precision = right / there, right / called
+        micro = right.sum(1) / table.sum((1, 2))
+    found = {"macro_f1": np.nanmean(f1, 1), "micro_f1": micro, "balanced_accuracy": np.nanmean(sensitivity, 1)}
+    for number in range(table.shape[1]):
+        found |= {f"sensitivity_{number}": sensitivity[:, number], f"precision_{number}": precision[:, number]}
+        found[f"f1_{number}"] = f1[:, number]
+    return found
 
 
 def _per_patient(p: Array, y: Truth, patients: Sequence[str], threshold: float) -> list[Mapping[str, Any]]:

@@ -10,10 +10,21 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from models.evaluation import bootstrap
+from models.evaluation import bootstrap, lesions
 
 Mask = npt.NDArray[np.bool_]
-FIGURES = ("dice", "sensitivity", "precision", "volume_error", "h95_mm")
+FIGURES = (
+    "dice",
+    "sensitivity",
+    "precision",
+    "volume_error",
+    "h95_mm",
+    "absolute_volume_difference",
+    "lesion_recall",
+    "lesion_precision",
+    "lesion_f1",
+    "h95_in_plane_mm",
+)
 
 
 def dice(ours: Mask, truth: Mask) -> float:
@@ -46,7 +57,8 @@ class Pair:
 
 
 def figures(pair: Pair) -> dict[str, float]:
-    """dice, sensitivity, precision, volume_error (signed share of the true volume), h95_mm, volumes in ml."""
+    """dice, sensitivity, precision, volume_error (signed share of the true volume), h95_mm, volumes in ml, and those of
+    `models.evaluation.lesions`."""
     ours, truth = int(pair.ours.sum()), int(pair.truth.sum())
     both = int((pair.ours & pair.truth).sum())
     voxel_ml = float(np.prod(pair.spacing_mm)) / 1000
@@ -58,6 +70,7 @@ def figures(pair: Pair) -> dict[str, float]:
         "h95_mm": hausdorff95_mm(pair.ours, pair.truth, pair.spacing_mm),
         "volume_ml": ours * voxel_ml,
         "true_volume_ml": truth * voxel_ml,
+        **lesions.figures(pair.ours, pair.truth, pair.spacing_mm),
     }
 
 
@@ -87,6 +100,7 @@ def evaluate(
         "threshold": threshold,
         "metrics": _intervals(ours, draws),
         "per_patient": [{"patient": name} | _jsonable(line) for name, line in ours.items()],
+        "lesions_by_size": _by_size(pairs),
         "baselines": {},
         "difference": {},
     }
@@ -100,6 +114,15 @@ def evaluate(
     report["primary"] = {"metric": "dice"} | dict(report["metrics"]["dice"])
     report["beats_baseline"] = bool(beaten) and all(beaten)
     return report
+
+
+def _by_size(pairs: Sequence[Pair]) -> dict[str, dict[str, int]]:
+    """Of all patients together: lesions that were found, and lesions that there are."""
+    counts = [lesions.by_size(pair.ours, pair.truth, float(np.prod(pair.spacing_mm)) / 1000) for pair in pairs]
+    return {
+        name: {"found": sum(each[name][0] for each in counts), "lesions": sum(each[name][1] for each in counts)}
+        for name in lesions.size_names()
+    }
 
 
 def _intervals(lines: Mapping[str, Mapping[str, float]], draws: int) -> dict[str, Any]:

@@ -146,7 +146,8 @@ def train(
     kept.load_state_dict(journal.best()["state"])
     logits = predict(kept, validation, on)
     temperature = fit_temperature(logits, judged)
-    threshold = youden_threshold((1 - torch.softmax(logits / temperature, 1)[:, 0]).numpy(), (judged > 0).numpy())
+    suspicion = (1 - torch.softmax(logits / temperature, 1)[:, 0]).numpy()
+    threshold = operating_point(suspicion, (judged > 0).numpy(), recipe.least_sensitivity)
     owners = [case.patient for case in training for _ in range(case.slices)]
     description = version.Description(
         name=recipe.name,
@@ -210,6 +211,21 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         return float(F.cross_entropy(scaled, labels, reduction="sum")) + log_temperature**2 / 2
 
     return float(np.exp(minimize_scalar(cost, bounds=(-3.0, 3.0), method="bounded").x))
+
+
+def operating_point(probabilities: np.ndarray, positive: np.ndarray, least_sensitivity: float | None) -> float:
+    """The highest threshold that calls this share of the positives, or for None `youden_threshold`.
+
+    0.5 where no positive is there. Midway to the next lower probability, as there.
+    """
+    if least_sensitivity is None or not positive.any():
+        return youden_threshold(probabilities, positive)
+    values = np.sort(probabilities[positive])
+    # So many positives may lie below; a little slack, for shares such as 0.95 have no exact float.
+    missed = int(np.floor((1 - least_sensitivity) * len(values) + 1e-9))
+    last = values[missed]
+    below = probabilities[probabilities < last]
+    return float((last + below.max()) / 2) if len(below) else float(last)
 
 
 def youden_threshold(probabilities: np.ndarray, positive: np.ndarray) -> float:
