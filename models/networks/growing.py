@@ -42,10 +42,6 @@ class Stage(nn.Module):
         self.faded.fill_(faded)
 
     @property
-    def px(self) -> int:
-        return SMALLEST_PX * 2**self.doublings
-
-    @property
     def whole(self) -> bool:
         """Full size, and nothing of a smaller one left."""
         return self.doublings == self.last and bool(self.faded == 1)
