@@ -171,7 +171,8 @@ def _field(description: Description) -> list[str]:
     ]
 
 
-def _interval(value: Mapping[str, float | None]) -> str:
+def interval_text(value: Mapping[str, float | None]) -> str:
+    """Of an interval as reports hold it."""
     if value["value"] is None:
         return "undefined"
     if value["low"] is None:
@@ -200,8 +201,8 @@ def _predictor_figures(report: Mapping[str, Any]) -> list[str]:
         "| | model | " + " | ".join(beside) + " |",
         "| --- " * (len(beside) + 2) + "|",
         *(
-            f"| {name} | {_interval(value)} | "
-            + " | ".join(_interval(metrics[name]) for metrics in beside.values())
+            f"| {name} | {interval_text(value)} | "
+            + " | ".join(interval_text(metrics[name]) for metrics in beside.values())
             + " |"
             for name, value in report["metrics"].items()
         ),
@@ -213,7 +214,7 @@ def _beside_metrics(report: Mapping[str, Any]) -> list[str]:
     """Of several classes, and of lesions by size; nothing for a report from before they were counted."""
     lines = []
     if "by_class" in report:
-        told = {name: _interval(value) for name, value in report["by_class"].items()}
+        told = {name: interval_text(value) for name, value in report["by_class"].items()}
         classes = len(report["confusion_by_class"])
         lines += ["", f"Of the most probable class: macro F1 {told['macro_f1']}, micro F1 {told['micro_f1']}, balanced"]
         lines[-1] += f" accuracy {told['balanced_accuracy']}."
@@ -233,7 +234,7 @@ def _beside_metrics(report: Mapping[str, Any]) -> list[str]:
 def _translator_figures(report: Mapping[str, Any]) -> list[str]:
     beside = report["baselines"]
     names = {"absolute_error": "absolute error, share of the range", "psnr_db": "PSNR, dB", "ssim": "SSIM"}
-    nearer = "; ".join(f"{name} {_interval(apart)}" for name, apart in report["difference"].items())
+    nearer = "; ".join(f"{name} {interval_text(apart)}" for name, apart in report["difference"].items())
     return [
         (
             f"{report['cases']} cases of {report['patients']} test patients beside their true pictures, and beside "
@@ -243,8 +244,8 @@ def _translator_figures(report: Mapping[str, Any]) -> list[str]:
         "| | model | " + " | ".join(beside) + " |",
         "| --- " * (len(beside) + 2) + "|",
         *(
-            f"| {words} | {_interval(report['metrics'][name])} | "
-            + " | ".join(_interval(figures[name]) for figures in beside.values())
+            f"| {words} | {interval_text(report['metrics'][name])} | "
+            + " | ".join(interval_text(figures[name]) for figures in beside.values())
             + " |"
             for name, words in names.items()
         ),
@@ -267,7 +268,7 @@ def _generator_figures(report: Mapping[str, Any]) -> list[str]:
     for name, space in report["fidelity"]["spaces"].items():
         ratio = "says nothing" if space["ratio"] is None else f"{space['ratio']:.1f}"
         lines.append(
-            f"| {name} | {_interval(space['kid_to_held_out'])} | {_interval(space['floor'])} | {ratio} | "
+            f"| {name} | {interval_text(space['kid_to_held_out'])} | {interval_text(space['floor'])} | {ratio} | "
             f"{space['controls']['blurred']:.3f} | {space['controls']['noisy']:.3f} | "
             f"{'yes' if space['usable'] else 'no'} |"
         )
@@ -289,7 +290,7 @@ def _generator_figures(report: Mapping[str, Any]) -> list[str]:
     for name, space in report["privacy"]["spaces"].items():
         flagged = "undefined" if space["held_out_flagged"] is None else f"{space['held_out_flagged']:.3f}"
         lines.append(
-            f"| {name.replace('_', ' ')} | {_interval(space['copy_rate'])} | {space['planted_recall']:.3f} | "
+            f"| {name.replace('_', ' ')} | {interval_text(space['copy_rate'])} | {space['planted_recall']:.3f} | "
             f"{flagged} | {'yes' if space['passed'] else 'no'} |"
         )
     return lines
@@ -309,7 +310,7 @@ def _distances(spaces: Mapping[str, Any]) -> list[str]:
         found = space["frechet"]
         ratio = "says nothing" if found["ratio"] is None else f"{found['ratio']:.1f}"
         lines.append(
-            f"| {name} | {found['to_held_out']:.3f} | {found['to_training']:.3f} | {_interval(found['floor'])} | "
+            f"| {name} | {found['to_held_out']:.3f} | {found['to_training']:.3f} | {interval_text(found['floor'])} | "
             f"{ratio} | {found['covariance']} | {found['images_each']} |"
         )
     lines += [
@@ -341,7 +342,7 @@ def _labels_drawn(found: Mapping[str, Any]) -> list[str]:
 def _of_masks(report: Mapping[str, Any]) -> list[str]:
     dice = {name: "undefined" if value is None else f"{value:.3f}" for name, value in report["mask"].items()}
     copies = [
-        f"{name.replace('_', ' ')} {_interval(space['copy_rate'])}"
+        f"{name.replace('_', ' ')} {interval_text(space['copy_rate'])}"
         for name, space in report["privacy_of_training_masks"]["spaces"].items()
     ]
     text = (

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dicom_io import cohort as cohorts
 from dicom_io.cohort import Cohort, Item
 from dicom_io.errors import Rejected
-from dicom_io.volume import Volume
+from dicom_io.volume import Float32, Volume
 from models import cases, coarse, from_pictures, generator, predictor, version
 from models.cases import Case
 from models.evaluation import agreement, classification, fidelity, label_shares, privacy, segmentation, trivial
@@ -24,6 +25,7 @@ from models.evaluation.subsets import evenly
 from models.from_pictures import Painter, Translator
 from models.networks.from_picture import FromPicture
 from models.training import couples, pictures
+from models.version import ModelVersion
 
 AUDIT_SEED = 20261120
 # Below this many test patients a bootstrap interval cannot carry a claim: with n patients the chance that all draws are
@@ -42,19 +44,8 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
     Raises:
         Rejected: the cohort has another task or channels, or no test images.
     """
-    model = version.load(folder)
-    task = model.description.task
-    if task not in (cohort.task, "generation"):
-        raise Rejected(f"{model.identity.address} is for {task}, cohort {cohort.name!r} for {cohort.task}")
-    known = model.description.given
-    wanted = model.description.channels + (known.channels if known else ())
-    # A generator's channels are taken by name, a predictor's in the cohort's order.
-    given = set(wanted) <= set(cohort.channels) if task == "generation" else cohort.channels[: len(wanted)] == wanted
-    if not given:
-        names = ", ".join(channel.name for channel in wanted)
-        raise Rejected(f"{model.identity.address} needs channels {names}, which cohort {cohort.name!r} does not give")
-    if not cohort.test:
-        raise Rejected(f"cohort {cohort.name!r} has no test images; import it with a share for the test split")
+    model = require_fit(folder, cohort)
+    task, known = model.description.task, model.description.given
     measures = {"classification": _classifier, "segmentation": _segmenter, "generation": _generator}
     measure = _pictures_of_pictures if known else measures[task]
     report: dict[str, Any] = {
@@ -70,6 +61,28 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
         "bootstrap_draws": draws,
     }
     return report | measure(folder, cohort, draws)
+
+
+def require_fit(folder: Path, cohort: Cohort) -> ModelVersion:
+    """The model, where it can be measured on the cohort's test split.
+
+    Raises:
+        Rejected: the cohort has another task or channels, or no test images.
+    """
+    model = version.load(folder)
+    task = model.description.task
+    if task not in (cohort.task, "generation"):
+        raise Rejected(f"{model.identity.address} is for {task}, cohort {cohort.name!r} for {cohort.task}")
+    known = model.description.given
+    wanted = model.description.channels + (known.channels if known else ())
+    # A generator's channels are taken by name, a predictor's in the cohort's order.
+    given = set(wanted) <= set(cohort.channels) if task == "generation" else cohort.channels[: len(wanted)] == wanted
+    if not given:
+        names = ", ".join(channel.name for channel in wanted)
+        raise Rejected(f"{model.identity.address} needs channels {names}, which cohort {cohort.name!r} does not give")
+    if not cohort.test:
+        raise Rejected(f"cohort {cohort.name!r} has no test images; import it with a share for the test split")
+    return model
 
 
 def _caution(saw: version.Saw, cohort: Cohort) -> str:
@@ -91,6 +104,19 @@ def _caution(saw: version.Saw, cohort: Cohort) -> str:
 def _classifier(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     model = predictor.load(folder)
     assert isinstance(model, predictor.Classifier)
+    probabilities, labels, patients = on_test_images(model, cohort)
+    return {"labels": list(cohort.labels)} | classification.evaluate(
+        probabilities.astype(np.float64),
+        labels,
+        patients,
+        threshold=model.threshold,
+        prevalence=_prevalence(cohort.training),
+        draws=draws,
+    )
+
+
+def on_test_images(model: predictor.Classifier, cohort: Cohort) -> tuple[Float32, npt.NDArray[np.int64], list[str]]:
+    """Probabilities (n, classes), true classes (n,) and patients of all test images."""
     rows, labels, patients = [], [], []
     for case in cases.load(cohort, cohort.test, ()):
         probabilities = model.predict(case.source).probabilities
@@ -98,14 +124,17 @@ def _classifier(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
         rows.append(probabilities)
         labels += case.labels.tolist()
         patients += [case.patient] * len(probabilities)
-    return {"labels": list(cohort.labels)} | classification.evaluate(
-        np.concatenate(rows),
-        np.array(labels),
-        patients,
-        threshold=model.threshold,
-        prevalence=_prevalence(cohort.training),
-        draws=draws,
-    )
+    return np.concatenate(rows), np.array(labels), patients
+
+
+def on_test_volumes(model: predictor.Segmenter, cohort: Cohort) -> list[Pair]:
+    """The mask of every test volume, beside the true one."""
+    pairs = []
+    for case in cases.load(cohort, cohort.test, model.model.model_input):
+        assert isinstance(case.source, Volume) and case.mask is not None
+        found = model.predict(case.source).mask.voxels > 0
+        pairs.append(Pair(case.patient, found, case.mask.numpy() > 0, case.source.spacing_mm))
+    return pairs
 
 
 def _prevalence(items: Sequence[Item]) -> float:
@@ -124,12 +153,11 @@ def _segmenter(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     )
     name = cohort.channels[rule.channel].name
     by_brightness = f"{name} {'above' if rule.above else 'below'} {rule.cut:.3g} (chosen on training)"
-    ours: list[Pair] = []
+    ours = on_test_volumes(model, cohort)
     baselines: dict[str, list[Pair]] = {"everything is foreground": [], by_brightness: []}
     for case in cases.load(cohort, cohort.test, steps):
         assert isinstance(case.source, Volume) and case.mask is not None
         truth, spacing = case.mask.numpy() > 0, case.source.spacing_mm
-        ours.append(Pair(case.patient, model.predict(case.source).mask.voxels > 0, truth, spacing))
         guesses = (np.ones_like(truth), rule.mask(case.image.numpy()))
         for masks, guess in zip(baselines.values(), guesses, strict=True):
             masks.append(Pair(case.patient, guess, truth, spacing))

@@ -1,4 +1,4 @@
-"""`mirall train`, `ensemble`, `evaluate`, `models`: from a cohort to a released model version, without the service."""
+"""From a cohort to a released model version, without the service: `mirall train`, `compare`, `models` and others."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ models = typer.Typer(no_args_is_help=True, help="Released model versions.\n\nExa
 
 def register(app: typer.Typer) -> None:
     app.command("train")(train)
+    app.command("compare")(compare)
     app.command("ensemble")(ensemble)
     app.command("evaluate")(evaluate)
     app.add_typer(models, name="models")
@@ -122,6 +123,28 @@ def evaluate(
 
     report = measure(folder_of(models_folder(models_dir, config), model), cohorts.load(cohort), draws=draws)
     typer.echo(json.dumps(report, indent=1) if as_json else "\n".join(card.figures(report)))
+
+
+def compare(
+    several: Annotated[list[str], typer.Argument(metavar="RUN|MODEL...", help="Two predictors or more.")],
+    cohort: CohortFolder,
+    models_dir: Models = None,
+    config: Config = None,
+    draws: Annotated[int, typer.Option("--draws", min=100, help="Bootstrap draws behind each interval.")] = 2000,
+    as_json: AsJson = False,
+) -> None:
+    """Predictors in pairs on the same test patients: differences with intervals, and tests corrected for their number.
+
+    Example: mirall compare runs/small runs/large --cohort cohorts/brain
+    """
+    from dicom_io import cohort as cohorts
+    from models.compare import compare as in_pairs
+    from models.compare import lines_of
+    from plugin.registry import folder_of
+
+    folders = [folder_of(models_folder(models_dir, config), each) for each in several]
+    report = in_pairs(folders, several, cohorts.load(cohort), draws=draws)
+    typer.echo(json.dumps(report, indent=1) if as_json else "\n".join(lines_of(report)))
 
 
 def ensemble(

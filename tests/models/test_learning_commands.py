@@ -152,7 +152,15 @@ def _commands(app: typer.Typer) -> list[tuple[str, str]]:
 def test_every_command_shows_an_example(app):
     for name, help_text in _commands(app):
         assert "Example: mirall" in help_text, name
-    assert {name for name, _ in _commands(app)} == {"train", "ensemble", "evaluate", "release", "list", "show"}
+    assert {name for name, _ in _commands(app)} == {
+        "train",
+        "compare",
+        "ensemble",
+        "evaluate",
+        "release",
+        "list",
+        "show",
+    }
 
 
 def test_the_recipes_that_the_help_names_are_shipped():
