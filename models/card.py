@@ -219,7 +219,7 @@ def _beside_metrics(report: Mapping[str, Any]) -> list[str]:
         lines += ["", f"Of the most probable class: macro F1 {told['macro_f1']}, micro F1 {told['micro_f1']}, balanced"]
         lines[-1] += f" accuracy {told['balanced_accuracy']}."
         lines += ["", "| class | sensitivity | precision | F1 |", "| --- | --- | --- | --- |"]
-        names = report.get("labels") or list(range(classes))
+        names = report["labels"]
         lines += [
             f"| {names[number]} | {told[f'sensitivity_{number}']} | {told[f'precision_{number}']} | "
             f"{told[f'f1_{number}']} |"

@@ -138,7 +138,8 @@ class Phases(Settings):
     """At first only the last layer learns, and all before it stays as it started, the statistics of its norms included;
     then the last `thawed_layers` learn with it, at `slower` times its learning rate; those before them never do.
 
-    head_share: of the training that is the first phase.
+    thawed_layers: convolutions and dense layers, each by itself, its norm with it. head_share: of the training that is
+    the first phase.
     """
 
     head_share: Annotated[float, Field(gt=0, lt=1)] = 0.3

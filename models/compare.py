@@ -20,7 +20,7 @@ from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models import predictor
 from models.card import interval_text
-from models.evaluate import on_test_images, on_test_volumes, require_fit
+from models.evaluate import caution_of, on_test_images, on_test_volumes, require_fit
 from models.evaluation import bootstrap, classification, segmentation
 from models.evaluation.bootstrap import Array
 from models.predictor import Classifier, Segmenter
@@ -36,12 +36,13 @@ def compare(folders: Sequence[Path], names: Sequence[str], cohort: Cohort, *, dr
     """
     if len(folders) < 2 or len(set(names)) < len(names):
         raise Rejected("compare needs two models or more, each once; name others beside it")
-    for folder in folders:
-        require_fit(folder, cohort)
+    saw = [require_fit(folder, cohort).description.saw for folder in folders]
+    cautions = {name: caution_of(each, cohort) for name, each in zip(names, saw, strict=True)}
     models = [predictor.load(folder) for folder in folders]
     first = models[0]
     report: dict[str, Any] = {"cohort": cohort.name, "data_hash": cohort.data_hash, "split_unit": cohort.split_unit}
     report |= {"task": cohort.task, "models": list(names), "bootstrap_draws": draws}
+    report["cautions"] = {name: sentence for name, sentence in cautions.items() if sentence}
     if isinstance(first, Classifier):
         return report | _classifiers([each for each in models if isinstance(each, Classifier)], names, cohort, draws)
     return report | _segmenters([each for each in models if isinstance(each, Segmenter)], names, cohort, draws)
@@ -129,7 +130,8 @@ def lines_of(report: Mapping[str, Any]) -> list[str]:
     """As Markdown."""
     of = f"{report['images']} images of {report['patients']}" if "images" in report else f"{report['patients']}"
     figures = list(next(iter(report["metrics"].values())))
-    lines = [
+    lines = [f"**Caution**, {name}: {sentence}.\n" for name, sentence in report["cautions"].items()]
+    lines += [
         f"{of} test patients of {report['cohort']}, split by {report['split_unit']}; 95 % intervals in brackets.",
         "",
         f"| | {' | '.join(figures)} |",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,14 +58,14 @@ def merge(runs: Sequence[Path], cohort: Cohort, out: Path, mirrored: Sequence[st
     if task == "segmentation":
         fixed = _segmenter(network, first, validation)
     else:
-        asked = recipe.load(runs[0] / "recipe.yaml")
-        assert isinstance(asked, ClassificationRecipe)
-        fixed = _classifier(network, validation, asked.least_sensitivity)
+        fixed = _classifier(network, validation, _least_sensitivity(runs[0]))
     definition["temperature"] = fixed.get("temperature") or 1.0
     of = tuple(
         Member(content_hash=member.identity.content_hash, seed=member.description.saw.seed) for member in members
     )
-    description = first.description.model_copy(update={**fixed, "members": of})
+    # A run like any other, whatever its members were released as.
+    anew: dict[str, Any] = {"name": first.description.saw.recipe, "version": "0", "state": "unproven", "audit_id": ""}
+    description = first.description.model_copy(update={**anew, **fixed, "members": of})
     window = first.inferer.get("roi_size", [None])[0]
     overlap = first.inferer.get("overlap", 0.0)
     out.mkdir(parents=True, exist_ok=True)
@@ -93,9 +94,15 @@ def _require_alike(runs: Sequence[Path], members: Sequence[ModelVersion], cohort
             ("task", member.description.task, first.description.task),
             ("input chain", member.model_input, first.model_input),
             ("windows", member.inferer, first.inferer),
+            ("least_sensitivity", _least_sensitivity(run), _least_sensitivity(runs[0])),
         ):
             if theirs != ours:
                 raise Rejected(f"{run} has another {name} than {runs[0]}; an ensemble has one: train both alike")
+
+
+def _least_sensitivity(run: Path) -> float | None:
+    asked = recipe.load(run / "recipe.yaml")
+    return asked.least_sensitivity if isinstance(asked, ClassificationRecipe) else None
 
 
 def _segmenter(network: Ensemble, like: ModelVersion, validation: Sequence[Case]) -> dict[str, float]:

@@ -53,7 +53,7 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
         "cohort": cohort.name,
         "data_hash": cohort.data_hash,
         "trained_on_this_cohort": model.description.saw.data_hash == cohort.data_hash,
-        "caution": _caution(model.description.saw, cohort),
+        "caution": caution_of(model.description.saw, cohort),
         "split_unit": cohort.split_unit,
         "split": "test",
         "synthetic_test_images": sum(item.synthetic for item in cohort.test),
@@ -85,7 +85,8 @@ def require_fit(folder: Path, cohort: Cohort) -> ModelVersion:
     return model
 
 
-def _caution(saw: version.Saw, cohort: Cohort) -> str:
+def caution_of(saw: version.Saw, cohort: Cohort) -> str:
+    """A sentence where the model, or what it started from, was trained on another cohort; else ""."""
     seen = {"the model": saw} | {f"{each.address}, which it started from,": each for each in saw.ancestors}
     others = [
         f"{who} was trained on cohort {each.cohort!r} with data hash {each.data_hash[:12]}"
@@ -105,13 +106,16 @@ def _classifier(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     model = predictor.load(folder)
     assert isinstance(model, predictor.Classifier)
     probabilities, labels, patients = on_test_images(model, cohort)
-    return {"labels": list(cohort.labels)} | classification.evaluate(
+    # Another cohort's class numbers may mean something else; then only "any class but the first" can be measured.
+    alike = cohort.labels == model.labels
+    return {"labels": list(model.labels) if alike else []} | classification.evaluate(
         probabilities.astype(np.float64),
         labels,
         patients,
         threshold=model.threshold,
         prevalence=_prevalence(cohort.training),
         draws=draws,
+        by_class=alike,
     )
 
 

@@ -133,8 +133,11 @@ class VariationalRecipe(GenerationBase):
             raise ValueError("source: a dense network has no maps to lead around the latent; take convolutional")
         if self.source and getattr(self.network, "links", "") == "skip":
             raise ValueError("source: the encoder's maps go around the latent already; take links residual or plain")
-        if self.source and (self.conditional or self.mask):
-            raise ValueError("source: the picture that is given says what to make; leave conditional and mask out")
+        if self.source and (self.conditional or self.mask or self.served_px is not None):
+            raise ValueError(
+                "source: the picture that is given says what to make, and how large; leave conditional, mask and "
+                "served_px out"
+            )
         if self.loss.structure and self.network.image_px < 32:
             raise ValueError(f"loss.structure: MS-SSIM needs images of 32 px or more, not {self.network.image_px}")
         return self

@@ -19,6 +19,8 @@ SEGMENTATIONS: Mapping[str, Mapping[str, Any]] = {
     "labelmap": {"form": "labelmap", "empty_frames": False},
     "labelmap, empty frames": {"form": "labelmap", "empty_frames": True},
 }
+DEFAULT = frozenset({"binary", "multi-frame"})
+"""What the archive keeps of every job: the encodings of a profile that names nothing."""
 CAPTURES = ("multi-frame", "single-frame")
 """Names, and what `dicom_io.secondary_capture` calls its forms."""
 REPORT, MAP = "report", "map"
@@ -26,15 +28,21 @@ BESIDE = (REPORT, MAP)
 """What is written beside the others, for those who ask: SR TID 1500, Parametric Map of probability."""
 
 
+def report_on(segmentation: str) -> str:
+    """The report that refers to the SEG of this encoding. One without a SEG is `REPORT`, as is that on the default."""
+    return REPORT if segmentation in DEFAULT else f"{REPORT} on {segmentation}"
+
+
 def of(profile: Profile) -> frozenset[str]:
     """The encodings that a destination of this profile is sent: one of segmentations, one of captures, and what it
     takes beside them."""
-    asked = {REPORT: profile.reports, MAP: profile.maps}
-    segmentation = profile.segmentation + (", empty frames" if profile.empty_frames else "")
+    segmentation = _segmentation(profile)
+    asked = {report_on(segmentation): profile.reports, MAP: profile.maps}
     return frozenset({segmentation, profile.captures, *(name for name, wanted in asked.items() if wanted)})
 
 
-DEFAULT = of(Profile())
+def _segmentation(profile: Profile) -> str:
+    return profile.segmentation + (", empty frames" if profile.empty_frames else "")
 
 
 def needed(profiles: Iterable[Profile]) -> list[str]:
@@ -50,7 +58,8 @@ def fits(encoding: str, profile: Profile, made: Iterable[str]) -> bool:
     """
     if not encoding or encoding in of(profile):
         return True
-    if encoding in BESIDE:
-        return False
+    if encoding == MAP or encoding.startswith(REPORT):
+        # A report that refers to no SEG is for everybody who takes reports.
+        return profile.reports and encoding == REPORT and report_on(_segmentation(profile)) not in made
     family = SEGMENTATIONS if encoding in SEGMENTATIONS else CAPTURES
     return encoding in DEFAULT and not any(each in family and each in of(profile) for each in made)

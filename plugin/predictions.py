@@ -70,15 +70,16 @@ def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool, w
                 **arguments,
             )
             objects.append((seg, seg_record, finding, encoding))
-    if encodings.REPORT in wanted and objects:
-        objects.append((*_measured(model, case, found, objects[0][0], common), finding, encodings.REPORT))
+            named = encodings.report_on(encoding)
+            if named in wanted:
+                objects.append((*_measured(model, case, found, seg, common), finding, named))
     if encodings.MAP in wanted:
         described = f"probability of {name} by {model.identity.address}"
         probable = replace(found.probability, sources=lying)
         mapped = parametric_map(probable, quantity="probability", description=described, **common)
         objects.append((*mapped, finding, encodings.MAP))
     zoom = _zoom(case.image.spatial_shape[2])
-    overlays = _overlays(case.image, found, zoom)
+    overlays = _overlays(case.image, found, zoom, _last_units(model, case.image))
     for form in forms(wanted):
         captures = secondary_capture.of_prediction(
             overlays,
@@ -97,7 +98,7 @@ def _measured(
 ) -> tuple[Dataset, LabelRecord]:
     """Volume, number of parts and, on PET, uptake of every segment, as a report that refers to the SEG."""
     assert isinstance(case.image, Volume)
-    image = case.image.with_voxels(_last_channel(case.image.voxels))
+    image = case.image.with_voxels(_last_channel(case.image.voxels), units=_last_units(model, case.image))
     numbers = range(1, len(model.labels))
     regions = [report.Region(number, measurements.measure(image, found.mask, number)) for number in numbers]
     described = f"numbers of {' and '.join(model.labels[1:])} by {model.identity.address}"
@@ -108,7 +109,7 @@ def _classified(
     model: Classifier, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]
 ) -> list[Object]:
     found = model.predict(case.image)
-    frames, zoom = _captioned(case.image, found)
+    frames, zoom = _captioned(case.image, found, _last_units(model, case.image))
     finding = (
         f"{found.labels[-1]} {found.probabilities[:, -1].max():.2f} (threshold {found.threshold:.2f}){_resampled(case)}"
     )
@@ -124,7 +125,7 @@ def _classified(
         "audit_id": model.description.audit_id,
     }
     objects: list[Object] = []
-    if encodings.REPORT in wanted:
+    if any(each.startswith(encodings.REPORT) for each in wanted):
         calibrated = model.description.temperature is not None
         objects.append((*report.report(classes=_classes(found, calibrated), **common), finding, encodings.REPORT))
     for form in forms(wanted):
@@ -202,9 +203,9 @@ def _zoom(columns: int) -> int:
     return max(1, SHOWN_PX // columns)
 
 
-def _overlays(image: Volume, found: Segmented, zoom: int) -> Picture:
-    """(slices, rows, columns, 3): the last channel with the mask outlined."""
-    shown = _windowed(_last_channel(image.voxels), image.units)
+def _overlays(image: Volume, found: Segmented, zoom: int, units: str) -> Picture:
+    """(slices, rows, columns, 3): the last channel, which has these units, with the mask outlined."""
+    shown = _windowed(_last_channel(image.voxels), units)
     frames = [
         picture.overlay(picture.enlarged(gray, zoom), picture.enlarged(mask, zoom))
         for gray, mask in zip(shown, found.mask.voxels.astype(np.uint8), strict=True)
@@ -212,19 +213,24 @@ def _overlays(image: Volume, found: Segmented, zoom: int) -> Picture:
     return np.stack(frames)
 
 
-def _captioned(image: Volume | Projection, found: Classified) -> tuple[Picture, int | None]:
+def _captioned(image: Volume | Projection, found: Classified, units: str) -> tuple[Picture, int | None]:
     """(n, rows, columns, 3): each classified picture with its probability and the threshold below it; the enlargement
-    where the frames have a place in the patient."""
+    where the frames have a place in the patient. units: of what is shown, the last channel."""
     texts = [
         f"{found.labels[-1]} {chance:.2f} (threshold {found.threshold:.2f})" for chance in found.probabilities[:, -1]
     ]
     if isinstance(image, Volume):
         zoom = _zoom(image.spatial_shape[2])
-        shown = _windowed(_last_channel(image.voxels), image.units)
+        shown = _windowed(_last_channel(image.voxels), units)
         return picture.with_captions([picture.rgb(picture.enlarged(gray, zoom)) for gray in shown], texts), zoom
     pixels = image.pixels if image.pixels.ndim == 2 else image.pixels[-1]
     thinned = pixels[:: -(-pixels.shape[0] // LARGEST_PX), :: -(-pixels.shape[0] // LARGEST_PX)]
-    return picture.with_captions([picture.rgb(_windowed(thinned, image.units))], texts), None
+    return picture.with_captions([picture.rgb(_windowed(thinned, units))], texts), None
+
+
+def _last_units(model: Classifier | Segmenter, image: Volume | Projection) -> str:
+    """Of the last channel: an image of several has the units of its first."""
+    return model.channels[-1].units if len(model.channels) > 1 else image.units
 
 
 def _last_channel(voxels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

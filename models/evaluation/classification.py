@@ -97,10 +97,12 @@ def evaluate(
     threshold: float,
     prevalence: float,
     draws: int,
+    by_class: bool = True,
 ) -> dict[str, Any]:
     """The report of a classifier on images that it has not seen.
 
-    probabilities: (n, classes). labels: (n,). prevalence: share of positives in training; the trivial baseline says it
+    probabilities: (n, classes). labels: (n,). by_class: whether labels are numbers of these classes, so that more than
+    "any class but the first" can be told. prevalence: share of positives in training; the trivial baseline says it
     for every image. `difference` is ours minus the baseline's, with the same draws.
     """
     p, y = 1 - probabilities[:, 0].astype(np.float64), labels > 0
@@ -137,7 +139,7 @@ def evaluate(
         "primary": {"metric": "auroc", "baseline": 0.5} | dict(found["model.auroc"].as_json()),
         "beats_baseline": bool(found["difference.auroc"].low > 0),
     }
-    if probabilities.shape[1] > 2:
+    if probabilities.shape[1] > 2 and by_class:
         called = probabilities.argmax(1)
         classes = probabilities.shape[1]
         report["confusion_by_class"] = (

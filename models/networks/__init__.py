@@ -25,7 +25,7 @@ from models.networks.windowed import WindowedResNet
 from models.preprocessing import check_plain
 
 _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
-    "DenseNet169": nets.DenseNet169,
+    "DenseNet169": classifier.densenet,
     "EfficientNetBN": classifier.efficientnet,
     "UNet": nets.UNet,
     "ResNet": nets.ResNet,
@@ -55,6 +55,8 @@ def build(definition: Mapping[str, Any]) -> nn.Module:
     Raises:
         Rejected: the name is not on the list, or an argument is unknown or no plain value.
     """
+    if not isinstance(definition, Mapping):
+        raise Rejected(f"network_def: {definition!r} is no network with its arguments; it is not loaded")
     target = definition.get("_target_")
     if not isinstance(target, str) or target not in _KNOWN:
         raise Rejected(f"network_def._target_: {target!r} is not one of {', '.join(sorted(_KNOWN))}; it is not loaded")

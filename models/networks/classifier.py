@@ -71,6 +71,21 @@ def efficientnet(
     )
 
 
+def densenet(
+    spatial_dims: int, in_channels: int, out_channels: int, dropout_prob: float = 0.0, pretrained: bool = False
+) -> nn.Module:
+    """MONAI's DenseNet169, without its download.
+
+    Raises:
+        ValueError: `pretrained`.
+    """
+    if pretrained:
+        raise ValueError("pretrained True: only densenet169 without a download is built")
+    return nets.DenseNet169(
+        spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, dropout_prob=dropout_prob
+    )
+
+
 class Dropped(nn.Linear):
     """A layer with dropout before it, whose weights have no other names than without."""
 

@@ -27,8 +27,10 @@ class Ensemble(nn.Module):
     def __init__(self, members: Sequence[nn.Module], mirrored: Sequence[str] = (), temperature: float = 1.0) -> None:
         super().__init__()
         unknown = [axis for axis in mirrored if axis not in _AXES]
-        if not members or unknown:
-            raise ValueError(f"members {len(members)}, mirrored {list(mirrored)}: give members, and rows or columns")
+        if not members or unknown or len(set(mirrored)) < len(mirrored):
+            raise ValueError(
+                f"members {len(members)}, mirrored {list(mirrored)}: give members, and rows or columns, each once"
+            )
         self.members = nn.ModuleList(members)
         self.temperature = temperature
         axes = [_AXES[axis] for axis in mirrored]

@@ -112,7 +112,7 @@ class Discriminator(nn.Module):
         super().__init__()
         bounded = spectral if spectral_norm else _as_it_is
         halvings = int(math.log2(image_px)) - 2
-        self.dims = dims
+        self.dims, self.spectral_norm = dims, spectral_norm
         self.widths = widths = [planes] + [min(features * 2**level, features * 8) for level in range(halvings)]
         parts = [
             (

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as spectral
 
 from models.networks.generator import Discriminator, Generator
 from models.networks.latent import FromNoise
@@ -93,10 +94,11 @@ class GrowingCritic(nn.Module):
         self.whole = whole
         self.stage = Stage(image_px)
         planes, *_ = whole.widths
+        bounded = spectral if whole.spectral_norm else nn.Identity()
         # By doublings; of as many channels as the block before would leave.
         self.smaller = nn.ModuleDict(
             {
-                str(n): convolution(whole.dims, planes, whole.widths[self.stage.last - n], 1)
+                str(n): bounded(convolution(whole.dims, planes, whole.widths[self.stage.last - n], 1))
                 for n in range(first, self.stage.last)
             }
         )

@@ -57,6 +57,7 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
     # Resume from the newest checkpoint, or start from another model, if there is one.
     stateful: dict[str, Stateful] = {"generator": generator, "discriminator": critic, "average": kept}
     stateful |= {"generator optimiser": for_generator, "critic optimiser": for_critic, "adaptation": adaptation}
+    stateful |= {"growth": growth}
     parts = [
         Part("generator", (growth.released(generator), growth.released(kept)), lambda n: networks.build(defined(n))),
         Part("critic", (growth.released(critic),), lambda n: pairs.critic(recipe.network, n, planes, dims)),

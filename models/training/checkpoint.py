@@ -45,5 +45,8 @@ def load(path: Path, fingerprint: str) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if content["fingerprint"] != fingerprint:
-        raise Rejected(f"{path} belongs to another recipe or cohort; choose another run folder, or resume with those")
+        raise Rejected(
+            f"{path} belongs to another recipe or cohort, or was begun by another release; choose another run folder, "
+            "or resume with those"
+        )
     return content

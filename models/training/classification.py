@@ -72,7 +72,8 @@ def train(
     weights = class_weights(labels, classes).to(on) if recipe.loss.class_weights == "balanced" else None
     clock = Clock(schedule, minutes)
     journal = Journal(run, recipe, cohort, clock, progress, resume)
-    start.begin(network, recipe, journal.warn)
+    if not journal.resumed:
+        start.begin(network, recipe, journal.warn)
     holding = start.Holding(network, recipe.phases)
     kept = average.start(network)
     rates = recipe.optimiser
@@ -89,6 +90,7 @@ def train(
         step, images_seen, best = (journal.resumed[key] for key in ("step", "images_seen", "best"))
         reported, waited = images_seen, journal.resumed["reports_since_best"]
         plateau.load_state_dict(journal.resumed["plateau"])
+        holding.load_state_dict(journal.resumed["holding"])
 
     finished = schedule.is_over(images_seen, waited)
     while not finished:
@@ -103,6 +105,11 @@ def train(
         with autocast(on, schedule.precision):
             logits = network(batch)
         loss = loss_of(recipe.loss, logits.float(), wanted, weights)
+        if not torch.isfinite(loss):
+            raise Rejected(
+                f"after {images_seen} images the loss is not finite ({loss.item():g}); lower learning_rate, or train "
+                "in float32, in a new run"
+            )
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -139,6 +146,7 @@ def train(
                     "best": best,
                     "reports_since_best": waited,
                     "plateau": plateau.state_dict(),
+                    "holding": holding.state_dict(),
                 }
             )
 

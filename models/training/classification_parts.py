@@ -27,7 +27,8 @@ def loss_of(settings: ClassificationLoss, logits: Tensor, wanted: Tensor, weight
     each = F.cross_entropy(logits, wanted, reduction="none", label_smoothing=settings.label_smoothing)
     if settings.focal_gamma:
         right = (wanted * torch.softmax(logits, 1)).sum(1)
-        each = each * (1 - right) ** settings.focal_gamma
+        # Where nothing is left to learn, a root has a slope without bound.
+        each = each * (1 - right).clamp_min(1e-6) ** settings.focal_gamma
     if weights is not None:
         each = each * (wanted @ weights.to(wanted))
     return each.mean()

@@ -7,6 +7,7 @@ the generator's pictures are, so that the critic cannot tell by sharpness what t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -22,6 +23,14 @@ class Growth:
     def __init__(self, settings: Growing | None, image_px: int) -> None:
         self._settings, self._px = settings, image_px
         self._stages: list[Stage] = []
+        self._furthest = 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        """For the checkpoint."""
+        return {"furthest": self._furthest}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self._furthest = state["furthest"]
 
     @property
     def end(self) -> float:
@@ -47,11 +56,13 @@ class Growth:
         return network.whole if isinstance(network, GrowingGenerator | GrowingCritic) else network
 
     def move(self, fraction: float, *networks: nn.Module) -> None:
-        """Bring all networks to where they are after this fraction of the training."""
+        """Bring all networks to where they are after this fraction of the training; never back to smaller pictures,
+        wherever a new budget of minutes begins."""
         if self._settings is None:
             return
         self._stages = [each.stage for each in networks if isinstance(each, GrowingGenerator | GrowingCritic)]
-        doublings, faded = place(self._settings, self._px, fraction)
+        self._furthest = max(self._furthest, fraction)
+        doublings, faded = place(self._settings, self._px, self._furthest)
         for stage in self._stages:
             stage.set(doublings, faded)
 

@@ -13,11 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dicom_io.errors import Rejected
 from models.classification_recipe import ClassificationRecipe, Phases, Start
 from models.networks.classifier import last_layer
-from models.training.transfer import layers
 from models.version import read_weights
 
-# MONAI's EfficientNetBN counts the stack and the block of a layer, EfficientNet-PyTorch the block alone.
-_STACKED = re.compile(r"(.+)\.\d+(\.\d+\..+)")
+# MONAI's EfficientNetBN counts the stack and the block of a layer, EfficientNet-PyTorch the block alone. Its DenseNet
+# has layers in the layers of torchvision's, and calls the last one otherwise.
+_PUBLIC_NAMES = (
+    (re.compile(r"^(_blocks)\.\d+(\.\d+\..+)"), r"\1\2"),
+    (re.compile(r"(\.denselayer\d+)\.layers(\..+)"), r"\1\2"),
+    (re.compile(r"^class_layers\.out(\..+)"), r"classifier\1"),
+)
 _MADE_FOR_TRANSFER = ("densenet169", "efficientnet-b0")
 
 
@@ -50,7 +54,7 @@ def _load(network: nn.Module, start: Start, warn: Callable[[str], None]) -> None
     taken: dict[str, Tensor] = {}
     used: set[str] = set()
     for name, here in ours.items():
-        key = name if name in given else _STACKED.sub(r"\1\2", name)
+        key = name if name in given else _public(name)
         used.add(key)
         there = given.get(key)
         if there is None and name.endswith("num_batches_tracked"):
@@ -72,6 +76,13 @@ def _load(network: nn.Module, start: Start, warn: Callable[[str], None]) -> None
         warn(f"start.weights: {head}, the last layer, is of other classes in {start.weights}, and begins anew")
 
 
+def _public(name: str) -> str:
+    """As the public weights of the same network call it."""
+    for ours, theirs in _PUBLIC_NAMES:
+        name = ours.sub(theirs, name)
+    return name
+
+
 def _is_stem(there: Tensor, here: Tensor) -> bool:
     """A first convolution for three colours, where the images have one: grey is all three alike, so kernels add up."""
     return there.ndim == here.ndim == 4 and there.shape[1] == 3 and here.shape == (len(there), 1, *there.shape[2:])
@@ -84,6 +95,19 @@ def _require_nothing_left(given: Mapping[str, Tensor], used: set[str], head: str
             f"start.weights: the network has no {left[0]}, which is in {path}; they are of another network, so take "
             "its kind and sizes in `network`, or other weights"
         )
+
+
+def _layers(network: nn.Module) -> dict[str, list[str]]:
+    """Convolutions and dense layers, each by itself, from the input on: name -> names of its weights; a norm belongs to
+    the layer before it."""
+    found: dict[str, list[str]] = {}
+    for name, unit in network.named_modules():
+        weights = [f"{name}.{each}" for each, _ in unit.named_parameters(recurse=False)]
+        if isinstance(unit, nn.Conv2d | nn.Linear):
+            found[name] = weights
+        elif found and weights:
+            found[next(reversed(found))] += weights
+    return found
 
 
 class Holding:
@@ -101,8 +125,9 @@ class Holding:
         of_head = {id(weight) for weight in self.head}
         self.base = [weight for weight in names.values() if id(weight) not in of_head]
         self._thawed: set[int] = set()
+        self._furthest = 0.0
         if phases:
-            before = {name: weights for name, weights in layers(network).items() if name != head}
+            before = {name: weights for name, weights in _layers(network).items() if name != head}
             if phases.thawed_layers > len(before):
                 raise Rejected(
                     f"phases.thawed_layers: {phases.thawed_layers} is more than the {len(before)} layers before the "
@@ -116,12 +141,21 @@ class Holding:
         """By which the learning rate of all but the last layer is multiplied."""
         return self._phases.slower if self._phases else 1.0
 
+    def state_dict(self) -> dict[str, float]:
+        """For the checkpoint."""
+        return {"furthest": self._furthest}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self._furthest = state["furthest"]
+
     def hold(self, fraction: float) -> None:
-        """Before every step. Norms of layers that stay keep their statistics, too."""
+        """Before every step. Norms of layers that stay keep their statistics, too. What has thawed stays so, wherever a
+        new budget of minutes begins."""
         self._network.train()
         if not self._phases:
             return
-        thawed = fraction >= self._phases.head_share
+        self._furthest = max(self._furthest, fraction)
+        thawed = self._furthest >= self._phases.head_share
         for weight in self.base:
             weight.requires_grad_(thawed and id(weight) in self._thawed)
         for layer in self._network.modules():

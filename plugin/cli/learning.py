@@ -164,7 +164,7 @@ def ensemble(
     from dicom_io import cohort as cohorts
     from models.ensemble import merge
 
-    made = merge(runs, cohorts.load(cohort), run, [axis.value for axis in mirror or ()])
+    made = merge(runs, cohorts.load(cohort), run, list(dict.fromkeys(axis.value for axis in mirror or ())))
     typer.echo(f"finished: {made}; next: mirall evaluate {made} --cohort {cohort}")
 
 

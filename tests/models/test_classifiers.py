@@ -103,11 +103,17 @@ def test_dropout_before_the_last_layer_acts_in_training_alone_and_changes_no_nam
     assert not torch.equal(dropped(images), dropped(images))
 
 
-@pytest.mark.parametrize("change", [{"pretrained": True}, {"model_name": "efficientnet-b7"}])
-def test_a_version_cannot_ask_for_a_download(change):
-    definition = classifier.definition(EfficientNetB0(kind="efficientnet-b0"), 3, 2)
-    with pytest.raises(Rejected, match="only efficientnet-b0 without a download is built"):
-        networks.build(definition | change)
+@pytest.mark.parametrize(
+    ("settings", "change"),
+    [
+        (EfficientNetB0(kind="efficientnet-b0"), {"pretrained": True}),
+        (EfficientNetB0(kind="efficientnet-b0"), {"model_name": "efficientnet-b7"}),
+        (DenseNet169(kind="densenet169"), {"pretrained": True}),
+    ],
+)
+def test_a_version_cannot_ask_for_a_download(settings, change):
+    with pytest.raises(Rejected, match="without a download is built"):
+        networks.build(classifier.definition(settings, 3, 2) | change)
 
 
 # Weights to start from.
@@ -147,6 +153,19 @@ def test_public_weights_of_imagenet_are_taken_and_the_last_layer_begins_anew(tmp
     assert told == [
         f"start.weights: _fc, the last layer, is of other classes in {chosen.start.weights}, and begins anew"
     ]
+
+
+def test_public_weights_of_densenet_are_taken_under_their_names(tmp_path):
+    theirs, ours = (built(DenseNet169(kind="densenet169"), 3, classes) for classes in (1000, 2))
+    public = {
+        re.sub(r"\.layers\.", ".", name).replace("class_layers.out", "classifier"): value
+        for name, value in theirs.state_dict().items()
+    }
+    told: list[str] = []
+    start.begin(ours, of(DenseNet169(kind="densenet169"), start=saved(tmp_path, public)), told.append)
+    kept = [name for name in ours.state_dict() if not name.startswith("class_layers.out")]
+    assert all(torch.equal(ours.state_dict()[name], theirs.state_dict()[name]) for name in kept)
+    assert len(told) == 1 and "class_layers.out, the last layer, is of other classes" in told[0]
 
 
 def test_weights_of_the_same_classes_are_taken_whole(tmp_path):
@@ -223,6 +242,16 @@ def test_at_first_the_last_layer_learns_alone_and_then_the_last_layers_with_it()
     assert steady() == norms.keys() - {"_blocks.6.15._bn2", "_bn1"}
 
 
+def test_what_has_thawed_stays_so_where_a_new_budget_begins():
+    network = built(SETTINGS[2])
+    holding = start.Holding(network, Phases(head_share=0.4, thawed_layers=2))
+    holding.hold(0.8)
+    again = start.Holding(network, Phases(head_share=0.4, thawed_layers=2))
+    again.load_state_dict(holding.state_dict())
+    again.hold(0.1)
+    assert sum(weight.requires_grad for weight in again.base) > 0
+
+
 def test_without_phases_everything_learns():
     network = built(SETTINGS[2])
     start.Holding(network, None).hold(0.0)
@@ -251,6 +280,18 @@ def test_losses_are_those_of_their_papers():
     weights = torch.tensor([0.5, 1.0, 3.0])
     weighted = loss_of(ClassificationLoss(label_smoothing=0), logits, wanted, weights)
     torch.testing.assert_close(weighted, (-weights[numbers] * right.log()).mean())
+
+
+def test_a_root_of_what_is_left_to_learn_has_a_finite_slope_where_nothing_is_left():
+    logits = torch.tensor([[60.0, -60.0]], requires_grad=True)
+    loss_of(ClassificationLoss(label_smoothing=0, focal_gamma=0.5), logits, torch.tensor([[1.0, 0.0]]), None).backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_a_loss_that_is_no_number_ends_the_training(spots, tmp_path):
+    chosen = small(optimiser={"learning_rate": 1e30})
+    with pytest.raises(Rejected, match=r"after \d+ images the loss is not finite .*; lower learning_rate"):
+        training.train(chosen, spots, tmp_path / "run", device="cpu")
 
 
 def test_rare_classes_weigh_more_and_missing_ones_nothing():

@@ -71,6 +71,14 @@ def test_segmenters_are_compared_patient_by_patient(segmentation_run, tmp_path):
     assert all(pair["p_holm"] >= pair["p"] for pair in report["pairs"])
 
 
+def test_a_model_of_another_cohort_is_compared_with_a_caution(segmentation_run, make_cohort, tmp_path):
+    run, _, _ = segmentation_run
+    other = make_cohort("segmentation", (2, 1, 4))
+    report = compare([run, barely(segmentation_run, tmp_path / "short", 8)], ["a", "b"], other, draws=200)
+    assert set(report["cautions"]) == {"a", "b"}
+    assert lines_of(report)[0].startswith("**Caution**, a: test patients may have been trained on: ")
+
+
 def test_what_cannot_be_compared_is_refused(segmentation_run, classification_run, generation_run):
     run, cohort, _ = segmentation_run
     with pytest.raises(Rejected, match="two models or more, each once"):

@@ -98,7 +98,15 @@ def test_a_temperature_divides_the_logits():
 
 
 @pytest.mark.parametrize(
-    "change", [{"mirrored": ["slices"]}, {"members": []}, {"members": [{"_target_": "os.system"}]}, {"members": ["$x"]}]
+    "change",
+    [
+        {"mirrored": ["slices"]},
+        {"mirrored": ["rows", "rows"]},
+        {"members": []},
+        {"members": [{"_target_": "os.system"}]},
+        {"members": ["$x"]},
+        {"members": ["UNet"]},
+    ],
 )
 def test_a_definition_that_is_none_is_refused(change):
     with pytest.raises(Rejected):
@@ -135,6 +143,15 @@ def test_it_is_evaluated_and_released_as_any_run_and_says_what_it_is_made_of(mer
     alone = evaluate(runs[0], cohort, draws=200)["metrics"]["dice"]["value"]
     assert made.evaluation["metrics"]["dice"]["value"] > alone - 0.1
     assert "An ensemble" not in card(version.load(runs[0]).description, made.evaluation)
+
+
+def test_an_ensemble_of_versions_is_a_run_that_nobody_has_judged(segmenters, tmp_path):
+    runs, cohort = segmenters
+    versions = []
+    for number, run in enumerate(runs, 1):
+        versions.append(bundle.release(run, cohort, "one", str(number), models_dir=tmp_path).folder)
+    made = version.load(ensemble.merge(versions, cohort, tmp_path / "both")).description
+    assert (made.name, made.version, made.state, made.audit_id) == ("segmenter", "0", "unproven", "")
 
 
 def test_classifiers_are_put_together_and_calibrated_anew(classification_run, tmp_path):
@@ -175,6 +192,6 @@ def test_the_command_puts_runs_together(segmenters, tmp_path):
     app = typer.Typer()
     learning.register(app)
     words = ["ensemble", *map(str, runs), "--cohort", str(cohort.folder), "--run", str(tmp_path / "both")]
-    done = CliRunner().invoke(app, [*words, "--mirror", "columns"])
+    done = CliRunner().invoke(app, [*words, "--mirror", "columns", "--mirror", "columns"])
     assert done.exit_code == 0 and f"mirall evaluate {tmp_path / 'both'}" in done.stdout
     assert version.load(tmp_path / "both").network_definition["mirrored"] == ["columns"]

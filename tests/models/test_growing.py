@@ -92,6 +92,24 @@ def test_each_size_has_an_even_part_and_fades_in_over_half_of_it():
     assert [faded for _, faded in found] == pytest.approx([1, 1, 0, 0.5, 1, 1, 0, 0.5, 1, 1, 1], abs=1e-6)
 
 
+def test_pictures_do_not_become_small_again_where_a_new_budget_begins():
+    growth = Growth(Growing(first_px=8, share=0.6), 32)
+    generator, critic = grown(2)
+    growth.move(0.8, generator, critic)
+    again = Growth(Growing(first_px=8, share=0.6), 32)
+    again.load_state_dict(growth.state_dict())
+    again.move(0.05, generator, critic)
+    assert again.whole
+
+
+def test_spectral_norm_bounds_the_critic_at_every_size():
+    critic = GrowingCritic(Discriminator(32, 16, spectral_norm=True), 32, 1)
+    critic.eval()
+    for layer in critic.smaller.values():
+        largest = torch.linalg.svdvals(layer.weight.flatten(1).detach())[0]
+        assert largest == pytest.approx(1, abs=0.05)
+
+
 def test_reals_are_as_large_and_as_faded_as_the_networks_are():
     growth = Growth(Growing(first_px=8, share=0.6), 32)
     generator, critic = grown(2)

@@ -92,6 +92,7 @@ def test_a_stopped_and_resumed_training_ends_bit_equal(spots, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        ({"served_px": 12}, "leave conditional, mask and served_px out"),
         ({"conditional": True}, "source: the picture that is given says what to make"),
         ({"network": {"kind": "dense", "image_px": 16}}, "source: a dense network has no maps"),
         ({"network": NETWORK | {"links": "skip"}}, "source: the encoder's maps go around the latent already"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from models import generator, predictor
 from plugin import encodings, outputs, pipeline, predictions
 from plugin.model_input import Case, cases
 from plugin.outputs import Made
+from plugin.settings import Profile
 
 AT, LATER = datetime(2026, 3, 4, 5, 6, 7), datetime(2026, 9, 8, 7, 6, 5)
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -190,6 +192,30 @@ def test_the_report_measures_the_segments_of_the_seg_that_it_refers_to(in_number
     assert numbers["Volume"] == pytest.approx(float((mask.voxels > 0).sum()) * 3.3 * 2.1 * 1.7 / 1000, rel=1e-4)
     assert numbers[codes.SCT.NumberOfLesions.meaning] == ndimage.label(mask.voxels, np.ones((3, 3, 3)))[1]
     assert group.referenced_segment.referenced_sop_instance_uid == object_of(in_numbers, SEG).SOPInstanceUID
+
+
+def test_each_report_refers_to_the_seg_of_its_own_profile(head, head_segmenter, tmp_path):
+    asked = encodings.needed([Profile(segmentation="labelmap", reports=True), Profile(reports=True)])
+    made = {
+        each.encoding: dcmread(each.path)
+        for each in pipeline.predict(head, head_segmenter.folder, tmp_path, made_at=AT, encodings=asked)
+    }
+    for seg, told in (("binary", "report"), ("labelmap", "report on labelmap")):
+        held = {
+            str(item.ReferencedSOPInstanceUID)
+            for study in made[told].CurrentRequestedProcedureEvidenceSequence
+            for one in study.ReferencedSeriesSequence
+            for item in one.ReferencedSOPSequence
+        }
+        assert made[seg].SOPInstanceUID in held
+        assert made["labelmap" if seg == "binary" else "binary"].SOPInstanceUID not in held
+
+
+def test_what_is_measured_has_the_units_of_the_channel_that_is_measured(head, head_segmenter):
+    """A volume of several channels says the units of its first."""
+    model = predictor.load(head_segmenter.folder)
+    case = input_of(head, model)
+    assert predictions._last_units(model, replace(case.image, units="g/ml{SUVbw}")) == model.channels[-1].units == "1"
 
 
 def test_the_map_is_the_probability_where_the_slices_lie(in_numbers, head, head_segmenter):

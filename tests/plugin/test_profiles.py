@@ -117,9 +117,16 @@ def test_encodings_are_named_by_profile_and_the_default_is_always_written() -> N
     assert [each for each in before if encodings.fits(each, labelmap, before)] == before, "better that than nothing"
     both = [*written, "map", "report"]
     assert [each for each in both if encodings.fits(each, labelmap, both)] == ["labelmap", "multi-frame"]
+    assert encodings.of(Profile()) == encodings.DEFAULT
     numbers = Profile(reports=True, maps=True)
     assert encodings.needed([numbers]) == ["binary", "map", "multi-frame", "report"]
     assert [each for each in both if encodings.fits(each, numbers, both)] == ["binary", "multi-frame", "map", "report"]
+    told = Profile(segmentation="labelmap", reports=True)
+    all_of_it = encodings.needed([told, numbers])
+    assert all_of_it == ["binary", "labelmap", "map", "multi-frame", "report", "report on labelmap"]
+    sent = [each for each in all_of_it if encodings.fits(each, told, all_of_it)]
+    assert sent == ["labelmap", "multi-frame", "report on labelmap"], "a report refers to the SEG that comes with it"
+    assert encodings.fits("report", told, ["multi-frame", "report"]), "a classifier's report refers to none"
     assert encodings.fits("", labelmap, written), "a result of before encodings were told apart"
 
 
