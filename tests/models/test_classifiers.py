@@ -79,10 +79,12 @@ def test_every_network_learns_one_batch_by_heart(settings):
     optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
     for _ in range(80):
         loss = F.cross_entropy(network(images), labels)
+        if loss.item() < 0.4:
+            return
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert loss.item() < 0.4
+    pytest.fail(f"after 80 steps the loss is {loss.item():.2f}")
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.kind)
@@ -156,15 +158,17 @@ def test_public_weights_of_imagenet_are_taken_and_the_last_layer_begins_anew(tmp
 
 
 def test_public_weights_of_densenet_are_taken_under_their_names(tmp_path):
-    theirs, ours = (built(DenseNet169(kind="densenet169"), 3, classes) for classes in (1000, 2))
+    ours = built(DenseNet169(kind="densenet169"))
+    theirs = {name: value + 1 for name, value in ours.state_dict().items()}
+    theirs |= {"class_layers.out.weight": torch.zeros(1000, 1664), "class_layers.out.bias": torch.zeros(1000)}
     public = {
         re.sub(r"\.layers\.", ".", name).replace("class_layers.out", "classifier"): value
-        for name, value in theirs.state_dict().items()
+        for name, value in theirs.items()
     }
     told: list[str] = []
     start.begin(ours, of(DenseNet169(kind="densenet169"), start=saved(tmp_path, public)), told.append)
     kept = [name for name in ours.state_dict() if not name.startswith("class_layers.out")]
-    assert all(torch.equal(ours.state_dict()[name], theirs.state_dict()[name]) for name in kept)
+    assert all(torch.equal(ours.state_dict()[name], theirs[name]) for name in kept)
     assert len(told) == 1 and "class_layers.out, the last layer, is of other classes" in told[0]
 
 
