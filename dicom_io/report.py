@@ -55,7 +55,8 @@ class ClassProbability:
 
     probability: 0 to 1. threshold: from which on the class is called, or None. calibrated: whether the model's
     probabilities were calibrated, so that they can be read as frequencies. finding: a code for the class; None names it
-    by its label. images: which of the sources (their places in the sequence) it is about; none means all.
+    by its label. images: which of the sources (their places in the sequence) it is about; none means all. highest:
+    whether it is the highest of all sources' probabilities, found on `images`; the report then derives it as maximum.
     """
 
     label: str
@@ -64,6 +65,7 @@ class ClassProbability:
     calibrated: bool = False
     finding: Code | None = None
     images: tuple[int, ...] = ()
+    highest: bool = False
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,8 @@ def _finding(found: ClassProbability) -> Code:
 def _class_group(
     found: ClassProbability, sources: Sequence[Dataset], frame_numbers: Sequence[int], record: LabelRecord
 ) -> hd.sr.MeasurementsAndQualitativeEvaluations:
-    measurements = [hd.sr.Measurement(name=codes.DCM.Probability, value=found.probability, unit=codes.UCUM.NoUnits)]
+    how = codes.SCT.Maximum if found.highest else None
+    measurements = [hd.sr.Measurement(codes.DCM.Probability, found.probability, codes.UCUM.NoUnits, derivation=how)]
     if found.threshold is not None:
         measurements.append(hd.sr.Measurement(codes.DCM.ThresholdValue, found.threshold, codes.UCUM.NoUnits))
     shown = found.images or range(len(sources))

@@ -32,7 +32,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         "",
         _purpose(description, channels),
         *(
-            [f"Threshold {description.threshold:.3g}, fixed on validation."]
+            [f"Threshold {description.threshold:.3g}, fixed on validation{_aim(description)}."]
             if description.threshold is not None
             else []
         ),
@@ -73,12 +73,23 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _aim(description: Description) -> str:
+    if description.task != "classification":
+        return ""
+    if description.least_sensitivity is not None:
+        return f" for a sensitivity of {description.least_sensitivity:g} or more there"
+    return " for the best sensitivity plus specificity there"
+
+
 def _members(description: Description) -> list[str]:
     """Of an ensemble: what it was made of."""
     if not description.members:
         return []
     of = ", ".join(f"`{member.content_hash[:12]}` (seed {member.seed})" for member in description.members)
-    return ["", f"An ensemble: the mean of the probabilities of {len(description.members)} runs, {of}."]
+    mirrors = (
+        f", each looking at mirror images ({', '.join(description.mirrored)}), too" if description.mirrored else ""
+    )
+    return ["", f"An ensemble: the mean of the probabilities of {len(description.members)} runs, {of}{mirrors}."]
 
 
 def _ancestors(saw: Saw) -> list[str]:
@@ -86,6 +97,12 @@ def _ancestors(saw: Saw) -> list[str]:
     lines = []
     begun = "It"
     for each in saw.ancestors:
+        if not each.cohort:
+            known = (
+                f"the weights of {each.address} (SHA-256 `{each.content_hash}`), and what they had seen is not known"
+            )
+            lines += ["", f"{begun} started from {known}."]
+            continue
         who = "the same training patients" if each.data_hash == saw.data_hash else f"{each.patients} training patients"
         lines += [
             "",
@@ -153,9 +170,9 @@ def _domain(domain: Domain, description: Description) -> list[str]:
     taken = description.channels if given is None else given.channels
     lines = [f"- a {domain.kind} with {len(taken)} channel(s)"]
     for name, (low, high) in zip(axes, domain.spacing_mm, strict=False):
-        lines.append(f"- spacing {name}: {low:.2f} to {high:.2f} mm")
+        lines.append(f"- spacing {name}: {low:.3g} to {high:.3g} mm")
     for name, (low, high) in zip(axes, domain.extent_mm, strict=False):
-        lines.append(f"- extent {name}: {low:.0f} to {high:.0f} mm")
+        lines.append(f"- extent {name}: {low:.3g} to {high:.3g} mm")
     for channel, (low, high) in zip(taken, domain.top_value, strict=False):
         lines.append(f"- 99.5th percentile of {channel.name}: {low:.3g} to {high:.3g} {channel.units}")
     return [*lines, "", "Anything else is refused, or marked out-of-domain where it is forced."]
@@ -363,7 +380,7 @@ def _limits(description: Description, report: Mapping[str, Any]) -> list[str]:
     if report["synthetic_test_images"]:
         lines.append(f"- {report['synthetic_test_images']} of {report['test_items']} test items are synthetic.")
     for each in saw.ancestors:
-        if each.data_hash != saw.data_hash:
+        if each.data_hash not in ("", saw.data_hash) and description.task == "generation":
             lines.append(
                 f"- The copy test looks for patients of cohort {saw.cohort}, not for those of {each.cohort}, whom "
                 f"{each.address} had seen."

@@ -113,9 +113,14 @@ def of_picture(item: Item, source: Volume | Projection, chain: Any) -> Case:
     prepared = preprocessing.prepare(chain, to_metatensor(source))
     image = torch.as_tensor(prepared).as_subclass(Tensor).float().contiguous()
     volumetric = isinstance(source, Volume)
+    axes = 3 if volumetric else 2
+    if image.ndim != axes + 1:
+        raise Rejected(
+            f"preprocessing makes an image of {image.ndim - 1} axes of {item.images[0]}, which has {axes}; give its "
+            f"steps {axes} sizes ({'-1 keeps the slices of a volume' if volumetric else 'without the -1 of slices'})"
+        )
     image = image if volumetric else image[:, None]
     affine = prepared.affine.numpy()
-    axes = 3 if volumetric else 2
     return Case(
         item=item,
         source=source,

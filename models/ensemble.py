@@ -1,4 +1,4 @@
-"""Finished runs of one recipe put together: a run whose network is all of theirs, fixed on validation once more.
+"""Finished runs with one input chain put together: a run whose network is all of theirs, fixed on validation once more.
 
 Its probabilities are the mean of its members' (`models.networks.ensemble`), so that threshold and temperature of one of
 them do not fit it.
@@ -65,7 +65,7 @@ def merge(runs: Sequence[Path], cohort: Cohort, out: Path, mirrored: Sequence[st
     )
     # A run like any other, whatever its members were released as.
     anew: dict[str, Any] = {"name": first.description.saw.recipe, "version": "0", "state": "unproven", "audit_id": ""}
-    description = first.description.model_copy(update={**anew, **fixed, "members": of})
+    description = first.description.model_copy(update={**anew, **fixed, "members": of, "mirrored": tuple(mirrored)})
     window = first.inferer.get("roi_size", [None])[0]
     overlap = first.inferer.get("overlap", 0.0)
     out.mkdir(parents=True, exist_ok=True)

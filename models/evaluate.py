@@ -91,7 +91,8 @@ def caution_of(saw: version.Saw, cohort: Cohort) -> str:
     others = [
         f"{who} was trained on cohort {each.cohort!r} with data hash {each.data_hash[:12]}"
         for who, each in seen.items()
-        if each.data_hash != cohort.data_hash
+        # Of weights from a file nobody knows what they had seen; the card says so.
+        if each.data_hash not in ("", cohort.data_hash)
     ]
     if not others:
         return ""

@@ -108,7 +108,9 @@ class Description(Settings):
     samples, None where it is the network's. beside: networks that only a later training needs (critic, encoder), by
     name the SHA-256 (hex) of their file in training/. given: what it makes pictures of, None for noise.
     label_dropout: share of the classes that were hidden in training, None where it is not known. members: of an
-    ensemble, the runs that it was made of.
+    ensemble, the runs that it was made of; mirrored: the axes along which it looks at mirror images, too.
+    least_sensitivity: that was wanted on validation, None where the threshold is that of the best sensitivity plus
+    specificity.
     """
 
     name: str
@@ -135,6 +137,8 @@ class Description(Settings):
     audit_id: str = ""
     beside: dict[str, str] = Field(default_factory=dict)
     members: tuple[Member, ...] = ()
+    mirrored: tuple[str, ...] = ()
+    least_sensitivity: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,10 +217,14 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise Rejected(f"{path} is missing; train or release the model again") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise Rejected(
-            f"{path} is damaged or holds more than tensors and was not loaded: {str(error)[:200]}"
+            f"{path} is damaged or holds more than tensors, and was not loaded; give a file of tensors by name, such "
+            "as models/model.pt of a run"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise Rejected(f"{path} holds more than tensors and was not used; save a plain state dict")
+        raise Rejected(
+            f"{path} holds more than tensors and was not used; give a plain state dict, such as models/model.pt of a "
+            "run"
+        )
     return state
 
 

@@ -135,18 +135,21 @@ def _classified(
 
 
 def _classes(found: Classified, calibrated: bool) -> list[report.ClassProbability]:
-    """Every class, on the image where it is most probable: of a volume, its most suspicious slice. The threshold is of
-    any class but the first together, so that it stands with a class where there are two."""
+    """Every class but the first, which is that of nothing found, on the image where it is most probable: of a volume,
+    its most suspicious slice. The threshold is of all of them together, so that it stands with a class where it is the
+    only one."""
     several = len(found.probabilities) > 1
     return [
         report.ClassProbability(
             label,
             float(found.probabilities[:, number].max()),
-            threshold=found.threshold if number == 1 and len(found.labels) == 2 else None,
+            threshold=found.threshold if len(found.labels) == 2 else None,
             calibrated=calibrated,
             images=(int(found.probabilities[:, number].argmax()),) if several else (),
+            highest=several,
         )
         for number, label in enumerate(found.labels)
+        if number > 0
     ]
 
 

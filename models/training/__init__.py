@@ -64,7 +64,10 @@ def train(
     if recipe.task not in (cohort.task, "generation"):
         raise Rejected(f"recipe {recipe.name!r} is for {recipe.task}, cohort {cohort.name!r} for {cohort.task}")
     if start_from is not None and recipe.task != "generation":
-        raise Rejected(f"recipe {recipe.name!r} is for {recipe.task}; only generators start from another model")
+        raise Rejected(
+            f"recipe {recipe.name!r} is for {recipe.task}; only generators start from another model; a classifier "
+            "names weights in `start`"
+        )
     with joined(summary.device_named(device)) as ranks:
         sharing.require(recipe, ranks.count)
         if compiled:

@@ -131,7 +131,7 @@ def train(recipe: AdversarialRecipe, session: Session) -> None:
                 growth.released(kept),
                 {name: round(value, 5) for name, value in told_losses.items()},
                 may_be_best=growth.whole,
-                after={"augmentation_p": round(adaptation.p, 5)} if recipe.adaptive else {},
+                after=({"augmentation_p": round(adaptation.p, 5)} if recipe.adaptive else {}) | growth.told,
             )
 
     # Leave what sampling needs.

@@ -33,6 +33,7 @@ from models.training.journal import Journal
 from models.training.precision import autocast
 from models.training.randomness import seed_of, start_step
 from models.training.schedule import Clock
+from models.version import Ancestor
 
 
 def train(
@@ -72,8 +73,18 @@ def train(
     weights = class_weights(labels, classes).to(on) if recipe.loss.class_weights == "balanced" else None
     clock = Clock(schedule, minutes)
     journal = Journal(run, recipe, cohort, clock, progress, resume)
-    if not journal.resumed:
-        start.begin(network, recipe, journal.warn)
+    if len((judged > 0).unique()) < 2:
+        kind = "positives" if int(judged[0]) else f"{cohort.labels[0]!r}"
+        journal.warn(
+            f"validation has {kind} alone: its AUROC says nothing, and the threshold stays at 0.5; import the cohort "
+            "with more patients, or with other shares"
+        )
+    found = journal.resumed
+    ancestors = (
+        tuple(Ancestor.model_validate(each) for each in found["ancestors"])
+        if found
+        else start.begin(network, recipe, journal.warn)
+    )
     holding = start.Holding(network, recipe.phases)
     kept = average.start(network)
     rates = recipe.optimiser
@@ -147,6 +158,7 @@ def train(
                     "reports_since_best": waited,
                     "plateau": plateau.state_dict(),
                     "holding": holding.state_dict(),
+                    "ancestors": [each.model_dump(mode="json") for each in ancestors],
                 }
             )
 
@@ -157,14 +169,16 @@ def train(
     suspicion = (1 - torch.softmax(logits / temperature, 1)[:, 0]).numpy()
     threshold = operating_point(suspicion, (judged > 0).numpy(), recipe.least_sensitivity)
     owners = [case.patient for case in training for _ in range(case.slices)]
+    saw = summary.saw(recipe, cohort, journal.data_hash, owners, images_seen)
     description = version.Description(
         name=recipe.name,
         task="classification",
         labels=cohort.labels,
         channels=cohort.channels,
         domain=domain.observed([domain.observe(case.source) for case in training], cohort.channels),
-        saw=summary.saw(recipe, cohort, journal.data_hash, owners, images_seen),
+        saw=saw.model_copy(update={"ancestors": ancestors}),
         threshold=threshold,
+        least_sensitivity=recipe.least_sensitivity,
         temperature=temperature,
     )
     state = classifier.calibrated(kept, temperature)

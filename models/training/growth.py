@@ -42,6 +42,11 @@ class Growth:
         """Whether pictures have their full size, and nothing of a smaller one in them."""
         return all(stage.whole for stage in self._stages)
 
+    @property
+    def told(self) -> dict[str, int]:
+        """Of a report: the side of the pictures; nothing where they do not grow."""
+        return {"picture_px": SMALLEST_PX * 2 ** self._stages[0].doublings} if self._stages else {}
+
     def around(self, generator: FromNoise, critic: nn.Module) -> tuple[FromNoise, nn.Module]:
         """The networks as they train."""
         if self._settings is None:

@@ -62,6 +62,11 @@ class Journal:
         self.fingerprint = hashlib.sha256(f"{text}\0{self.data_hash}".encode()).hexdigest()
         if (run / "checkpoint.pt").exists() and not resume:
             raise Rejected(f"{run} holds a training already; continue it with --resume, or choose another folder")
+        if (run / "models" / "model.pt").exists() and not (run / "checkpoint.pt").exists():
+            raise Rejected(
+                f"{run} holds a model that was not trained there, such as an ensemble or a version; choose another "
+                "folder"
+            )
         self.resumed = checkpoint.load(run / "checkpoint.pt", self.fingerprint)
         self.writes = writes
         if not writes:

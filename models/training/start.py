@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dicom_io.errors import Rejected
+from models import version
 from models.classification_recipe import ClassificationRecipe, Phases, Start
 from models.networks.classifier import last_layer
-from models.version import read_weights
+from models.training.transfer import lineage
+from models.version import Ancestor, read_weights
 
 # MONAI's EfficientNetBN counts the stack and the block of a layer, EfficientNet-PyTorch the block alone. Its DenseNet
 # has layers in the layers of torchvision's, and calls the last one otherwise.
@@ -25,25 +27,41 @@ _PUBLIC_NAMES = (
 _MADE_FOR_TRANSFER = ("densenet169", "efficientnet-b0")
 
 
-def begin(network: nn.Module, recipe: ClassificationRecipe, warn: Callable[[str], None]) -> None:
+def begin(network: nn.Module, recipe: ClassificationRecipe, warn: Callable[[str], None]) -> tuple[Ancestor, ...]:
     """Put the weights that the recipe names into the network, or say that a large network starts without.
+
+    Returns what they are of, and what that had started from; of a file that lies in no run or version, its name and
+    hash alone.
 
     Raises:
         Rejected: there is no such file, it is another one, or its weights are those of another network.
     """
     if recipe.start is not None:
         _load(network, recipe.start, warn)
-    elif recipe.network.kind in _MADE_FOR_TRANSFER:
+        return _lineage(Path(recipe.start.weights), recipe.start.sha256)
+    if recipe.network.kind in _MADE_FOR_TRANSFER:
         warn(
             f"network.kind: {recipe.network.kind} starts from random weights, and is made to start from others; so it "
             "takes many more images. Name a file of weights in start"
         )
+    return ()
+
+
+def _lineage(path: Path, sha256: str) -> tuple[Ancestor, ...]:
+    folder = path.absolute().parent.parent
+    if path.name == "model.pt" and (folder / "configs" / "metadata.json").is_file():
+        return lineage(version.load(folder))
+    unknown = {"cohort": "", "data_hash": "", "patients": 0, "synthetic_images": 0}
+    return (Ancestor(address=path.name, content_hash=sha256, **unknown),)  # type: ignore[arg-type]
 
 
 def _load(network: nn.Module, start: Start, warn: Callable[[str], None]) -> None:
     path = Path(start.weights)
     if not path.is_file():
-        raise Rejected(f"start.weights: there is no file {start.weights}; give the path of a file of weights")
+        raise Rejected(
+            f"start.weights: there is no file {path.absolute()}; give the path of a file of weights, which counts from "
+            "the current folder where it is relative"
+        )
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != start.sha256:
         raise Rejected(

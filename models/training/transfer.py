@@ -68,7 +68,7 @@ class Transfer:
         run, begun = journal.run, journal.resumed is not None
         self._recipe, self._data_hash, self._begun = recipe.name, journal.data_hash, begun
         self._model = None if model is None else _generator(model)
-        given = () if self._model is None else _lineage(self._model)
+        given = () if self._model is None else lineage(self._model)
         noted = _noted(run) if resume else ()
         if noted and not begun and not given:
             raise Rejected(
@@ -163,7 +163,8 @@ def _generator(folder: Path) -> ModelVersion:
     return model
 
 
-def _lineage(model: ModelVersion) -> tuple[Ancestor, ...]:
+def lineage(model: ModelVersion) -> tuple[Ancestor, ...]:
+    """The model, and what it started from, the nearest first."""
     known, saw = model.description, model.description.saw
     nearest = Ancestor(
         address=model.identity.address,

@@ -85,7 +85,11 @@ def train(
         sharing.require(chosen, nproc)
         launcher.start(nproc, learn, chosen, loaded, run, options)
     if ranks.is_first():
-        typer.echo(f"finished: {run}; next: mirall models release {run} --cohort {cohort} --name {chosen.name}")
+        told = f"mirall models release {run} --cohort {cohort} --name {chosen.name}"
+        if getattr(chosen, "source", None) == "image":
+            # What repeats its patients is measured, and never released.
+            told = f"mirall evaluate {run} --cohort {cohort}"
+        typer.echo(f"finished: {run}; next: {told}")
 
 
 def learn(recipe: Recipe, cohort: Cohort, run: Path, options: dict[str, Any]) -> None:
@@ -148,7 +152,7 @@ def compare(
 
 
 def ensemble(
-    runs: Annotated[list[Path], typer.Argument(help="Finished runs of one recipe, of other seeds.")],
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs with one input chain, such as seeds of a recipe.")],
     cohort: CohortFolder,
     run: Annotated[Path, typer.Option("--run", help="Folder for the ensemble, a finished run; new.")],
     mirror: Annotated[

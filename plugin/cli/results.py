@@ -60,6 +60,8 @@ def predict(
         asked = encodings.DEFAULT.union(each.value for each in also or ())
         now = datetime.now().astimezone()
         made = pipeline.predict(paths, folder, out, made_at=now, force=force, encodings=asked, progress=bar)
+    if encodings.MAP in asked and not any(each.encoding == encodings.MAP for each in made):
+        typer.echo("no map is written: maps are of what segmenters find, and this model finds none", err=True)
     _print(made, as_json)
 
 

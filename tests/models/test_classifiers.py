@@ -146,7 +146,8 @@ def test_public_weights_of_imagenet_are_taken_and_the_last_layer_begins_anew(tmp
     chosen = of(EfficientNetB0(kind="efficientnet-b0"), start=saved(tmp_path, in_public_layout(theirs.state_dict())))
     told: list[str] = []
     fresh = ours.state_dict()["_fc.weight"].clone()
-    start.begin(ours, chosen, told.append)
+    (ancestor,) = start.begin(ours, chosen, told.append)
+    assert (ancestor.address, ancestor.content_hash, ancestor.cohort) == ("weights.pth", chosen.start.sha256, "")
     here, there = ours.state_dict(), theirs.state_dict()
     torch.testing.assert_close(here["_conv_stem.weight"], there["_conv_stem.weight"].sum(1, keepdim=True))
     assert torch.equal(here["_fc.weight"], fresh)
@@ -388,6 +389,33 @@ def test_two_phases_from_another_run_learn_and_serve(spots, tmp_path):
         assert float(next(csv.DictReader(file))["validation_auroc"]) > 0.9
     model = predictor.load(tmp_path / "second")
     assert isinstance(model, predictor.Classifier) and np.isfinite(model.threshold)
+    # It is known what the first one had seen.
+    (ancestor,) = model.description.saw.ancestors
+    assert ancestor.content_hash == version.load(tmp_path / "first").identity.content_hash
+    assert ancestor.data_hash == spots.data_hash
+
+
+def test_a_validation_of_one_kind_is_told(tmp_path):
+    """Of eight pictures to a patient two are rights; the first three are lefts."""
+    cohort = cohort_of(tmp_path / "cohort", picture, (96, 3, 32))
+    told: list[str] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["kind"] == "warning":
+            told.append(event["message"])
+
+    training.train(small(), cohort, tmp_path / "run", progress=listen, device="cpu")
+    (sentence,) = told
+    assert sentence.startswith("validation has 'left' alone: its AUROC says nothing, and the threshold stays at 0.5; ")
+
+
+def test_steps_for_volumes_are_refused_for_pictures(spots, tmp_path):
+    """A size of -1 for slices would make a stack of each picture."""
+    step = {"_target_": "Resized", "spatial_size": [-1, 16, 16]}
+    with pytest.raises(
+        Rejected, match=r"makes an image of 3 axes of .*, which has 2; give its steps 2 sizes \(without"
+    ):
+        training.train(small(preprocessing=[*SCALED, step]), spots, tmp_path / "run", device="cpu")
 
 
 def test_patience_ends_a_training_that_gets_no_better(spots, tmp_path):

@@ -139,7 +139,11 @@ def test_it_is_evaluated_and_released_as_any_run_and_says_what_it_is_made_of(mer
     assert [member.content_hash for member in made.description.members] == hashes
     assert [member.seed for member in made.description.members] == [0, 5]
     text = (made.folder / "docs" / "README.md").read_text()
-    assert f"the mean of the probabilities of 2 runs, `{hashes[0][:12]}` (seed 0), `{hashes[1][:12]}` (seed 5)." in text
+    assert (
+        f"the mean of the probabilities of 2 runs, `{hashes[0][:12]}` (seed 0), `{hashes[1][:12]}` (seed 5), each"
+        in text
+    )
+    assert "looking at mirror images (columns), too." in text
     alone = evaluate(runs[0], cohort, draws=200)["metrics"]["dice"]["value"]
     assert made.evaluation["metrics"]["dice"]["value"] > alone - 0.1
     assert "An ensemble" not in card(version.load(runs[0]).description, made.evaluation)
@@ -185,6 +189,14 @@ def test_runs_that_do_not_fit_are_refused(segmenters, segmentation_run, classifi
     assert not (tmp_path / "out").exists()
     with pytest.raises(Rejected, match="is not empty"):
         ensemble.merge(runs, cohort, runs[0])
+
+
+def test_no_training_begins_where_an_ensemble_lies(merged, segmentation_run):
+    before = (merged / "models" / "model.pt").read_bytes()
+    for resume in (False, True):
+        with pytest.raises(Rejected, match="holds a model that was not trained there"):
+            training.train(segmentation_run[2], segmentation_run[1], merged, resume=resume, device="cpu")
+    assert (merged / "models" / "model.pt").read_bytes() == before
 
 
 def test_the_command_puts_runs_together(segmenters, tmp_path):

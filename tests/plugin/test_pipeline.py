@@ -226,25 +226,22 @@ def test_the_map_is_the_probability_where_the_slices_lie(in_numbers, head, head_
     np.testing.assert_array_equal(read.voxels, model.predict(case.image).probability.voxels)
 
 
-def test_a_classifier_reports_each_class_on_the_slice_where_it_is_most_probable(long_pet, slice_classifier, tmp_path):
+def test_a_classifier_reports_what_it_looks_for_on_its_most_suspicious_slice(long_pet, slice_classifier, tmp_path):
     asked = encodings.DEFAULT | {"report", "map"}
     made = pipeline.predict(long_pet, slice_classifier.folder, tmp_path, made_at=AT, force=True, encodings=asked)
     model = predictor.load(slice_classifier.folder)
     case = input_of(long_pet, model)
     found = model.predict(case.image)
     [path] = [each.path for each in made if each.encoding == "report"]
-    groups = srread(path).content.get_image_measurement_groups()
-    assert len(groups) == 2
-    for number, group in enumerate(groups):
-        numbers = {each.name.meaning: each.value for each in group.get_measurements()}
-        assert numbers["Probability"] == pytest.approx(found.probabilities[:, number].max(), abs=1e-6)
-        assert numbers.get("Threshold Value") == (pytest.approx(found.threshold) if number else None)
-        [image] = group.source_images
-        assert image.referenced_sop_instance_uid == (
-            case.datasets[found.probabilities[:, number].argmax()].SOPInstanceUID
-        )
-        [calibrated] = group.get_qualitative_evaluations()
-        assert calibrated.value.meaning == "Yes"
+    [group] = srread(path).content.get_image_measurement_groups()
+    numbers = {each.name.meaning: each for each in group.get_measurements()}
+    assert numbers["Probability"].value == pytest.approx(found.probabilities[:, 1].max(), abs=1e-6)
+    assert numbers["Probability"].derivation == codes.SCT.Maximum
+    assert numbers["Threshold Value"].value == pytest.approx(found.threshold)
+    [image] = group.source_images
+    assert image.referenced_sop_instance_uid == case.datasets[found.probabilities[:, 1].argmax()].SOPInstanceUID
+    [calibrated] = group.get_qualitative_evaluations()
+    assert calibrated.value.meaning == "Yes"
 
 
 def test_what_a_segment_is_called_says_what_it_is():
