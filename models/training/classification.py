@@ -33,6 +33,7 @@ from models.training.journal import Journal
 from models.training.precision import autocast
 from models.training.randomness import seed_of, start_step
 from models.training.schedule import Clock
+from models.training.session import Stateful
 from models.version import Ancestor
 
 
@@ -52,14 +53,8 @@ def train(
     on = summary.device_named(device)
     training = cases.load(cohort, cohort.training, recipe.preprocessing, masks=recipe.windows is not None)
     validation = cases.load(cohort, cohort.validation, recipe.preprocessing)
-    balanced = recipe.batches == "balanced"
-    examples = (
-        Windowed(training, recipe.windows)
-        if recipe.windows
-        else Whole(training + validation, len(training), balanced=balanced)
-    )
-    judged = torch.cat([case.labels for case in validation if case.labels is not None])
-    labels = torch.cat([case.labels for case in training if case.labels is not None])
+    examples = examples_of(recipe, training, validation)
+    labels, judged = labels_of(training), labels_of(validation)
     if len(labels.unique()) < 2:
         raise Rejected(
             f"cohort {cohort.name!r}: all training images have label {int(labels[0])}; two classes are needed"
@@ -73,18 +68,10 @@ def train(
     weights = class_weights(labels, classes).to(on) if recipe.loss.class_weights == "balanced" else None
     clock = Clock(schedule, minutes)
     journal = Journal(run, recipe, cohort, clock, progress, resume)
-    if len((judged > 0).unique()) < 2:
-        kind = "positives" if int(judged[0]) else f"{cohort.labels[0]!r}"
-        journal.warn(
-            f"validation has {kind} alone: its AUROC says nothing, and the threshold stays at 0.5; import the cohort "
-            "with more patients, or with other shares"
-        )
+    for sentence in of_one_kind(judged, cohort):
+        journal.warn(sentence)
     found = journal.resumed
-    ancestors = (
-        tuple(Ancestor.model_validate(each) for each in found["ancestors"])
-        if found
-        else start.begin(network, recipe, journal.warn)
-    )
+    ancestors = () if found else start.begin(network, recipe, journal.warn)
     holding = start.Holding(network, recipe.phases)
     kept = average.start(network)
     rates = recipe.optimiser
@@ -94,14 +81,14 @@ def train(
     # Resume from the newest checkpoint, if there is one.
     step, images_seen, best, reported = 0, 0, [-1.0, -float("inf")], 0
     waited, plateau = 0, Plateau(schedule.plateau_reports)
-    if journal.resumed:
-        network.load_state_dict(journal.resumed["network"])
-        kept.load_state_dict(journal.resumed["average"])
-        optimiser.load_state_dict(journal.resumed["optimiser"])
-        step, images_seen, best = (journal.resumed[key] for key in ("step", "images_seen", "best"))
-        reported, waited = images_seen, journal.resumed["reports_since_best"]
-        plateau.load_state_dict(journal.resumed["plateau"])
-        holding.load_state_dict(journal.resumed["holding"])
+    stateful: dict[str, Stateful] = {"network": network, "average": kept, "optimiser": optimiser}
+    stateful |= {"plateau": plateau, "holding": holding}
+    if found:
+        for name, each in stateful.items():
+            each.load_state_dict(found[name])
+        step, images_seen, best = (found[key] for key in ("step", "images_seen", "best"))
+        reported, waited = images_seen, found["reports_since_best"]
+        ancestors = tuple(Ancestor.model_validate(each) for each in found["ancestors"])
 
     finished = schedule.is_over(images_seen, waited)
     while not finished:
@@ -148,18 +135,9 @@ def train(
             line = {"images_seen": images_seen, "loss": round(loss.item(), 5)}
             journal.report(line | {"validation_auroc": round(score[0], 5), "validation_loss": round(-score[1], 5)})
             journal.save(
-                {
-                    "network": network.state_dict(),
-                    "average": kept.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step,
-                    "images_seen": images_seen,
-                    "best": best,
-                    "reports_since_best": waited,
-                    "plateau": plateau.state_dict(),
-                    "holding": holding.state_dict(),
-                    "ancestors": [each.model_dump(mode="json") for each in ancestors],
-                }
+                {name: each.state_dict() for name, each in stateful.items()}
+                | {"step": step, "images_seen": images_seen, "best": best, "reports_since_best": waited}
+                | {"ancestors": [each.model_dump(mode="json") for each in ancestors]}
             )
 
     # Temperature and threshold are fixed on validation; the temperature goes into the last layer's weights.
@@ -184,6 +162,35 @@ def train(
     state = classifier.calibrated(kept, temperature)
     version.write(run, description, definition, recipe.preprocessing, None, 0.0, state)
     journal.done(images_seen=images_seen, validation_auroc=best[0], threshold=threshold, temperature=temperature)
+
+
+def examples_of(recipe: ClassificationRecipe, training: Sequence[Case], validation: Sequence[Case]) -> Whole | Windowed:
+    """What batches are drawn from; whole images must have the size of those that validate.
+
+    Raises:
+        Rejected: the chain left images of different sizes.
+    """
+    if recipe.windows:
+        return Windowed(training, recipe.windows)
+    return Whole([*training, *validation], len(training), balanced=recipe.batches == "balanced")
+
+
+def labels_of(found: Sequence[Case]) -> Tensor:
+    """Class numbers of all slices, (n,)."""
+    return torch.cat([case.labels for case in found if case.labels is not None])
+
+
+def of_one_kind(judged: Tensor, cohort: Cohort) -> list[str]:
+    """A sentence where validation cannot tell a ranking."""
+    if len((judged > 0).unique()) > 1:
+        return []
+    kind = "positives" if int(judged[0]) else f"{cohort.labels[0]!r}"
+    return [
+        (
+            f"validation has {kind} alone: its AUROC says nothing, and the threshold stays at 0.5; import the cohort "
+            "with more patients, or with other shares"
+        )
+    ]
 
 
 class Plateau:
