@@ -19,37 +19,48 @@ _ALONG = [[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
 class DoublingConv2d(nn.Conv2d):
     """(B, before, rows, columns) -> (B, after, 2 rows, 2 columns)."""
 
+    _sums: Tensor
+
     def __init__(self, before: int, after: int, *, bias: bool = True) -> None:
         super().__init__(before, after, 3, padding=1, bias=bias)
+        self.register_buffer("_sums", sums(2), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return F.conv_transpose2d(maps, merged(self.weight), self.bias, stride=2, padding=1)
+        return F.conv_transpose2d(maps, merged(self.weight, self._sums), self.bias, stride=2, padding=1)
 
 
 class DoublingConv3d(nn.Conv3d):
     """(B, before, slices, rows, columns) -> twice as many along each."""
 
+    _sums: Tensor
+
     def __init__(self, before: int, after: int, *, bias: bool = True) -> None:
         super().__init__(before, after, 3, padding=1, bias=bias)
+        self.register_buffer("_sums", sums(3), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return F.conv_transpose3d(maps, merged(self.weight), self.bias, stride=2, padding=1)
+        return F.conv_transpose3d(maps, merged(self.weight, self._sums), self.bias, stride=2, padding=1)
 
 
 def doubling(dims: int, before: int, after: int, *, bias: bool = True) -> DoublingConv2d | DoublingConv3d:
     return (DoublingConv3d if dims == 3 else DoublingConv2d)(before, after, bias=bias)
 
 
-def merged(weight: Tensor) -> Tensor:
-    """(after, before, 3, ...) -> (before, after, 4, ...): along each axis [c, b + c, a + b, a] of [a, b, c].
-
-    One product of matrices, laid out as it is used: adding up shifted kernels took longer than the convolution of one
-    picture.
-    """
-    dims = weight.ndim - 2
-    along = weight.new_tensor(_ALONG)
+def sums(dims: int) -> Tensor:
+    """(4 ** dims, 3 ** dims): which pixels of a plain kernel add up to each of the merged one."""
+    along = torch.tensor(_ALONG)
     of_all = along
     for _ in range(dims - 1):
         of_all = torch.kron(of_all, along)
-    kernels = weight.transpose(0, 1).reshape(-1, 3**dims) @ of_all.T
-    return kernels.reshape(weight.shape[1], weight.shape[0], *[4] * dims)
+    return of_all
+
+
+def merged(weight: Tensor, of_all: Tensor) -> Tensor:
+    """(after, before, 3, ...) -> (before, after, 4, ...): along each axis [c, b + c, a + b, a] of [a, b, c].
+
+    of_all: see `sums`. One product of matrices, laid out as it is used: adding up shifted kernels took longer than the
+    convolution of one picture.
+    """
+    before, after = weight.shape[1], weight.shape[0]
+    kernels = weight.transpose(0, 1).reshape(-1, of_all.shape[1]) @ of_all.T
+    return kernels.reshape(before, after, *[4] * (weight.ndim - 2))
