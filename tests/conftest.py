@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 
-# ITK's threads crash now and then on small images where cores are busy; it reads this when it is loaded.
-os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
-
 
 def _folder(variable: str) -> Path:
     value = os.environ.get(variable, "")

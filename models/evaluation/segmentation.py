@@ -38,12 +38,8 @@ def hausdorff95_mm(ours: Mask, truth: Mask, spacing_mm: Sequence[float]) -> floa
 
     Own code: MONAI 1.6's metric passes itself an argument that it deprecates, and warns at every call.
     """
-    if not ours.any() or not truth.any():
-        return float("nan")
-    surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (ours, truth)]
-    to_surface = [ndimage.distance_transform_edt(~surface, sampling=spacing_mm) for surface in surfaces]
-    there, back = to_surface[1][surfaces[0]], to_surface[0][surfaces[1]]
-    return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+    ours, truth = (mask & ~ndimage.binary_erosion(mask) for mask in (ours, truth))
+    return lesions.h95_mm(ours, truth, spacing_mm)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,8 +3,8 @@
     python tests/benchmarks/wmh_challenge.py evaluation.py
 
 evaluation.py: of https://github.com/hjkuijf/wmhchallenge, the version of 2020. It prints the largest difference of each
-figure, and fails where one is above 1e-12 of its size. It is no test of the suite: the script is not ours, and ITK's
-threads crash now and then on images as small as these.
+figure, and fails where one is above 1e-12 of its size. It is no test of the suite: the script is not ours, and the
+KDTree that it takes may crash beside SimpleITK.
 """
 
 from __future__ import annotations
