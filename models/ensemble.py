@@ -65,6 +65,9 @@ def merge(runs: Sequence[Path], cohort: Cohort, out: Path, mirrored: Sequence[st
     )
     # A run like any other, whatever its members were released as.
     anew: dict[str, Any] = {"name": first.description.saw.recipe, "version": "0", "state": "unproven", "audit_id": ""}
+    # What any of them had started from was seen.
+    ancestors = {each.content_hash: each for member in members for each in member.description.saw.ancestors}
+    anew["saw"] = first.description.saw.model_copy(update={"ancestors": tuple(ancestors.values())})
     description = first.description.model_copy(update={**anew, **fixed, "members": of, "mirrored": tuple(mirrored)})
     window = first.inferer.get("roi_size", [None])[0]
     overlap = first.inferer.get("overlap", 0.0)
@@ -112,8 +115,6 @@ def _segmenter(network: Ensemble, like: ModelVersion, validation: Sequence[Case]
 
 def _classifier(network: Ensemble, validation: Sequence[Case], least_sensitivity: float | None) -> dict[str, float]:
     logits = classification.predict(network, validation, _CPU)
-    labels = torch.cat([case.labels for case in validation if case.labels is not None])
-    temperature = classification.fit_temperature(logits, labels)
-    suspicion = (1 - torch.softmax(logits / temperature, 1)[:, 0]).numpy()
-    threshold = classification.operating_point(suspicion, (labels > 0).numpy(), least_sensitivity)
+    judged = classification.labels_of(validation)
+    temperature, threshold = classification.fixed_on(logits, judged, least_sensitivity)
     return {"threshold": threshold, "temperature": temperature}

@@ -142,10 +142,7 @@ def train(
 
     # Temperature and threshold are fixed on validation; the temperature goes into the last layer's weights.
     kept.load_state_dict(journal.best()["state"])
-    logits = predict(kept, validation, on)
-    temperature = fit_temperature(logits, judged)
-    suspicion = (1 - torch.softmax(logits / temperature, 1)[:, 0]).numpy()
-    threshold = operating_point(suspicion, (judged > 0).numpy(), recipe.least_sensitivity)
+    temperature, threshold = fixed_on(predict(kept, validation, on), judged, recipe.least_sensitivity)
     owners = [case.patient for case in training for _ in range(case.slices)]
     saw = summary.saw(recipe, cohort, journal.data_hash, owners, images_seen)
     description = version.Description(
@@ -227,6 +224,14 @@ def ranking(logits: Tensor, labels: Tensor) -> float:
     """AUROC of "any class but the first"; 0.5 where validation holds one kind only."""
     value = auroc((1 - torch.softmax(logits, 1)[:, 0]).double().numpy(), (labels > 0).numpy())
     return 0.5 if np.isnan(value) else value
+
+
+def fixed_on(logits: Tensor, judged: Tensor, least_sensitivity: float | None) -> tuple[float, float]:
+    """Temperature and threshold by the logits of validation and its class numbers: `fit_temperature`,
+    `operating_point`."""
+    temperature = fit_temperature(logits, judged)
+    suspicion = (1 - torch.softmax(logits / temperature, 1)[:, 0]).numpy()
+    return temperature, operating_point(suspicion, (judged > 0).numpy(), least_sensitivity)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models import bundle, cases, ensemble, networks, predictor, training, version
 from models.card import card
+from models.classification_recipe import Start
 from models.evaluate import evaluate
 from models.networks.ensemble import Ensemble
 from models.networks.plain_unet import PlainUNet
@@ -189,6 +191,19 @@ def test_runs_that_do_not_fit_are_refused(segmenters, segmentation_run, classifi
     assert not (tmp_path / "out").exists()
     with pytest.raises(Rejected, match="is not empty"):
         ensemble.merge(runs, cohort, runs[0])
+
+
+def test_what_any_member_had_started_from_is_known_of_the_ensemble(classification_run, tmp_path):
+    run, cohort, _ = classification_run
+    weights = run / "models" / "model.pt"
+    start = Start(weights=str(weights), sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
+    runs = [
+        another(classification_run, tmp_path / "plain", 7),
+        another(classification_run, tmp_path / "s", 8, start=start),
+    ]
+    saw = version.load(ensemble.merge(runs, cohort, tmp_path / "both")).description.saw
+    known = version.load(run).identity.content_hash
+    assert [each.content_hash for each in saw.ancestors] == [known]
 
 
 def test_no_training_begins_where_an_ensemble_lies(merged, segmentation_run):
