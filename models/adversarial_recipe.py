@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from models.recipe_parts import GenerationBase, NotNegative, Positive, Rate, Settings, Share
+from models.generation_recipe import GenerationBase
+from models.recipe_parts import NotNegative, Positive, Rate, Settings, Share
 
 NormName = Literal["batch", "instance", "group", "none"]
 Law = Literal["normal", "uniform"]

@@ -10,17 +10,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from models.augmentation_recipe import Augmentation, Augmentations
 from models.predictor_parts import Norm, Optimiser, Windows
-from models.recipe_parts import (
-    Augmentation,
-    NotNegative,
-    PatientSchedule,
-    Positive,
-    RecipeBase,
-    Settings,
-    Share,
-    require_grid,
-)
+from models.recipe_parts import NotNegative, PatientSchedule, Positive, RecipeBase, Settings, Share, require_grid
 
 
 class ResNet(Norm):
@@ -186,7 +178,7 @@ class ClassificationRecipe(RecipeBase):
     loss: ClassificationLoss = ClassificationLoss()
     optimiser: Optimiser = Optimiser()
     batches: Literal["all", "balanced"] = "all"
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentations = Augmentation()
     windows: Windows | None = None
     least_sensitivity: Annotated[float, Field(gt=0, le=1)] | None = None
     schedule: ClassificationSchedule

@@ -12,7 +12,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from models.recipe_parts import GenerationBase, NotNegative, Positive, Rate, Settings, Share, require_given
+from models.generation_recipe import GenerationBase, require_given
+from models.recipe_parts import NotNegative, Positive, Rate, Settings, Share
 
 
 class Denoiser(Settings):

@@ -11,17 +11,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from models.adversarial_recipe import NormName
+from models.generation_recipe import GenerationBase, require_apart, require_given
 from models.networks.patch_critic import smallest_px
-from models.recipe_parts import (
-    GenerationBase,
-    NotNegative,
-    Positive,
-    Rate,
-    Settings,
-    Share,
-    require_apart,
-    require_given,
-)
+from models.recipe_parts import NotNegative, Positive, Rate, Settings, Share
 
 
 class SpadeSettings(Settings):

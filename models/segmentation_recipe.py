@@ -6,17 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from models.augmentation_recipe import Augmentation, Augmentations
 from models.predictor_parts import Norm, Optimiser, Windows
-from models.recipe_parts import (
-    Augmentation,
-    NotNegative,
-    Positive,
-    RecipeBase,
-    Schedule,
-    Settings,
-    Share,
-    require_grid,
-)
+from models.recipe_parts import NotNegative, Positive, RecipeBase, Schedule, Settings, Share, require_grid
 
 
 class UNet(Norm):
@@ -62,7 +54,7 @@ class SegmentationRecipe(RecipeBase):
     network: Networks = UNet()
     loss: DiceCrossEntropy = DiceCrossEntropy()
     optimiser: Optimiser = Optimiser()
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentations = Augmentation()
     windows: Windows = Windows()
     schedule: Schedule
 

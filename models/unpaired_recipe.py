@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from models.generation_recipe import GenerationBase, require_apart
 from models.networks.patch_critic import smallest_px
 from models.paired_recipe import CriticSettings, PairedOptimiser, TranslatorSettings
-from models.recipe_parts import GenerationBase, NotNegative, Positive, Rate, Settings, require_apart, require_grid
+from models.recipe_parts import NotNegative, Positive, Rate, Settings, require_grid
 
 
 class UnpairedLoss(Settings):

@@ -9,6 +9,7 @@ from typing import Any
 
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
+from models.augmentation_recipe import require_fits
 from models.classification_recipe import ClassificationRecipe
 from models.diffusion_recipe import DiffusionRecipe
 from models.paired_recipe import PairedRecipe
@@ -68,6 +69,7 @@ def train(
             f"recipe {recipe.name!r} is for {recipe.task}; only generators start from another model; a classifier "
             "names weights in `start`"
         )
+    _require_augmentation(recipe, cohort)
     with joined(summary.device_named(device)) as ranks:
         sharing.require(recipe, ranks.count)
         if compiled:
@@ -104,3 +106,11 @@ def train(
                 unpaired.train(recipe, session)
             else:
                 adversarial.train(recipe, session)
+
+
+def _require_augmentation(recipe: Recipe, cohort: Cohort) -> None:
+    seen, learned = [channel.name for channel in cohort.channels], cohort.labels
+    if not isinstance(recipe, ClassificationRecipe | SegmentationRecipe):
+        seen = [*(recipe.channels or seen[:1])]
+        learned = learned if recipe.conditional or recipe.mask or recipe.only else ()
+    require_fits(recipe.augmentation, learned, seen)

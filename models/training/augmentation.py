@@ -12,42 +12,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dicom_io.errors import Rejected
+from models.augmentation_recipe import Augmentation
 from models.draws import uniform
-from models.recipe_parts import Augmentation
+from models.training.appearance import regraded, signed
+
+# What torch calls them.
+_BEYOND = {"none": "zeros", "edge": "border", "mirror": "reflection"}
 
 
 def augment(
     images: Tensor, masks: Tensor | None, settings: Augmentation, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
     """images: (B, C, rows, columns) float; masks: (B, rows, columns) class numbers, moved with the images (nearest)."""
-    images, masks = _moved(*_flipped(images, masks, settings, generator), settings, generator)
-    return _regraded(images, settings, generator), masks
+    images, masks = _turned(*_flipped(images, masks, settings, generator), settings, generator)
+    images, masks = _moved(images, masks, settings, generator)
+    return regraded(images, settings, generator, settings.stain_range), masks
 
 
 def augment_pictures(images: Tensor, settings: Augmentation, generator: torch.Generator, mask_planes: int) -> Tensor:
     """images: (B, planes, rows, columns), or of volumes, in [-1, 1], the last `mask_planes` of a mask: grey levels are
-    none of its business, it only moves with the image. What comes from outside is -1, air."""
-    images = _moved(*_flipped(images, None, settings, generator), settings, generator, outside=-1.0)[0]
+    none of its business, it only moves with the image. No signal is -1, air."""
+    images, _ = _turned(*_flipped(images, None, settings, generator), settings, generator)
+    images = _moved(images, None, settings, generator, outside=-1.0)[0]
     graded, drawn = images.tensor_split([images.shape[1] - mask_planes], dim=1)
-    return torch.cat([_regraded(graded, settings, generator), drawn], 1)
-
-
-def _regraded(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Other brightness, contrast and noise for each image."""
-    one_each = (len(images), *[1] * (images.ndim - 1))
-    if settings.gain:
-        images = images * (1 + settings.gain * _signed(one_each, generator, images.device))
-    if settings.offset:
-        images = images + settings.offset * _signed(one_each, generator, images.device)
-    if settings.noise:
-        amount = settings.noise * torch.rand(one_each, generator=generator).to(images.device)
-        images = images + amount * torch.randn(images.shape, generator=generator).to(images.device)
-    return images
-
-
-def _signed(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Uniform in [-1, 1)."""
-    return (torch.rand(shape, generator=generator) * 2 - 1).to(device)
+    return torch.cat([regraded(graded, settings, generator, (-1.0, 1.0)), drawn], 1)
 
 
 def _flipped(
@@ -61,6 +50,24 @@ def _flipped(
     return images, masks
 
 
+def _turned(
+    images: Tensor, masks: Tensor | None, settings: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """By none, one, two or three quarters."""
+    if not settings.quarter_turns:
+        return images, masks
+    rows, columns = images.shape[-2:]
+    if rows != columns:
+        raise Rejected(f"augmentation.quarter_turns: images of {rows} x {columns} are no squares; set it to false")
+    quarters = torch.randint(4, (len(images),), generator=generator).to(images.device)
+
+    def turned(stack: Tensor) -> Tensor:
+        several = torch.stack([torch.rot90(stack, number, (-2, -1)) for number in range(4)])
+        return several[quarters, torch.arange(len(stack), device=stack.device)]
+
+    return turned(images), None if masks is None else turned(masks)
+
+
 def _moved(
     images: Tensor,
     masks: Tensor | None,
@@ -69,22 +76,24 @@ def _moved(
     *,
     outside: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
-    """Rotate, scale and shift about the centre; what comes from outside is `outside`, in masks 0."""
-    if not (settings.rotation_degrees or settings.translation or settings.scale):
+    """Rotate, shear, scale and shift about the centre. outside: no signal; in masks that is 0."""
+    if not settings.changes(("rotation_degrees", "shear", "translation", "scale")):
         return images, masks
     batch, device = len(images), images.device
-    angle = _signed((batch,), generator, device) * math.radians(settings.rotation_degrees)
-    size = 1 + settings.scale * _signed((batch,), generator, device)
-    shift = 2 * settings.translation * _signed((batch, 2), generator, device)
+    angle = signed((batch,), generator, device) * math.radians(settings.rotation_degrees)
+    size = 1 + settings.scale * signed((batch,), generator, device)
+    shift = 2 * settings.translation * signed((batch, 2), generator, device)
     rows, columns = images.shape[-2:]
     # affine_grid counts each axis from -1 to 1, so a rotation of unequal sides needs the ratio of the sides.
     cosine, sine = torch.cos(angle) / size, torch.sin(angle) / size
-    across = torch.stack([cosine, -sine * rows / columns, shift[:, 0]], 1)
-    down = torch.stack([sine * columns / rows, cosine, shift[:, 1]], 1)
+    lean = settings.shear * signed((batch,), generator, device) if settings.shear else torch.zeros(batch, device=device)
+    across = torch.stack([cosine, (lean * cosine - sine) * rows / columns, shift[:, 0]], 1)
+    down = torch.stack([sine * columns / rows, lean * sine + cosine, shift[:, 1]], 1)
     grid = F.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
-    images = F.grid_sample(images - outside, grid, align_corners=False) + outside
+    beyond = _BEYOND[settings.outside]
+    images = F.grid_sample(images - outside, grid, padding_mode=beyond, align_corners=False) + outside
     if masks is not None:
-        numbers = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
+        numbers = F.grid_sample(masks[:, None].float(), grid, mode="nearest", padding_mode=beyond, align_corners=False)
         masks = numbers[:, 0].to(masks.dtype)
     return images, masks
 

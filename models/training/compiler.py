@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from dicom_io.errors import Rejected
+from models.generation_recipe import GenerationBase
 from models.recipe import Recipe
-from models.recipe_parts import GenerationBase
 from models.training.summary import device_named
 
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from dicom_io.cohort import Channel, Cohort
 from dicom_io.errors import Rejected
 from models import cases, coarse, domain, preprocessing
+from models.augmentation_recipe import Augmentation
 from models.cases import Case, Outline, Squares
 from models.diffusion_recipe import DiffusionRecipe
 from models.evaluation.agreement import coarsened
 from models.paired_recipe import PairedRecipe, TranslatorSettings
-from models.recipe_parts import Augmentation
 from models.training import pictures
 from models.training.augmentation import augment_pictures
 from models.unpaired_recipe import UnpairedRecipe

@@ -11,7 +11,7 @@ from dicom_io.cohort import Channel, Cohort, Item
 from dicom_io.errors import Rejected
 from models import cases, domain
 from models.cases import Case, Outline, Squares
-from models.recipe_parts import GenerationBase
+from models.generation_recipe import GenerationBase
 from models.shelf import Shelf
 from models.training import summary
 from models.version import Description

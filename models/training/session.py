@@ -20,8 +20,8 @@ from dicom_io.errors import Rejected
 from models import version
 from models.cases import Outline, Squares
 from models.draws import Draws
+from models.generation_recipe import GenerationBase
 from models.networks.maker import Sampler
-from models.recipe_parts import GenerationBase
 from models.training import pictures, summary
 from models.training.alarms import OF_A_CRITIC, Alarms, WaysOut
 from models.training.batches import Batches

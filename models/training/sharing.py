@@ -6,9 +6,9 @@ import math
 
 from dicom_io.errors import Rejected
 from models.adversarial_recipe import AdversarialRecipe
+from models.generation_recipe import GenerationBase
 from models.networks.generator import GROUP
 from models.recipe import Recipe
-from models.recipe_parts import GenerationBase
 
 
 def require(recipe: Recipe, processes: int) -> None:

@@ -20,8 +20,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from dicom_io.errors import Rejected
-from models import networks, recipe_parts, version
-from models.recipe_parts import GenerationBase
+from models import generation_recipe, networks, version
+from models.generation_recipe import GenerationBase
 from models.training.journal import Journal
 from models.version import Ancestor, ModelVersion
 
@@ -64,7 +64,7 @@ class Transfer:
     """
 
     def __init__(self, recipe: GenerationBase, journal: Journal, model: Path | None, resume: bool) -> None:
-        self._settings = recipe.transfer or recipe_parts.Transfer()
+        self._settings = recipe.transfer or generation_recipe.Transfer()
         run, begun = journal.run, journal.resumed is not None
         self._recipe, self._data_hash, self._begun = recipe.name, journal.data_hash, begun
         self._model = None if model is None else _generator(model)

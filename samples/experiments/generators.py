@@ -46,8 +46,8 @@ from models.cases import Squares
 from models.evaluate import AUDIT_SEED, evaluate, measured
 from models.evaluation.fidelity import noisy
 from models.evaluation.subsets import evenly
+from models.generation_recipe import GenerationBase
 from models.recipe import Recipe
-from models.recipe_parts import GenerationBase
 from models.training import pictures
 from samples.experiments.generator_lines import LINES, PROFILES, Import, Line, ProfileName, recipe_of
 from samples.experiments.generator_report import figures_of, report_of

@@ -18,9 +18,9 @@ from dicom_io.cohort import Channel, Cohort, Item
 from dicom_io.errors import Rejected
 from dicom_io.volume import Projection
 from models import bundle, card, cases, generator, networks, recipe, sheet, training
+from models.augmentation_recipe import Augmentation
 from models.generator import Generator, Sample
 from models.networks.diffusion import Diffusion
-from models.recipe_parts import Augmentation
 from models.training import pictures
 from models.training.augmentation import augment_pictures
 from plugin import pipeline

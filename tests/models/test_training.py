@@ -13,6 +13,7 @@ from toy_images import COLUMNS, ROWS, SLICES, blob_volume
 from dicom_io.cohort import Item
 from dicom_io.errors import Rejected
 from models import networks, recipe, training
+from models.augmentation_recipe import Augmentation
 from models.cases import Case
 from models.classification_recipe import ResNet
 from models.evaluation.classification import expected_calibration_error
@@ -21,7 +22,7 @@ from models.networks import classifier as classifiers
 from models.networks import unet
 from models.networks.generator import Discriminator, minibatch_deviation
 from models.predictor_parts import Windows
-from models.recipe_parts import Augmentation, Schedule
+from models.recipe_parts import Schedule
 from models.segmentation_recipe import UNet
 from models.training import average, classification, segmentation
 from models.training.augmentation import augment, translate_and_cut

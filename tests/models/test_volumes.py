@@ -15,6 +15,7 @@ from dicom_io import nifti, secondary_capture, segmentation
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models import bundle, cases, generator, networks, recipe, sheet, training, version
+from models.augmentation_recipe import Augmentation
 from models.cases import Squares
 from models.diffusion_recipe import Latent
 from models.evaluation import fidelity, privacy
@@ -23,7 +24,6 @@ from models.generator import Generator
 from models.networks import pairs
 from models.networks.diffusion import Diffusion
 from models.networks.generator import Discriminator
-from models.recipe_parts import Augmentation
 from models.training import pictures
 from models.training.augmentation import augment_pictures, translate_and_cut
 from models.training.compression import Compression
@@ -88,7 +88,7 @@ def test_the_label_of_a_volume_is_the_largest_of_its_slices(make_cohort):
     ("changes", "said"),
     [
         ({"adaptive": {}}, "adaptive: its changes are for slices"),
-        ({"augmentation": {"rotation_degrees": 5}}, "augmentation: rotation_degrees, translation and scale"),
+        ({"augmentation": {"rotation_degrees": 5}}, "augmentation.rotation_degrees is for slices"),
         ({"served_px": 8}, "served_px: volumes are served as they are made"),
         ({"channels": ["red", "green", "blue"]}, "channels: volumes are not made in colour"),
     ],
