@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.domain import Domain
+from models.study import Reading
 from models.version import Description, Saw
 
 _AXES = {"volume": ("between slices", "down", "across"), "projection": ("down", "across")}
@@ -36,6 +37,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
             if description.threshold is not None
             else []
         ),
+        *_of_whole_studies(description.study),
         *(
             [
                 (
@@ -113,6 +115,13 @@ def _ancestors(saw: Saw) -> list[str]:
         ]
         begun = each.address
     return lines
+
+
+def _of_whole_studies(reading: Reading | None) -> list[str]:
+    if reading is None:
+        return []
+    fixed = f"calibrated on {reading.studies} studies of validation, threshold {reading.threshold:.3g}"
+    return [f"A study is read by {reading.words}, {fixed}."]
 
 
 def _purpose(description: Description, channels: str) -> str:
@@ -205,10 +214,11 @@ def figures(report: Mapping[str, Any]) -> list[str]:
     return caution + (_generator_figures if report["task"] == "generation" else _predictor_figures)(report)
 
 
-def _predictor_figures(report: Mapping[str, Any]) -> list[str]:
+def _predictor_figures(report: Mapping[str, Any], of: str = "images") -> list[str]:
+    """of: what a classifier's report counts."""
     if report["task"] == "classification":
         beside = {report["baseline"]["name"]: report["baseline"]["metrics"]}
-        size = f"{report['images']} images of {report['patients']} test patients, prevalence {report['prevalence']:.3f}"
+        size = f"{report['images']} {of} of {report['patients']} test patients, prevalence {report['prevalence']:.3f}"
     else:
         beside = report["baselines"]
         size = f"{report['cases']} cases of {report['patients']} test patients"
@@ -242,6 +252,10 @@ def _beside_metrics(report: Mapping[str, Any]) -> list[str]:
             f"{told[f'f1_{number}']} |"
             for number in range(classes)
         ]
+    if "by_study" in report:
+        whole = report["by_study"]
+        lines += ["", f"Studies, each by {whole['rule']}, calibrated on {whole['fixed_on']} studies of validation:", ""]
+        lines += _predictor_figures({"task": "classification", **whole}, "studies")
     if "lesions_by_size" in report:
         counted = [f"{each['found']} of {each['lesions']} {size}" for size, each in report["lesions_by_size"].items()]
         lines += ["", f"Lesions found: {', '.join(counted)}."]

@@ -13,6 +13,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from models.augmentation_recipe import Augmentation, Augmentations
 from models.predictor_parts import Norm, Optimiser, Windows
 from models.recipe_parts import NotNegative, PatientSchedule, Positive, RecipeBase, Settings, Share, require_grid
+from models.study import StudyRule
 
 
 class ResNet(Norm):
@@ -168,7 +169,7 @@ class ClassificationRecipe(RecipeBase):
     a slice the probabilities of its most suspicious window (needs a cohort of volumes with masks).
     batches: "balanced" draws every class as often, "all" every slice. start: None begins with random weights.
     least_sensitivity: the threshold is the highest that calls this share of the positives of validation; None takes
-    that of the best sensitivity plus specificity.
+    that of the best sensitivity plus specificity. study: how the pictures of a study speak for it.
     """
 
     task: Literal["classification"]
@@ -181,6 +182,7 @@ class ClassificationRecipe(RecipeBase):
     augmentation: Augmentations = Augmentation()
     windows: Windows | None = None
     least_sensitivity: Annotated[float, Field(gt=0, le=1)] | None = None
+    study: StudyRule = StudyRule()
     schedule: ClassificationSchedule
 
     @model_validator(mode="after")

@@ -51,7 +51,7 @@ def compare(folders: Sequence[Path], names: Sequence[str], cohort: Cohort, *, dr
 def _classifiers(models: Sequence[Classifier], names: Sequence[str], cohort: Cohort, draws: int) -> dict[str, Any]:
     rows, labels, patients = [], np.zeros(0, np.int64), [""]
     for model in models:
-        probabilities, labels, patients = on_test_images(model, cohort)
+        probabilities, labels, patients, _ = on_test_images(model, cohort)
         rows.append(1 - probabilities[:, 0].astype(np.float64))
     positive = labels > 0
     thresholds = [model.threshold for model in models]

@@ -16,7 +16,7 @@ import torch
 
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
-from models import cases, networks, recipe, version
+from models import calibration, cases, networks, recipe, study, version
 from models.cases import Case
 from models.classification_recipe import ClassificationRecipe
 from models.networks.ensemble import Ensemble
@@ -58,7 +58,9 @@ def merge(runs: Sequence[Path], cohort: Cohort, out: Path, mirrored: Sequence[st
     if task == "segmentation":
         fixed = _segmenter(network, first, validation)
     else:
-        fixed = _classifier(network, validation, _least_sensitivity(runs[0]))
+        asked = _asked(runs[0])
+        assert asked is not None
+        fixed = _classifier(network, validation, asked)
     definition["temperature"] = fixed.get("temperature") or 1.0
     of = tuple(
         Member(content_hash=member.identity.content_hash, seed=member.description.saw.seed) for member in members
@@ -83,6 +85,7 @@ def _require_alike(runs: Sequence[Path], members: Sequence[ModelVersion], cohort
     if first.description.task not in ("segmentation", "classification"):
         raise Rejected(f"{runs[0]} is for {first.description.task}; an ensemble is made of predictors")
     seen: dict[str, Path] = {}
+    asked = _asked(runs[0])
     for run, member in zip(runs, members, strict=True):
         twin = seen.setdefault(member.identity.content_hash, run)
         if twin != run or runs.count(run) > 1:
@@ -93,19 +96,21 @@ def _require_alike(runs: Sequence[Path], members: Sequence[ModelVersion], cohort
                 f"{member.description.saw.data_hash[:12]}, not on {cohort.name!r} as it is now "
                 f"({cohort.data_hash[:12]}); validation patients might have been trained on"
             )
-        for name, theirs, ours in (
+        ours = _asked(run)
+        for name, has, wanted in (
             ("task", member.description.task, first.description.task),
             ("input chain", member.model_input, first.model_input),
             ("windows", member.inferer, first.inferer),
-            ("least_sensitivity", _least_sensitivity(run), _least_sensitivity(runs[0])),
+            ("least_sensitivity", ours and ours.least_sensitivity, asked and asked.least_sensitivity),
+            ("rule from pictures to studies", ours and ours.study, asked and asked.study),
         ):
-            if theirs != ours:
+            if has != wanted:
                 raise Rejected(f"{run} has another {name} than {runs[0]}; an ensemble has one: train both alike")
 
 
-def _least_sensitivity(run: Path) -> float | None:
+def _asked(run: Path) -> ClassificationRecipe | None:
     asked = recipe.load(run / "recipe.yaml")
-    return asked.least_sensitivity if isinstance(asked, ClassificationRecipe) else None
+    return asked if isinstance(asked, ClassificationRecipe) else None
 
 
 def _segmenter(network: Ensemble, like: ModelVersion, validation: Sequence[Case]) -> dict[str, float]:
@@ -113,8 +118,9 @@ def _segmenter(network: Ensemble, like: ModelVersion, validation: Sequence[Case]
     return {"threshold": float(segmentation.THRESHOLDS[np.argmax(scores)])}
 
 
-def _classifier(network: Ensemble, validation: Sequence[Case], least_sensitivity: float | None) -> dict[str, float]:
+def _classifier(network: Ensemble, validation: Sequence[Case], asked: ClassificationRecipe) -> dict[str, Any]:
     logits = classification.predict(network, validation, _CPU)
     judged = classification.labels_of(validation)
-    temperature, threshold = classification.fixed_on(logits, judged, least_sensitivity)
-    return {"threshold": threshold, "temperature": temperature}
+    temperature, threshold = calibration.fixed_on(logits, judged, asked.least_sensitivity)
+    reading = study.read(asked.study, logits / temperature, validation, asked.least_sensitivity)
+    return {"threshold": threshold, "temperature": temperature, "study": reading}

@@ -15,7 +15,7 @@ from dicom_io import cohort as cohorts
 from dicom_io.cohort import Cohort, Item
 from dicom_io.errors import Rejected
 from dicom_io.volume import Float32, Volume
-from models import cases, coarse, from_pictures, generator, predictor, version
+from models import cases, coarse, from_pictures, generator, predictor, study, version
 from models.cases import Case
 from models.evaluation import agreement, classification, fidelity, label_shares, privacy, segmentation, trivial
 from models.evaluation.agreement import Compared
@@ -24,6 +24,7 @@ from models.evaluation.segmentation import Pair
 from models.evaluation.subsets import evenly
 from models.from_pictures import Painter, Translator
 from models.networks.from_picture import FromPicture
+from models.study import Reading
 from models.training import couples, pictures
 from models.version import ModelVersion
 
@@ -106,10 +107,10 @@ def caution_of(saw: version.Saw, cohort: Cohort) -> str:
 def _classifier(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     model = predictor.load(folder)
     assert isinstance(model, predictor.Classifier)
-    probabilities, labels, patients = on_test_images(model, cohort)
+    probabilities, labels, patients, studies = on_test_images(model, cohort)
     # Another cohort's class numbers may mean something else; then only "any class but the first" can be measured.
     alike = cohort.labels == model.labels
-    return {"labels": list(model.labels) if alike else []} | classification.evaluate(
+    report = classification.evaluate(
         probabilities.astype(np.float64),
         labels,
         patients,
@@ -118,18 +119,49 @@ def _classifier(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
         draws=draws,
         by_class=alike,
     )
+    reading = model.description.study
+    if reading is not None and len(set(studies)) < len(studies):
+        suspicions = 1 - probabilities[:, 0].astype(np.float64)
+        report["by_study"] = _of_studies(reading, suspicions, labels > 0, patients, studies, cohort, draws)
+    return {"labels": list(model.labels) if alike else []} | report
 
 
-def on_test_images(model: predictor.Classifier, cohort: Cohort) -> tuple[Float32, npt.NDArray[np.int64], list[str]]:
-    """Probabilities (n, classes), true classes (n,) and patients of all test images."""
-    rows, labels, patients = [], [], []
+def _of_studies(
+    reading: Reading,
+    suspicions: npt.NDArray[np.float64],
+    positive: npt.NDArray[np.bool_],
+    patients: Sequence[str],
+    studies: Sequence[str],
+    cohort: Cohort,
+    draws: int,
+) -> dict[str, Any]:
+    """The figures of whole studies by the version's rule; a study is positive where one of its pictures is."""
+    owners = dict(zip(studies, patients, strict=True))
+    p = np.array([reading.probability(each) for each in study.in_studies(suspicions, studies).values()])
+    truth = np.array([each.any() for each in study.in_studies(positive.astype(np.float64), studies).values()])
+    return {"rule": reading.words, "fixed_on": reading.studies} | classification.evaluate(
+        np.stack([1 - p, p], 1),
+        truth.astype(np.int64),
+        [owners[name] for name in owners],
+        threshold=reading.threshold,
+        prevalence=_prevalence_of_studies(cohort.training),
+        draws=draws,
+    )
+
+
+def on_test_images(
+    model: predictor.Classifier, cohort: Cohort
+) -> tuple[Float32, npt.NDArray[np.int64], list[str], list[str]]:
+    """Probabilities (n, classes), true classes (n,), patients and studies of all test images."""
+    rows, labels, patients, studies = [], [], [], []
     for case in cases.load(cohort, cohort.test, ()):
         probabilities = model.predict(case.source).probabilities
         assert case.labels is not None
         rows.append(probabilities)
         labels += case.labels.tolist()
         patients += [case.patient] * len(probabilities)
-    return np.concatenate(rows), np.array(labels), patients
+        studies += [study.study_of(case.item)] * len(probabilities)
+    return np.concatenate(rows), np.array(labels), patients, studies
 
 
 def on_test_volumes(model: predictor.Segmenter, cohort: Cohort) -> list[Pair]:
@@ -146,6 +178,14 @@ def _prevalence(items: Sequence[Item]) -> float:
     """Share of positives in training, from the data list alone."""
     labels = [label for item in items for label in (item.slice_labels or ((item.label or 0),))]
     return float(np.mean(np.array(labels) > 0))
+
+
+def _prevalence_of_studies(items: Sequence[Item]) -> float:
+    positive: dict[str, bool] = {}
+    for item in items:
+        found = max(item.slice_labels or ((item.label or 0),)) > 0
+        positive[study.study_of(item)] = positive.get(study.study_of(item), False) or found
+    return float(np.mean([*positive.values()]))
 
 
 def _segmenter(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:

@@ -39,9 +39,14 @@ class Classified:
     threshold: float
 
     @property
+    def suspicions(self) -> Float32:
+        """(slices or 1,): the probability of any class but the first."""
+        return 1 - self.probabilities[:, 0]
+
+    @property
     def positive(self) -> np.ndarray:
         """(slices or 1,) bool: any class but the first."""
-        return 1 - self.probabilities[:, 0] >= self.threshold
+        return self.suspicions >= self.threshold
 
 
 class _Predictor:

@@ -36,6 +36,7 @@ from models import networks, runner
 from models.domain import Domain
 from models.preprocessing import check_steps
 from models.recipe_parts import Settings
+from models.study import Reading
 
 # Where MONAI publishes the schema of metadata.json; verify_metadata reads it.
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -110,7 +111,7 @@ class Description(Settings):
     label_dropout: share of the classes that were hidden in training, None where it is not known. members: of an
     ensemble, the runs that it was made of; mirrored: the axes along which it looks at mirror images, too.
     least_sensitivity: that was wanted on validation, None where the threshold is that of the best sensitivity plus
-    specificity.
+    specificity. study: how the pictures of a study speak for it, None where every study of validation had one.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Description(Settings):
     members: tuple[Member, ...] = ()
     mirrored: tuple[str, ...] = ()
     least_sensitivity: float | None = None
+    study: Reading | None = None
 
 
 @dataclass(frozen=True, eq=False)

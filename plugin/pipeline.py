@@ -68,10 +68,7 @@ def predict(
     refused = [(case, complaint) for case, complaint in judged if complaint and not force]
     if not taken:
         raise OutOfDomain(refused[0][1] if len(refused) == 1 else _sentences(refused))
-    made: list[Made] = []
-    for number, (case, outside) in enumerate(taken):
-        progress({"stage": "predicting", "done": number, "total": len(taken)})
-        made += write(objects_of(model, case, made_at, outside, encodings), out)
+    made = write(objects_of(model, taken, made_at, encodings, progress), out)
     progress({"stage": "done", "done": len(taken), "total": len(taken)})
     if refused:
         others = "1 other input is" if len(refused) == 1 else f"{len(refused)} other inputs are"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,12 +14,12 @@ from pydicom import Dataset
 from dicom_io import measurements, picture, report, secondary_capture, segmentation
 from dicom_io.parametric_map import parametric_map
 from dicom_io.provenance import LabelRecord
-from dicom_io.volume import Projection, Volume
+from dicom_io.volume import Projection, Source, Volume
 from models.from_pictures import Translator
 from models.predictor import Classified, Classifier, Segmented, Segmenter
 from plugin import encodings
 from plugin.model_input import Case
-from plugin.outputs import Object, forms, segments_of
+from plugin.outputs import Object, Progress, forms, segments_of, silent
 
 Picture = npt.NDArray[np.uint8]
 
@@ -31,14 +31,23 @@ PERCENTILES = (1.0, 99.5)
 
 
 def objects_of(
-    model: Classifier | Segmenter | Translator, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]
-) -> list[Object]:
-    """In the encodings that are wanted (`plugin.encodings`). outside: whether the input is outside the model's card."""
-    if isinstance(model, Segmenter):
-        return _segmented(model, case, made_at, outside, wanted)
-    if isinstance(model, Translator):
-        return _translated(model, case, made_at, outside, wanted)
-    return _classified(model, case, made_at, outside, wanted)
+    model: Classifier | Segmenter | Translator,
+    taken: Sequence[tuple[Case, bool]],
+    made_at: datetime,
+    wanted: Collection[str],
+    progress: Progress = silent,
+) -> Iterator[Object]:
+    """In the encodings that are wanted (`plugin.encodings`). taken: inputs, each with whether it is outside the model's
+    card."""
+    if isinstance(model, Classifier):
+        yield from _classified(model, taken, made_at, wanted, progress)
+        return
+    for number, (case, outside) in enumerate(taken):
+        progress({"stage": "predicting", "done": number, "total": len(taken)})
+        if isinstance(model, Segmenter):
+            yield from _segmented(model, case, made_at, outside, wanted)
+        else:
+            yield from _translated(model, case, made_at, outside, wanted)
 
 
 def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]) -> list[Object]:
@@ -105,36 +114,105 @@ def _measured(
     return report.report(regions=regions, segmentation=seg, description=described, **common)
 
 
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """An input, whether it is outside the card, and what was found in its pictures."""
+
+    case: Case
+    outside: bool
+    found: Classified
+
+
 def _classified(
-    model: Classifier, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]
-) -> list[Object]:
-    found = model.predict(case.image)
-    frames, zoom = _captioned(case.image, found, _last_units(model, case.image))
-    finding = (
-        f"{found.labels[-1]} {found.probabilities[:, -1].max():.2f} (threshold {found.threshold:.2f}){_resampled(case)}"
-    )
-    common: dict[str, Any] = {
+    model: Classifier,
+    taken: Sequence[tuple[Case, bool]],
+    made_at: datetime,
+    wanted: Collection[str],
+    progress: Progress,
+) -> Iterator[Object]:
+    """Captures of every input; reports of whole studies, where the version reads them, else of every input, too."""
+    studies: dict[str, list[_Read]] = {}
+    for number, (case, outside) in enumerate(taken):
+        progress({"stage": "predicting", "done": number, "total": len(taken)})
+        read = _Read(case, outside, model.predict(case.image))
+        studies.setdefault(str(case.datasets[0].StudyInstanceUID), []).append(read)
+    reported = any(each.startswith(encodings.REPORT) for each in wanted)
+    for inputs in studies.values():
+        whole = _whole(model, inputs)
+        told = f"; {whole[1]}" if whole else ""
+        for each in inputs:
+            common = _common(model, [each], made_at)
+            finding = f"{_highest(each.found)}{_resampled(each.case)}{told}"
+            if reported and not whole:
+                report_of_input = report.report(classes=_classes(model, each.found), **common)
+                yield *report_of_input, finding, encodings.REPORT
+            frames, zoom = _captioned(each.case.image, each.found, _last_units(model, each.case.image))
+            for form in forms(wanted):
+                captures = secondary_capture.of_prediction(
+                    frames, purpose="classification", zoom=zoom, form=form, **common
+                )
+                yield from ((dataset, record, finding, form) for dataset, record in captures)
+        if reported and whole:
+            common = _common(model, inputs, made_at)
+            common["parameters"] |= _rule(model)
+            in_pictures = _classes(model, _joined([each.found for each in inputs]))
+            study = report.report(classes=[whole[0], *in_pictures], **common)
+            yield *study, whole[1], encodings.REPORT
+
+
+def _common(model: Classifier, inputs: Sequence[_Read], made_at: datetime) -> dict[str, Any]:
+    """What objects of these inputs say of their making."""
+    cases = [each.case for each in inputs]
+    parameters = _parameters(cases[0], inputs[0].found.threshold)
+    for case in cases[1:]:
+        parameters |= _resampling(case)
+    return {
         "model": model.identity,
-        "sources": case.datasets,
-        "source_refs": case.sources,
-        "further_sources": case.further,
-        "description": f"{found.labels[-1]} probability by {model.identity.address}",
-        "parameters": _parameters(case, found.threshold),
+        "sources": [dataset for case in cases for dataset in case.datasets],
+        "source_refs": _refs(cases),
+        "further_sources": [dataset for case in cases for dataset in case.further],
+        "description": f"{model.labels[-1]} probability by {model.identity.address}",
+        "parameters": parameters,
         "made_at": made_at,
-        "out_of_domain": outside,
+        "out_of_domain": any(each.outside for each in inputs),
         "audit_id": model.description.audit_id,
     }
-    objects: list[Object] = []
-    if any(each.startswith(encodings.REPORT) for each in wanted):
-        calibrated = model.description.temperature is not None
-        objects.append((*report.report(classes=_classes(found, calibrated), **common), finding, encodings.REPORT))
-    for form in forms(wanted):
-        captures = secondary_capture.of_prediction(frames, purpose="classification", zoom=zoom, form=form, **common)
-        objects += [(dataset, record, finding, form) for dataset, record in captures]
-    return objects
 
 
-def _classes(found: Classified, calibrated: bool) -> list[report.ClassProbability]:
+def _refs(cases: Sequence[Case]) -> list[Source]:
+    """What all inputs were made from, further channels before the images that results refer to."""
+    cut = [(case.sources[: -len(case.datasets)], case.sources[-len(case.datasets) :]) for case in cases]
+    return [source for part in (0, 1) for sources in cut for source in sources[part]]
+
+
+def _whole(model: Classifier, inputs: Sequence[_Read]) -> tuple[report.ClassProbability, str] | None:
+    """What the pictures of a study say together; None where there is one, or the version does not read studies."""
+    reading = model.description.study
+    suspicions = np.concatenate([each.found.suspicions for each in inputs])
+    if reading is None or len(suspicions) < 2:
+        return None
+    name, chance = " or ".join(model.labels[1:]), reading.probability(suspicions)
+    whole = report.ClassProbability(f"{name} in the study", chance, threshold=reading.threshold, calibrated=True)
+    return whole, f"study: {name} {chance:.2f} (threshold {reading.threshold:.2f}), {reading.words}"
+
+
+def _rule(model: Classifier) -> dict[str, Any]:
+    reading = model.description.study
+    assert reading is not None
+    share = {"study_share": reading.share} if reading.rule == "upper mean" else {}
+    return {"study_rule": reading.rule, "study_threshold": reading.threshold, **share}
+
+
+def _highest(found: Classified) -> str:
+    return f"{found.labels[-1]} {found.probabilities[:, -1].max():.2f} (threshold {found.threshold:.2f})"
+
+
+def _joined(found: Sequence[Classified]) -> Classified:
+    """All pictures of a study as one."""
+    return replace(found[0], probabilities=np.concatenate([each.probabilities for each in found]))
+
+
+def _classes(model: Classifier, found: Classified) -> list[report.ClassProbability]:
     """Every class but the first, which is that of nothing found, on the image where it is most probable: of a volume,
     its most suspicious slice. The threshold is of all of them together, so that it stands with a class where it is the
     only one."""
@@ -144,7 +222,7 @@ def _classes(found: Classified, calibrated: bool) -> list[report.ClassProbabilit
             label,
             float(found.probabilities[:, number].max()),
             threshold=found.threshold if len(found.labels) == 2 else None,
-            calibrated=calibrated,
+            calibrated=model.description.temperature is not None,
             images=(int(found.probabilities[:, number].argmax()),) if several else (),
             highest=several,
         )

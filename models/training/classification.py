@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
-from models import cases, domain, networks, version
+from models import calibration, cases, domain, networks, study, version
 from models.cases import Case
 from models.classification_recipe import ClassificationRecipe
 from models.evaluation.classification import auroc
@@ -142,7 +141,9 @@ def train(
 
     # Temperature and threshold are fixed on validation; the temperature goes into the last layer's weights.
     kept.load_state_dict(journal.best()["state"])
-    temperature, threshold = fixed_on(predict(kept, validation, on), judged, recipe.least_sensitivity)
+    logits = predict(kept, validation, on)
+    temperature, threshold = calibration.fixed_on(logits, judged, recipe.least_sensitivity)
+    reading = study.read(recipe.study, logits / temperature, validation, recipe.least_sensitivity)
     owners = [case.patient for case in training for _ in range(case.slices)]
     saw = summary.saw(recipe, cohort, journal.data_hash, owners, images_seen)
     description = version.Description(
@@ -155,6 +156,7 @@ def train(
         threshold=threshold,
         least_sensitivity=recipe.least_sensitivity,
         temperature=temperature,
+        study=reading,
     )
     state = classifier.calibrated(kept, temperature)
     version.write(run, description, definition, recipe.preprocessing, None, 0.0, state)
@@ -224,53 +226,3 @@ def ranking(logits: Tensor, labels: Tensor) -> float:
     """AUROC of "any class but the first"; 0.5 where validation holds one kind only."""
     value = auroc((1 - torch.softmax(logits, 1)[:, 0]).double().numpy(), (labels > 0).numpy())
     return 0.5 if np.isnan(value) else value
-
-
-def fixed_on(logits: Tensor, judged: Tensor, least_sensitivity: float | None) -> tuple[float, float]:
-    """Temperature and threshold by the logits of validation and its class numbers: `fit_temperature`,
-    `operating_point`."""
-    temperature = fit_temperature(logits, judged)
-    suspicion = (1 - torch.softmax(logits / temperature, 1)[:, 0]).numpy()
-    return temperature, operating_point(suspicion, (judged > 0).numpy(), least_sensitivity)
-
-
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Temperature T of softmax(logits / T) by maximum a posteriori (Guo 2017, with ln T ~ N(0, 1)).
-
-    The prior weighs as much as one image: it keeps a handful of separable validation images from claiming certainty.
-    """
-
-    def cost(log_temperature: float) -> float:
-        scaled = logits.double() / np.exp(log_temperature)
-        return float(F.cross_entropy(scaled, labels, reduction="sum")) + log_temperature**2 / 2
-
-    return float(np.exp(minimize_scalar(cost, bounds=(-3.0, 3.0), method="bounded").x))
-
-
-def operating_point(probabilities: np.ndarray, positive: np.ndarray, least_sensitivity: float | None) -> float:
-    """The highest threshold that calls this share of the positives, or for None `youden_threshold`.
-
-    0.5 where no positive is there. Midway to the next lower probability, as there.
-    """
-    if least_sensitivity is None or not positive.any():
-        return youden_threshold(probabilities, positive)
-    values = np.sort(probabilities[positive])
-    # So many positives may lie below; a little slack, for shares such as 0.95 have no exact float.
-    missed = int(np.floor((1 - least_sensitivity) * len(values) + 1e-9))
-    last = values[missed]
-    below = probabilities[probabilities < last]
-    return float((last + below.max()) / 2) if len(below) else float(last)
-
-
-def youden_threshold(probabilities: np.ndarray, positive: np.ndarray) -> float:
-    """The threshold of the best sensitivity + specificity (Youden 1950), midway to the next lower probability.
-
-    0.5 where only one kind is there.
-    """
-    if positive.all() or not positive.any():
-        return 0.5
-    values = np.unique(probabilities)
-    cuts = np.concatenate([[values[0]], (values[1:] + values[:-1]) / 2])
-    at_least = probabilities[None, :] >= cuts[:, None]
-    youden = at_least[:, positive].mean(1) - at_least[:, ~positive].mean(1)
-    return float(cuts[youden.argmax()])

@@ -8,8 +8,8 @@ from scipy import ndimage
 from skimage import measure
 from sklearn import metrics as sklearn_metrics
 
+from models.calibration import operating_point, youden_threshold
 from models.evaluation import classification, lesions
-from models.training.classification import operating_point, youden_threshold
 
 
 def masks(seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from toy_images import COLUMNS, ROWS, SLICES, blob_volume
 
 from dicom_io.cohort import Item
 from dicom_io.errors import Rejected
-from models import networks, recipe, training
+from models import calibration, networks, recipe, training
 from models.augmentation_recipe import Augmentation
 from models.cases import Case
 from models.classification_recipe import ResNet
@@ -24,7 +24,7 @@ from models.networks.generator import Discriminator, minibatch_deviation
 from models.predictor_parts import Windows
 from models.recipe_parts import Schedule
 from models.segmentation_recipe import UNet
-from models.training import average, classification, segmentation
+from models.training import average, segmentation
 from models.training.augmentation import augment, translate_and_cut
 from models.training.randomness import start_step
 from models.training.schedule import Clock
@@ -279,7 +279,7 @@ def test_temperature_scaling_finds_the_temperature_that_made_the_logits():
     torch.manual_seed(0)
     honest = torch.randn(4000, 3) * 1.5
     labels = torch.multinomial(torch.softmax(honest, 1), 1)[:, 0]
-    assert classification.fit_temperature(honest * 2.5, labels) == pytest.approx(2.5, rel=0.1)
+    assert calibration.fit_temperature(honest * 2.5, labels) == pytest.approx(2.5, rel=0.1)
 
 
 def test_scaling_by_the_temperature_makes_boastful_probabilities_honest_on_other_images():
@@ -287,7 +287,7 @@ def test_scaling_by_the_temperature_makes_boastful_probabilities_honest_on_other
     honest = torch.randn(4000, 2) * 1.5
     labels = torch.multinomial(torch.softmax(honest, 1), 1)[:, 0]
     boastful, one = honest * 3, np.ones((1, 2000))
-    temperature = classification.fit_temperature(boastful[:2000], labels[:2000])
+    temperature = calibration.fit_temperature(boastful[:2000], labels[:2000])
 
     def error(logits: torch.Tensor) -> float:
         p = torch.softmax(logits[2000:], 1)[:, 1].double().numpy()
@@ -299,13 +299,13 @@ def test_scaling_by_the_temperature_makes_boastful_probabilities_honest_on_other
 
 def test_a_handful_of_separable_images_does_not_make_certainty():
     logits = torch.tensor([[4.0, -4.0], [-4.0, 4.0]])
-    assert classification.fit_temperature(logits, torch.tensor([0, 1])) > 0.3
+    assert calibration.fit_temperature(logits, torch.tensor([0, 1])) > 0.3
 
 
 def test_the_threshold_lies_between_the_two_kinds():
-    threshold = classification.youden_threshold(np.array([0.1, 0.2, 0.7, 0.9]), np.array([False, False, True, True]))
+    threshold = calibration.youden_threshold(np.array([0.1, 0.2, 0.7, 0.9]), np.array([False, False, True, True]))
     assert 0.2 < threshold < 0.7
-    assert classification.youden_threshold(np.array([0.1, 0.2]), np.array([False, False])) == 0.5
+    assert calibration.youden_threshold(np.array([0.1, 0.2]), np.array([False, False])) == 0.5
 
 
 def test_the_temperature_is_part_of_the_released_weights():

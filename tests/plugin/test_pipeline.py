@@ -226,14 +226,22 @@ def test_the_map_is_the_probability_where_the_slices_lie(in_numbers, head, head_
     np.testing.assert_array_equal(read.voxels, model.predict(case.image).probability.voxels)
 
 
-def test_a_classifier_reports_what_it_looks_for_on_its_most_suspicious_slice(long_pet, slice_classifier, tmp_path):
+def test_a_classifier_reports_on_the_study_and_on_its_most_suspicious_slice(long_pet, slice_classifier, tmp_path):
     asked = encodings.DEFAULT | {"report", "map"}
     made = pipeline.predict(long_pet, slice_classifier.folder, tmp_path, made_at=AT, force=True, encodings=asked)
     model = predictor.load(slice_classifier.folder)
     case = input_of(long_pet, model)
     found = model.predict(case.image)
     [path] = [each.path for each in made if each.encoding == "report"]
-    [group] = srread(path).content.get_image_measurement_groups()
+    whole, group = srread(path).content.get_image_measurement_groups()
+    reading = model.description.study
+    chance = reading.probability(found.suspicions)
+    numbers = {each.name.meaning: each.value for each in whole.get_measurements()}
+    assert numbers == pytest.approx({"Probability": chance, "Threshold Value": reading.threshold}, abs=1e-6)
+    assert whole.finding_type.meaning == "lesion in the study"
+    assert len(whole.source_images) == len(case.datasets)
+    told = f"study: lesion {chance:.2f} (threshold {reading.threshold:.2f}), the highest of its pictures"
+    assert all(told in each.finding for each in made)
     numbers = {each.name.meaning: each for each in group.get_measurements()}
     assert numbers["Probability"].value == pytest.approx(found.probabilities[:, 1].max(), abs=1e-6)
     assert numbers["Probability"].derivation == codes.SCT.Maximum
@@ -381,7 +389,8 @@ def test_each_slice_stands_above_its_own_probability(forced, long_pet, slice_cla
     for frame, chance in zip(frames, chances, strict=True):
         ink = picture.text_strip(f"lesion {chance:.2f} (threshold {found.threshold:.2f})", frame.shape[1])
         np.testing.assert_array_equal(frame[height : height + len(ink), :, 1] > 0, ink)
-    assert {each.finding for each in forced} == {f"lesion {chances.max():.2f} (threshold {found.threshold:.2f})"}
+    [finding] = {each.finding for each in forced}
+    assert finding.startswith(f"lesion {chances.max():.2f} (threshold {found.threshold:.2f}); study: lesion ")
 
 
 def test_each_mammogram_has_a_capture_of_its_own_with_its_probability(view_classifier, tmp_path):
@@ -398,7 +407,7 @@ def test_each_mammogram_has_a_capture_of_its_own_with_its_probability(view_class
         assert isinstance(image, Projection)
         found = model.predict(image)
         text = f"lesion {found.probabilities[0, 1]:.2f} (threshold {found.threshold:.2f})"
-        assert each.finding == text
+        assert each.finding.startswith(f"{text}; study: lesion ")
         dataset = dcmread(each.path)
         assert int(dataset.get("NumberOfFrames")) == 1
         assert "PerFrameFunctionalGroupsSequence" not in dataset  # no place in the patient
@@ -410,6 +419,29 @@ def test_each_mammogram_has_a_capture_of_its_own_with_its_probability(view_class
         gray = np.rint(255 * np.clip((thinned - low) / (high - low), 0, 1))
         np.testing.assert_array_equal(frame[:265, :, 2], gray)
         np.testing.assert_array_equal(frame[265:, :, 0] > 0, ink)
+
+
+def test_views_of_one_examination_have_one_report_and_those_of_two_have_two(view_classifier, tmp_path):
+    first = [toy.mammogram(NEW, side, "CC", ill=side == "R") for side in "LR"]
+    second = [toy.mammogram(NEW + 1, side, "CC", ill=False) for side in "LR"]
+    files = toy.write(tmp_path / "in", [*first, *second])
+    asked = encodings.DEFAULT | {"report"}
+    made = pipeline.predict(files, view_classifier.folder, tmp_path / "out", made_at=AT, encodings=asked)
+    model = predictor.load(view_classifier.folder)
+    found = {}
+    for case in cases(series.volumes(files), model.channels):
+        found[str(case.datasets[0].SOPInstanceUID)] = model.predict(case.image).suspicions
+    reports = {frozenset(each.record.source_uids): each for each in made if each.encoding == "report"}
+    assert len(reports) == 2
+    for views in (first, second):
+        names = [str(view.SOPInstanceUID) for view in views]
+        told = reports[frozenset(names)]
+        labels.check(told.path.read_bytes(), told.record)
+        whole, single = srread(told.path).content.get_image_measurement_groups()
+        chance = model.description.study.probability(np.concatenate([found[name] for name in names]))
+        assert whole.get_measurements()[0].value == pytest.approx(chance, abs=1e-6)
+        [image] = single.source_images
+        assert image.referenced_sop_instance_uid == max(names, key=lambda name: found[name].max())
 
 
 # Synthetic input
