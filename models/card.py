@@ -57,6 +57,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
             f"Recipe {saw.recipe}, seed {saw.seed}. Data hash `{saw.data_hash}`."
         ),
         *_ancestors(saw),
+        *_made(description),
         *_members(description),
         "",
         "## Where it holds",
@@ -115,6 +116,12 @@ def _ancestors(saw: Saw) -> list[str]:
         ]
         begun = each.address
     return lines
+
+
+def _made(description: Description) -> list[str]:
+    count = description.made_embeddings
+    fitted = f"to the embeddings of the training images and {count} that SMOTE made between them"
+    return ["", f"Its last layer was fitted anew, {fitted}."] if count else []
 
 
 def _of_whole_studies(reading: Reading | None) -> list[str]:

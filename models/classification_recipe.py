@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from models.augmentation_recipe import Augmentation, Augmentations
 from models.predictor_parts import Norm, Optimiser, Windows
-from models.recipe_parts import NotNegative, PatientSchedule, Positive, RecipeBase, Settings, Share, require_grid
+from models.recipe_parts import NotNegative, PatientSchedule, Positive, Rate, RecipeBase, Settings, Share, require_grid
 from models.study import StudyRule
 
 
@@ -140,6 +140,17 @@ class Phases(Settings):
     slower: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
+class Retraining(Settings):
+    """When all has learned, the last layer is fitted anew to embeddings of the training images, of which SMOTE has made
+    as many of every class (`models.training.retraining`).
+
+    neighbours: of one class, between which new embeddings lie. penalty: of the squares of the layer's weights.
+    """
+
+    neighbours: Positive = 5
+    penalty: Rate = 0.01
+
+
 class ClassificationLoss(Settings):
     """Cross-entropy, as a mean over the images of a batch.
 
@@ -168,8 +179,9 @@ class ClassificationRecipe(RecipeBase):
     windows: None shows whole images; else the network is shown windows, a window has the largest class of its mask, and
     a slice the probabilities of its most suspicious window (needs a cohort of volumes with masks).
     batches: "balanced" draws every class as often, "all" every slice. start: None begins with random weights.
-    least_sensitivity: the threshold is the highest that calls this share of the positives of validation; None takes
-    that of the best sensitivity plus specificity. study: how the pictures of a study speak for it.
+    retraining: None leaves the last layer as it learned. least_sensitivity: the threshold is the highest that calls
+    this share of the positives of validation; None takes that of the best sensitivity plus specificity. study: how the
+    pictures of a study speak for it.
     """
 
     task: Literal["classification"]
@@ -181,6 +193,7 @@ class ClassificationRecipe(RecipeBase):
     batches: Literal["all", "balanced"] = "all"
     augmentation: Augmentations = Augmentation()
     windows: Windows | None = None
+    retraining: Retraining | None = None
     least_sensitivity: Annotated[float, Field(gt=0, le=1)] | None = None
     study: StudyRule = StudyRule()
     schedule: ClassificationSchedule
@@ -191,6 +204,8 @@ class ClassificationRecipe(RecipeBase):
             require_grid(self.preprocessing, "windows are cut from the cohort's own grid")
             if not isinstance(self.network, ResNet):
                 raise ValueError(f"windows: {self.network.kind} is shown whole images; take resnet, or leave it out")
+            if self.retraining:
+                raise ValueError("retraining: a slice has an embedding for each of its windows; leave it out")
             if self.network.dropout:
                 raise ValueError("network.dropout: a network of windows has none; set it to 0")
             if self.batches == "balanced" or self.loss.class_weights == "balanced":

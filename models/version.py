@@ -112,6 +112,7 @@ class Description(Settings):
     ensemble, the runs that it was made of; mirrored: the axes along which it looks at mirror images, too.
     least_sensitivity: that was wanted on validation, None where the threshold is that of the best sensitivity plus
     specificity. study: how the pictures of a study speak for it, None where every study of validation had one.
+    made_embeddings: how many SMOTE made for the last layer of a classifier.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Description(Settings):
     mirrored: tuple[str, ...] = ()
     least_sensitivity: float | None = None
     study: Reading | None = None
+    made_embeddings: int = 0
 
 
 @dataclass(frozen=True, eq=False)

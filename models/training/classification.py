@@ -31,6 +31,7 @@ from models.training.classification_parts import Whole, Windowed, class_weights,
 from models.training.journal import Journal
 from models.training.precision import autocast
 from models.training.randomness import seed_of, start_step
+from models.training.retraining import retrain
 from models.training.schedule import Clock
 from models.training.session import Stateful
 from models.version import Ancestor
@@ -141,6 +142,9 @@ def train(
 
     # Temperature and threshold are fixed on validation; the temperature goes into the last layer's weights.
     kept.load_state_dict(journal.best()["state"])
+    made = 0
+    if recipe.retraining:
+        made = retrain(kept, training, cohort, recipe.retraining, seed_of(recipe.seed, "smote", 0))
     logits = predict(kept, validation, on)
     temperature, threshold = calibration.fixed_on(logits, judged, recipe.least_sensitivity)
     reading = study.read(recipe.study, logits / temperature, validation, recipe.least_sensitivity)
@@ -157,10 +161,12 @@ def train(
         least_sensitivity=recipe.least_sensitivity,
         temperature=temperature,
         study=reading,
+        made_embeddings=made,
     )
     state = classifier.calibrated(kept, temperature)
     version.write(run, description, definition, recipe.preprocessing, None, 0.0, state)
-    journal.done(images_seen=images_seen, validation_auroc=best[0], threshold=threshold, temperature=temperature)
+    auroc_of_all = ranking(logits, judged)
+    journal.done(images_seen=images_seen, validation_auroc=auroc_of_all, threshold=threshold, temperature=temperature)
 
 
 def examples_of(recipe: ClassificationRecipe, training: Sequence[Case], validation: Sequence[Case]) -> Whole | Windowed:
