@@ -6,6 +6,7 @@ Mapping with slope 1 says what they are: the unit "1" of UCUM, and the quantity,
     probability  (110854, DCM, "Fractional Probabilistic Segmentation"), derived by (113076, DCM, "Segmentation")
     saliency     (130404, DCM, "Saliency"), derived by (112187, DCM, "Unspecified method of calculation"), since CID
                  7203 has no code for what a network's gradients or activations show
+    disagreement (DISAGREEMENT, 99MIRALL, "Standard deviation of members' probabilities"), derived as saliency is
 
 Written through highdicom, with UIDs that are functions of the input: the same call gives the same bytes.
 
@@ -28,13 +29,16 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_io import filing, labels, placement, references, source_planes
+from dicom_io import filing, labels, own_codes, placement, references, source_planes
 from dicom_io.errors import MissingAttribute, Rejected
 from dicom_io.labels import PARAMETRIC_MAP_STORAGE
 from dicom_io.provenance import MANUFACTURER, LabelRecord, ModelIdentity, series_number
 from dicom_io.volume import Float32, Source, Volume
 
-Quantity = Literal["probability", "saliency"]
+Quantity = Literal["probability", "saliency", "disagreement"]
+# Between which values a quantity lies; one that has no bounds is not here. A standard deviation of numbers from 0 to 1
+# is a half at most.
+_BOUNDS: Mapping[str, tuple[float, float]] = {"probability": (0.0, 1.0), "disagreement": (0.0, 0.5)}
 # Changes whenever the same input would be written in another form: part of the results' UIDs.
 _ENCODING = "parametric map 2"
 
@@ -51,6 +55,7 @@ _MEANINGS: dict[str, _Meaning] = {
         Code("110854", "DCM", "Fractional Probabilistic Segmentation"), Code(*labels.SEGMENTING), "PROBABILITY"
     ),
     "saliency": _Meaning(Code("130404", "DCM", "Saliency"), Code(*labels.UNSPECIFIED), "SALIENCY"),
+    "disagreement": _Meaning(own_codes.DISAGREEMENT, Code(*labels.UNSPECIFIED), "DISAGREEMENT"),
 }
 
 
@@ -72,12 +77,12 @@ def parametric_map(
     """A map as Parametric Map on the planes of its source images, in their study, and the record that the gate needs.
 
     values: (slices, rows, columns) float32, of unit "1"; one frame for each slice, as viewers want it.
-    quantity: "probability", from 0 to 1, or "saliency", of any sign. window: (low, high) to look through; None is 0 to
-    1 for a probability, and the map's own range for a saliency.
+    quantity: "probability", from 0 to 1, "disagreement" of an ensemble, from 0 to 0.5, or "saliency", of any sign.
+    window: (low, high) to look through; None is these bounds, and the map's own range for a saliency.
     Everything else as for `dicom_io.segmentation.segmentation`.
 
     Raises:
-        Rejected: a value is not finite, or no probability; the map does not lie on the planes of the sources.
+        Rejected: a value is not finite, or out of bounds; the map does not lie on the planes of the sources.
         MissingAttribute: a source does not say where it lies.
         ValueError: the map has channels (write one map for each), or another unit than "1".
     """
@@ -90,7 +95,7 @@ def parametric_map(
     refs = tuple(source_refs) or values.sources
     all_sources = [*sources, *further_sources]
     frame_numbers = references.frame_numbers(sources, further_sources, refs, values.sources)
-    shown = window or ((0.0, 1.0) if quantity == "probability" else (low, high if high > low else low + 1.0))
+    shown = window or (low, high if high > low else low + 1.0)
     record = filing.record_of_result(
         "parametric-map",
         model=model,
@@ -145,6 +150,8 @@ def parametric_map(
     source_planes.name_sources(dataset, sources, frame_numbers)
     dataset.LossyImageCompression = filing.lossy(all_sources)
     dataset.Laterality = sources[0].get("Laterality")
+    if meaning.quantity.scheme_designator == own_codes.SCHEME:
+        own_codes.identify(dataset)
     labels.apply(dataset, record, all_sources, made_at, description, values.units)
     return dataset, record
 
@@ -171,13 +178,17 @@ def _turn_frames(dataset: Dataset) -> None:
 
 
 def _range(values: Float32, quantity: Quantity) -> tuple[float, float]:
-    """The lowest and the highest value; the mapping is valid between them."""
+    """The bounds of the quantity, or the lowest and the highest value; the mapping is valid between them."""
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         raise Rejected(f"{np.count_nonzero(~np.isfinite(values))} values of the map are not finite; correct them")
-    if quantity == "probability" and not (low >= 0 and high <= 1):
-        raise Rejected(f"the map holds values from {low:g} to {high:g}, which are no probabilities from 0 to 1")
-    return (0.0, 1.0) if quantity == "probability" else (low, high)
+    bounds = _BOUNDS.get(quantity, (low, high))
+    if low < bounds[0] or high > bounds[1]:
+        raise Rejected(
+            f"the map holds values from {low:g} to {high:g}, and a {quantity} lies between {bounds[0]:g} and "
+            f"{bounds[1]:g}; correct them"
+        )
+    return bounds
 
 
 def _mapping(meaning: _Meaning, value_range: tuple[float, float]) -> hd.pm.RealWorldValueMapping:

@@ -29,16 +29,15 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_io import filing, labels, references
+from dicom_io import filing, labels, own_codes, references
 from dicom_io.errors import Rejected
 from dicom_io.labels import COMPREHENSIVE_3D_SR
 from dicom_io.measurements import Measured
+from dicom_io.own_codes import CALIBRATED, SCHEME
 from dicom_io.provenance import MANUFACTURER, LabelRecord, ModelIdentity, name_based_uid, series_number
 from dicom_io.segmentation import segments_of
 from dicom_io.volume import Source
 
-SCHEME = "99MIRALL"
-CALIBRATED = Code("CALIBRATED", SCHEME, "Probability is calibrated")
 _IMAGING = Code("363679005", "SCT", "Imaging")
 _MILLILITRE, _GRAM = Code("ml", "UCUM", "milliliter"), Code("g", "UCUM", "gram")
 _SUV, _SUV_UNIT = Code("126401", "DCM", "SUVbw"), codes.UCUM.StandardizedUptakeValueBodyWeight
@@ -181,10 +180,7 @@ def _document(groups: Sequence[Any], evidence: Sequence[Dataset], record: LabelR
         )
     )
     _separate(dataset)
-    scheme = Dataset()
-    scheme.CodingSchemeDesignator, scheme.CodingSchemeName = SCHEME, f"{MANUFACTURER} codes"
-    scheme.CodingSchemeResponsibleOrganization = MANUFACTURER
-    dataset.CodingSchemeIdentificationSequence = [scheme]
+    own_codes.identify(dataset)
     return dataset
 
 

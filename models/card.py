@@ -259,6 +259,8 @@ def _beside_metrics(report: Mapping[str, Any]) -> list[str]:
             f"{told[f'f1_{number}']} |"
             for number in range(classes)
         ]
+    if "saliency" in report:
+        lines += ["", _of_saliency(report["saliency"])]
     if "by_study" in report:
         whole = report["by_study"]
         lines += ["", f"Studies, each by {whole['rule']}, calibrated on {whole['fixed_on']} studies of validation:", ""]
@@ -267,6 +269,14 @@ def _beside_metrics(report: Mapping[str, Any]) -> list[str]:
         counted = [f"{each['found']} of {each['lesions']} {size}" for size, each in report["lesions_by_size"].items()]
         lines += ["", f"Lesions found: {', '.join(counted)}."]
     return lines
+
+
+def _of_saliency(found: Mapping[str, Any]) -> str:
+    beside = f"Maps of saliency ({found['method']}) and those of random weights on {found['pictures']} test images:"
+    if found["rank_correlation"] is None:
+        return f"{beside} they are the same everywhere. They say nothing, and are not made."
+    says = "they show what was learned" if found["passed"] else "they show what any network shows, and are not made"
+    return f"{beside} rank correlation {found['rank_correlation']:.2f}; {says}."
 
 
 def _translator_figures(report: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from dicom_io import cohort as cohorts
 from dicom_io.cohort import Cohort, Item
 from dicom_io.errors import Rejected
 from dicom_io.volume import Float32, Volume
-from models import cases, coarse, from_pictures, generator, predictor, study, version
+from models import cases, coarse, from_pictures, generator, networks, predictor, saliency, study, version
 from models.cases import Case
 from models.evaluation import agreement, classification, fidelity, label_shares, privacy, segmentation, trivial
 from models.evaluation.agreement import Compared
@@ -123,7 +123,16 @@ def _classifier(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     if reading is not None and len(set(studies)) < len(studies):
         suspicions = 1 - probabilities[:, 0].astype(np.float64)
         report["by_study"] = _of_studies(reading, suspicions, labels > 0, patients, studies, cohort, draws)
+    report["saliency"] = _saliency(model, cohort)
     return {"labels": list(model.labels) if alike else []} | report
+
+
+def _saliency(model: predictor.Classifier, cohort: Cohort) -> Mapping[str, Any]:
+    """Whether maps of saliency show what was learned, on test images; see `saliency.sanity`."""
+    definition, chain = model.model.network_definition, model.model.model_input
+    found = cases.load(cohort, cohort.test, chain, masks=False, labels=False)
+    images = [picture for case in found for picture in case.image.transpose(0, 1)]
+    return saliency.sanity(model.network, lambda: networks.build(definition), images)
 
 
 def _of_studies(

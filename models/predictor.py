@@ -16,18 +16,23 @@ from dicom_io.cohort import Channel
 from dicom_io.errors import Rejected
 from dicom_io.provenance import ModelIdentity
 from dicom_io.volume import Float32, Projection, Volume
-from models import preprocessing, runner, version
-from models.tensors import from_metatensor, to_metatensor
+from models import preprocessing, runner, saliency, version
+from models.networks.ensemble import Ensemble
+from models.tensors import from_metatensor, on_source_grid, to_metatensor
 from models.version import Description, ModelVersion
 
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """mask: class numbers (0 background); probability: of any foreground class; (S, R, C) on the source grid."""
+    """mask: class numbers (0 background); probability: of any foreground class; (S, R, C) on the source grid.
+
+    disagreement: the standard deviation of that probability between the members of an ensemble, where it was asked for.
+    """
 
     mask: Volume
     probability: Volume
     threshold: float
+    disagreement: Volume | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,16 +99,31 @@ class _Predictor:
 class Segmenter(_Predictor):
     """Slices of a volume -> mask."""
 
-    def predict(self, volume: Volume) -> Segmented:
-        """Windows over each slice, blended; the result lies on the volume's own grid."""
-        probabilities = self.probabilities(self.input_tensor(volume))
+    def predict(self, volume: Volume, *, members: bool = False) -> Segmented:
+        """Windows over each slice, blended; the result lies on the volume's own grid. members: of an ensemble, say
+        where they disagree, too."""
+        image = self.input_tensor(volume)
+        apart = None
+        if members and isinstance(self.network, Ensemble):
+            probabilities, each = self._of_members(image, self.network)
+            apart = from_metatensor(each.std(0, correction=0, keepdim=True).clamp_max(0.5), volume, units="1")
+        else:
+            probabilities = self.probabilities(image)
         foreground = 1 - probabilities[:1]
         mask = (foreground >= self.threshold) * (1 + probabilities[1:].argmax(0, keepdim=True))
         return Segmented(
             mask=from_metatensor(mask.float(), volume, units="1"),
             probability=from_metatensor(foreground, volume, units="1"),
             threshold=self.threshold,
+            disagreement=apart,
         )
+
+    @torch.inference_mode()
+    def _of_members(self, image: Tensor, ensemble: Ensemble) -> tuple[Tensor, Tensor]:
+        """(classes, S, R, K), and (members, S, R, K) of any foreground."""
+        found = self._inferer(torch.as_tensor(image).as_subclass(Tensor)[None], ensemble.beside_members)[0]
+        logits, each = found.split([len(self.labels), len(found) - len(self.labels)])
+        return torch.softmax(logits, 0), each.clamp(0, 1)
 
     @torch.inference_mode()
     def probabilities(self, image: Tensor) -> Tensor:
@@ -118,10 +138,41 @@ class Classifier(_Predictor):
     @torch.inference_mode()
     def predict(self, image: Volume | Projection) -> Classified:
         """One row of probabilities per slice of a volume, one row for a projection."""
-        tensor = torch.as_tensor(self.input_tensor(image)).as_subclass(Tensor)
-        slices = tensor.transpose(0, 1) if tensor.ndim == 4 else tensor[None]
-        logits = torch.cat([self.network(batch) for batch in slices.split(32)])
+        logits = torch.cat([self.network(batch) for batch in pictures_of(self.input_tensor(image)).split(32)])
         return Classified(self.labels, torch.softmax(logits, 1).numpy(), self.threshold)
+
+    @property
+    def saliency_method(self) -> saliency.Method:
+        """How its maps are made."""
+        return saliency.method_of(self.network)
+
+    @property
+    def saliency_is_shown(self) -> bool:
+        """Whether its evaluation, where there is one, found maps that show more than those of random weights."""
+        found = (self.model.evaluation or {}).get("saliency")
+        return found is None or bool(found["passed"])
+
+    def saliency(self, image: Volume | Projection) -> Float32:
+        """Where the suspicion of each picture comes from (`models.saliency`), on the source grid: (slices, rows,
+        columns), one slice for a projection; 0 where the chain cut pixels off.
+
+        Raises:
+            Rejected: `saliency_is_shown` is false.
+        """
+        if not self.saliency_is_shown:
+            raise Rejected(
+                f"{self.identity.address}: its evaluation found maps of saliency that say nothing, for those of random "
+                "weights are like them; ask for none, or train another network"
+            )
+        prepared = self.input_tensor(image)
+        drawn = saliency.maps(self.network, pictures_of(prepared))
+        return on_source_grid(drawn.numpy(), prepared, image)
+
+
+def pictures_of(tensor: Tensor) -> Tensor:
+    """(C, slices, rows, columns) or (C, rows, columns), after the chain -> (n, C, rows, columns)."""
+    plain = torch.as_tensor(tensor).as_subclass(Tensor)
+    return plain.transpose(0, 1) if plain.ndim == 4 else plain[None]
 
 
 def load(folder: Path) -> Classifier | Segmenter:

@@ -11,9 +11,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from scipy import ndimage
 
 from dicom_io.errors import Rejected
-from dicom_io.volume import Float64, Projection, Volume
+from dicom_io.volume import Float32, Float64, Projection, Volume
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -36,6 +37,26 @@ def _metatensor(array: np.ndarray, affine: Float64) -> MetaTensor:
     # A copy: transforms may work in place, and a Volume is frozen.
     values = torch.from_numpy(np.array(array, np.float32, order="C"))
     return MetaTensor(values, affine=torch.from_numpy(np.array(affine, np.float64)))
+
+
+def on_source_grid(values: np.ndarray, prepared: MetaTensor, source: Volume | Projection) -> Float32:
+    """(slices, rows, columns) on the grid that the input chain left -> on that of the source, between its values by
+    lines; 0 where the chain cut pixels off. A projection is one slice.
+
+    prepared: what the chain left, whose affine says where its pixels lie.
+    """
+    projection = isinstance(source, Projection)
+    axes = 2 if projection else 3
+    planes = values[0] if projection else values
+    start = to_metatensor(source)
+    there = np.linalg.inv(np.asarray(prepared.affine, np.float64)) @ np.asarray(start.affine, np.float64)
+    at = {"matrix": there[:axes, :axes], "offset": there[:axes, -1], "output_shape": tuple(start.shape[1:])}
+    drawn = ndimage.affine_transform(planes.astype(np.float32), order=1, mode="nearest", **at)
+    # Pixels reach half a pixel beyond their middles; a border of nothing says where they end.
+    at["offset"] = there[:axes, -1] + 1
+    seen = ndimage.affine_transform(np.pad(np.ones(planes.shape, np.float32), 1), order=0, mode="nearest", **at)
+    moved: Float32 = (drawn * (seen > 0)).astype(np.float32)
+    return moved[None] if projection else moved
 
 
 def from_metatensor(tensor: torch.Tensor, like: Volume, units: str | None = None) -> Volume:

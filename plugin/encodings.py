@@ -23,9 +23,11 @@ DEFAULT = frozenset({"binary", "multi-frame"})
 """What the archive keeps of every job: the encodings of a profile that names nothing."""
 CAPTURES = ("multi-frame", "single-frame")
 """Names, and what `dicom_io.secondary_capture` calls its forms."""
-REPORT, MAP = "report", "map"
-BESIDE = (REPORT, MAP)
-"""What is written beside the others, for those who ask: SR TID 1500, Parametric Map of probability."""
+REPORT, MAP, SALIENCY = "report", "map", "saliency"
+BESIDE = (REPORT, MAP, SALIENCY)
+"""What is written beside the others, for those who ask: SR TID 1500; Parametric Maps of what a segmenter holds
+probable, and of where the members of an ensemble disagree; of a classifier's saliency, with captures."""
+DISAGREEMENT = f"{MAP} of disagreement"
 
 
 def report_on(segmentation: str) -> str:
@@ -33,11 +35,23 @@ def report_on(segmentation: str) -> str:
     return REPORT if segmentation in DEFAULT else f"{REPORT} on {segmentation}"
 
 
+def heat(captures: str) -> str:
+    """The captures of a saliency, in this form."""
+    return f"{SALIENCY}, {captures}"
+
+
+def beside(word: str) -> frozenset[str]:
+    """What is written for one word of `BESIDE`, where captures are the archive's own."""
+    more = {MAP: [DISAGREEMENT], SALIENCY: [heat(form) for form in CAPTURES if form in DEFAULT]}
+    return frozenset({word, *more.get(word, ())})
+
+
 def of(profile: Profile) -> frozenset[str]:
     """The encodings that a destination of this profile is sent: one of segmentations, one of captures, and what it
     takes beside them."""
     segmentation = _segmentation(profile)
-    asked = {report_on(segmentation): profile.reports, MAP: profile.maps}
+    asked = {report_on(segmentation): profile.reports, MAP: profile.maps, DISAGREEMENT: profile.maps}
+    asked |= {SALIENCY: profile.saliency, heat(profile.captures): profile.saliency}
     return frozenset({segmentation, profile.captures, *(name for name, wanted in asked.items() if wanted)})
 
 
@@ -58,7 +72,7 @@ def fits(encoding: str, profile: Profile, made: Iterable[str]) -> bool:
     """
     if not encoding or encoding in of(profile):
         return True
-    if encoding == MAP or encoding.startswith(REPORT):
+    if encoding.startswith((REPORT, MAP, SALIENCY)):
         # A report that refers to no SEG is for everybody who takes reports.
         return profile.reports and encoding == REPORT and report_on(_segmentation(profile)) not in made
     family = SEGMENTATIONS if encoding in SEGMENTATIONS else CAPTURES

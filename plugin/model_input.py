@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pydicom import Dataset
 
@@ -32,6 +33,16 @@ class Case:
     further: tuple[Dataset, ...]
     sources: tuple[Source, ...]
     resampled: tuple[str, ...] = ()
+
+    @property
+    def resampling(self) -> dict[str, Any]:
+        """What parameters of results say of it; nothing where no channel was."""
+        return {"resampled": list(self.resampled)} if self.resampled else {}
+
+    @property
+    def note(self) -> str:
+        """What findings say of it, behind them."""
+        return f"; {' and '.join(self.resampled)} resampled onto the last channel's grid" if self.resampled else ""
 
 
 def cases(readout: Readout, channels: Sequence[Channel]) -> list[Case]:

@@ -188,7 +188,13 @@ class Profile(_Section):
     reports: bool = Field(
         default=False, description="Structured Reports (TID 1500) of predictions, with numbers and probabilities, too."
     )
-    maps: bool = Field(default=False, description="Parametric Maps of the probability of what is segmented, too.")
+    maps: bool = Field(
+        default=False,
+        description="Parametric Maps of the probability of what is segmented, too, and of where ensembles disagree.",
+    )
+    saliency: bool = Field(
+        default=False, description="Maps of where a classifier's suspicion comes from, too, with captures."
+    )
     transfer_syntaxes: tuple[str, ...] = Field(
         default=(),
         description="UIDs of the transfer syntaxes that the peer takes, the best first; none named: as stored.",

@@ -23,6 +23,13 @@ class Beside(StrEnum):
 
     report = "report"
     map = "map"
+    saliency = "saliency"
+
+
+_ONLY = {
+    "map": "maps are of what segmenters find, and this model finds none",
+    "saliency": "it is of classifiers whose evaluation found that their maps show what was learned",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -37,14 +44,15 @@ def predict(
     models: Models = None,
     config: Config = None,
     also: Annotated[
-        list[Beside] | None, typer.Option("--also", help="Beside SEG and captures; repeat for both.")
+        list[Beside] | None, typer.Option("--also", help="Beside SEG and captures; repeat for several.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run outside the model's card; results are marked.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """DICOM in, DICOM out: SEG and Secondary Capture, labelled, into a folder.
 
-    --also report writes a Structured Report with the numbers, --also map the probability of what is segmented.
+    --also report writes a Structured Report with the numbers, --also map the probability of what is segmented (of an
+    ensemble where its members disagree, too), --also saliency where a classifier's suspicion comes from.
 
     Example: mirall predict pet-tumour:1 study/ --out results/ --also report
     """
@@ -57,11 +65,12 @@ def predict(
     from plugin.cli.progress import ProgressBar
 
     with ProgressBar() as bar:
-        asked = encodings.DEFAULT.union(each.value for each in also or ())
+        asked = encodings.DEFAULT.union(*(encodings.beside(each.value) for each in also or ()))
         now = datetime.now().astimezone()
         made = pipeline.predict(paths, folder, out, made_at=now, force=force, encodings=asked, progress=bar)
-    if encodings.MAP in asked and not any(each.encoding == encodings.MAP for each in made):
-        typer.echo("no map is written: maps are of what segmenters find, and this model finds none", err=True)
+    for each, why in _ONLY.items():
+        if each in asked and not any(one.encoding.startswith(each) for one in made):
+            typer.echo(f"no {each} is written: {why}", err=True)
     _print(made, as_json)
 
 

@@ -150,7 +150,7 @@ def test_the_same_input_gives_the_same_bytes_and_another_quantity_or_window_anot
 def test_what_is_no_probability_is_refused(value: float) -> None:
     voxels = probabilities()
     voxels[2, 3, 4] = value
-    with pytest.raises(Rejected, match=r"probabilities|not finite"):
+    with pytest.raises(Rejected, match=r"a probability lies between 0 and 1|not finite"):
         written(made.mask(made.sources(), voxels), made.sources())
 
 
@@ -225,3 +225,14 @@ def test_frames_ascend_along_the_normal_as_ohif_lays_them_on_its_slices(plane: s
     orientation = np.array(datasets[0].ImageOrientationPatient, float)
 
     assert (np.diff(np.array(places, float) @ np.cross(orientation[:3], orientation[3:])) > 0).all()
+
+
+def test_where_members_disagree_is_a_quantity_of_our_own_scheme_between_zero_and_a_half() -> None:
+    datasets = made.sources()
+    apart = made.mask(datasets, probabilities() / 2)
+    dataset = decoded(written(apart, datasets, quantity="disagreement"))
+    assert "DISAGREEMENT" in str(dataset.SharedFunctionalGroupsSequence[0])
+    assert dataset.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == "99MIRALL"
+    np.testing.assert_array_equal(parametric_map.read(dataset).voxels, apart.voxels)
+    with pytest.raises(Rejected, match=r"a disagreement lies between 0 and 0\.5"):
+        written(made.mask(datasets, probabilities()), datasets, quantity="disagreement")

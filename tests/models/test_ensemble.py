@@ -13,9 +13,11 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
+from dicom_io import cohort as cohorts
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
-from models import bundle, cases, ensemble, networks, predictor, training, version
+from dicom_io.volume import Volume
+from models import bundle, cases, ensemble, networks, predictor, runner, training, version
 from models.card import card
 from models.classification_recipe import Start
 from models.evaluate import evaluate
@@ -47,6 +49,34 @@ def segmenters(segmentation_run: Trained, tmp_path_factory: pytest.TempPathFacto
 def merged(segmenters: tuple[list[Path], Cohort], tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs, cohort = segmenters
     return ensemble.merge(runs, cohort, tmp_path_factory.mktemp("merged") / "run", ["columns"])
+
+
+def test_members_disagree_where_their_probabilities_differ_and_the_mask_stays_the_same(merged, segmenters):
+    runs, cohort = segmenters
+    model = predictor.load(merged)
+    assert isinstance(model, predictor.Segmenter)
+    image = cohorts.load_image(cohort, cohort.test[0])
+    assert isinstance(image, Volume)
+    plain, found = model.predict(image), model.predict(image, members=True)
+    assert plain.disagreement is None and found.disagreement is not None
+    np.testing.assert_array_equal(plain.mask.voxels, found.mask.voxels)
+    np.testing.assert_allclose(plain.probability.voxels, found.probability.voxels, atol=1e-5)
+    each = [_held_probable(model, image, member) for member in range(2)]
+    np.testing.assert_allclose(found.disagreement.voxels, np.std(each, axis=0), atol=1e-5)
+    assert found.disagreement.voxels.max() > 0.01 and found.disagreement.same_grid_as(image)
+    alone = predictor.load(runs[0])
+    assert isinstance(alone, predictor.Segmenter)
+    assert alone.predict(image, members=True).disagreement is None
+
+
+@torch.inference_mode()
+def _held_probable(model: predictor.Segmenter, image: Volume, member: int) -> np.ndarray:
+    """What one member alone holds probable, window by window."""
+    network = model.network
+    assert isinstance(network, Ensemble)
+    slide = runner.build_inferer(model.model.inferer)
+    tensor = torch.as_tensor(model.input_tensor(image)).as_subclass(torch.Tensor)[None]
+    return slide(tensor, lambda windows: 1 - network.each(windows)[member][:, :1])[0, 0].numpy()
 
 
 # Networks.

@@ -25,7 +25,7 @@ from dicom_io.provenance import LabelRecord
 from dicom_io.volume import Projection
 from models import cases as training_cases
 from models import generator, predictor
-from plugin import encodings, outputs, pipeline, predictions
+from plugin import drawing, encodings, outputs, pipeline
 from plugin.model_input import Case, cases
 from plugin.outputs import Made
 from plugin.settings import Profile
@@ -141,10 +141,10 @@ def test_the_capture_shows_the_last_channel_as_it_is_and_the_mask_outlined(segme
     case = input_of(head, model)
     mask = model.predict(case.image).mask.voxels > 0
     frames = secondary_capture.read_back(object_of(segmented, TRUE_COLOUR))
-    zoom = predictions.SHOWN_PX // toy.SHAPE[2]
+    zoom = drawing.SHOWN_PX // toy.SHAPE[2]
     assert frames.shape == (toy.SHAPE[0], toy.SHAPE[1] * zoom, toy.SHAPE[2] * zoom, 3)
     small = frames[:, ::zoom, ::zoom].astype(int)  # top left pixel of each block
-    low, high = np.percentile(case.image.voxels[1], predictions.PERCENTILES)
+    low, high = np.percentile(case.image.voxels[1], drawing.PERCENTILES)
     gray = np.rint(255 * np.clip((case.image.voxels[1] - low) / (high - low), 0, 1))
     np.testing.assert_array_equal(small[~mask], np.repeat(gray[..., None], 3, -1)[~mask])
     edge = (small == picture.PALETTE[0]).all(-1)
@@ -156,7 +156,7 @@ def test_the_capture_shows_the_last_channel_as_it_is_and_the_mask_outlined(segme
 
 def test_each_frame_of_the_overlay_lies_where_its_slice_lies_in_smaller_pixels(segmented):
     capture = object_of(segmented, TRUE_COLOUR)
-    zoom = predictions.SHOWN_PX // toy.SHAPE[2]
+    zoom = drawing.SHOWN_PX // toy.SHAPE[2]
     groups = capture.PerFrameFunctionalGroupsSequence
     assert len(groups) == toy.SHAPE[0]
     shared = capture.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
@@ -215,7 +215,7 @@ def test_what_is_measured_has_the_units_of_the_channel_that_is_measured(head, he
     """A volume of several channels says the units of its first."""
     model = predictor.load(head_segmenter.folder)
     case = input_of(head, model)
-    assert predictions._last_units(model, replace(case.image, units="g/ml{SUVbw}")) == model.channels[-1].units == "1"
+    assert drawing.last_units(model, replace(case.image, units="g/ml{SUVbw}")) == model.channels[-1].units == "1"
 
 
 def test_the_map_is_the_probability_where_the_slices_lie(in_numbers, head, head_segmenter):
@@ -250,6 +250,59 @@ def test_a_classifier_reports_on_the_study_and_on_its_most_suspicious_slice(long
     assert image.referenced_sop_instance_uid == case.datasets[found.probabilities[:, 1].argmax()].SOPInstanceUID
     [calibrated] = group.get_qualitative_evaluations()
     assert calibrated.value.meaning == "Yes"
+
+
+@pytest.fixture(scope="module")
+def salient(long_pet, slice_classifier, tmp_path_factory) -> list[Made]:
+    asked = {"saliency", "saliency, single-frame", "saliency, multi-frame"}
+    out = tmp_path_factory.mktemp("salient")
+    return pipeline.predict(long_pet, slice_classifier.folder, out, made_at=AT, force=True, encodings=asked)
+
+
+def test_a_map_of_saliency_lies_on_the_slices_that_it_is_of(salient, long_pet, slice_classifier):
+    model = predictor.load(slice_classifier.folder)
+    case = input_of(long_pet, model)
+    [told] = [each for each in salient if each.encoding == "saliency"]
+    labels.check(told.path.read_bytes(), told.record)
+    dataset = dcmread(told.path)
+    np.testing.assert_array_equal(parametric_map.read(dataset, case.image).voxels, model.saliency(case.image))
+    mapping = dataset.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    assert "Saliency" in str(mapping)
+    assert '"saliency":"grad-cam"' in told.record.parameters
+
+
+def test_captures_of_a_saliency_are_the_pictures_under_their_maps(salient, long_pet, slice_classifier):
+    model = predictor.load(slice_classifier.folder)
+    case = input_of(long_pet, model)
+    values = model.saliency(case.image)
+    assert values.max() > 0
+    many = [dcmread(each.path) for each in salient if each.encoding == "saliency, multi-frame"]
+    frames = np.concatenate([secondary_capture.read_back(dataset) for dataset in many])
+    single = [dcmread(each.path) for each in salient if each.encoding == "saliency, single-frame"]
+    assert len(frames) == len(single) == len(values) == 70
+    zoom, height = drawing.SHOWN_PX // toy.SHAPE[2], toy.SHAPE[1]
+    gray = picture.window(case.image.voxels[0], 0, 7)
+    for frame, plane, value in zip(frames, gray, values, strict=True):
+        drawn = picture.heat(picture.rgb(plane), value / values.max())
+        np.testing.assert_array_equal(frame[: height * zoom : zoom, ::zoom], drawn)
+
+
+def test_of_mammograms_saliency_is_captures_alone(view_classifier, tmp_path):
+    files = toy.write(tmp_path / "in", [toy.mammogram(NEW, "L", "CC", ill=True)])
+    asked = {"saliency", "saliency, multi-frame"}
+    [made] = pipeline.predict(files, view_classifier.folder, tmp_path / "out", made_at=AT, encodings=asked)
+    assert made.encoding == "saliency, multi-frame"
+    labels.check(made.path.read_bytes(), made.record)
+    (frame,) = secondary_capture.read_back(dcmread(made.path))
+    model = predictor.load(view_classifier.folder)
+    case = input_of(files, model)
+    thinned = case.image.pixels[::2, ::2]
+    value = model.saliency(case.image)[0, ::2, ::2]
+    value /= max(value.max(), 1e-12)
+    gray = picture.window(thinned, *np.percentile(thinned, drawing.PERCENTILES))
+    np.testing.assert_array_equal(
+        frame[: len(thinned)], picture.heat(picture.rgb(gray), value / max(value.max(), 1e-12))
+    )
 
 
 def test_what_a_segment_is_called_says_what_it_is():
@@ -382,7 +435,7 @@ def test_each_slice_stands_above_its_own_probability(forced, long_pet, slice_cla
     chances = found.probabilities[:, 1]
     assert len({f"{chance:.2f}" for chance in chances}) > 2
     frames = np.concatenate([secondary_capture.read_back(dcmread(each.path)) for each in forced])
-    zoom = predictions.SHOWN_PX // toy.SHAPE[2]
+    zoom = drawing.SHOWN_PX // toy.SHAPE[2]
     height = toy.SHAPE[1] * zoom
     shown = np.rint(255 * np.clip(case.image.voxels[0] / 7, 0, 1))  # SUV 0 to 7
     np.testing.assert_array_equal(frames[:, :height:zoom, ::zoom, 0], shown)
@@ -415,7 +468,7 @@ def test_each_mammogram_has_a_capture_of_its_own_with_its_probability(view_class
         thinned = image.pixels[::2, ::2]  # 530 rows are more than 512
         ink = picture.text_strip(text, thinned.shape[1])
         assert frame.shape == (265 + len(ink), 155, 3)
-        low, high = np.percentile(thinned, predictions.PERCENTILES)
+        low, high = np.percentile(thinned, drawing.PERCENTILES)
         gray = np.rint(255 * np.clip((thinned - low) / (high - low), 0, 1))
         np.testing.assert_array_equal(frame[:265, :, 2], gray)
         np.testing.assert_array_equal(frame[265:, :, 0] > 0, ink)

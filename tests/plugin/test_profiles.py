@@ -119,14 +119,21 @@ def test_encodings_are_named_by_profile_and_the_default_is_always_written() -> N
     assert [each for each in both if encodings.fits(each, labelmap, both)] == ["labelmap", "multi-frame"]
     assert encodings.of(Profile()) == encodings.DEFAULT
     numbers = Profile(reports=True, maps=True)
-    assert encodings.needed([numbers]) == ["binary", "map", "multi-frame", "report"]
+    assert encodings.needed([numbers]) == ["binary", "map", "map of disagreement", "multi-frame", "report"]
     assert [each for each in both if encodings.fits(each, numbers, both)] == ["binary", "multi-frame", "map", "report"]
     told = Profile(segmentation="labelmap", reports=True)
     all_of_it = encodings.needed([told, numbers])
-    assert all_of_it == ["binary", "labelmap", "map", "multi-frame", "report", "report on labelmap"]
+    more = ["binary", "labelmap", "map", "map of disagreement", "multi-frame", "report", "report on labelmap"]
+    assert all_of_it == more
     sent = [each for each in all_of_it if encodings.fits(each, told, all_of_it)]
     assert sent == ["labelmap", "multi-frame", "report on labelmap"], "a report refers to the SEG that comes with it"
     assert encodings.fits("report", told, ["multi-frame", "report"]), "a classifier's report refers to none"
+    shown = Profile(saliency=True, captures="single-frame")
+    asked = encodings.needed([shown])
+    assert asked == ["binary", "multi-frame", "saliency", "saliency, single-frame", "single-frame"]
+    sent = [each for each in asked if encodings.fits(each, shown, asked)]
+    assert sent == ["binary", "saliency", "saliency, single-frame", "single-frame"]
+    assert [each for each in asked if encodings.fits(each, Profile(), asked)] == ["binary", "multi-frame"]
     assert encodings.fits("", labelmap, written), "a result of before encodings were told apart"
 
 
