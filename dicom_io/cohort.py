@@ -73,6 +73,9 @@ class Item:
                    512, "height": 512, "mode": "L"}
         "scanner"  {"manufacturer", "model"}: Manufacturer (0008,0070) and Manufacturer's Model Name (0008,1090), plain,
                    or one word that stands for both
+    and by what figures are told apart beside the scanner (`dicom_io.subgroups`):
+        "subject"  {"sex", "age"}: Patient's Sex (0010,0040), and the decade of Patient's Age (0010,1010)
+        "site"     one word
     """
 
     images: tuple[str, ...]
@@ -83,6 +86,15 @@ class Item:
     geometry: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     synthetic: bool = False
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """By what its figures can be told apart: "scanner", "site", "sex", "age"; only what is stated."""
+        scanner, subject = self.provenance.get("scanner"), self.provenance.get("subject") or {}
+        words = " ".join(filter(None, scanner.values())) if isinstance(scanner, Mapping) else str(scanner or "")
+        stated = {"scanner": words, "site": str(self.provenance.get("site") or "")}
+        stated |= {kind: str(subject.get(kind) or "") for kind in ("sex", "age")}
+        return {kind: word for kind, word in stated.items() if word}
 
 
 @dataclass(frozen=True)

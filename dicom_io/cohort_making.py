@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dicom_io import cohort as cohorts
-from dicom_io import dataset, labels, mask_sources, series
+from dicom_io import dataset, labels, mask_sources, series, subgroups
 from dicom_io.cohort import Channel, Cohort, Item, Task
 from dicom_io.errors import Rejected
 from dicom_io.label_sources import Example, LabelSource
@@ -392,18 +392,13 @@ def _mask(
 
 
 def _provenance(example: Example, mask_uids: Sequence[str], key: bytes) -> dict[str, Any]:
-    ds = example.datasets[0]
-    scanner = {
-        "manufacturer": str(ds.get("Manufacturer") or "").strip(),
-        "model": str(ds.get("ManufacturerModelName") or "").strip(),
-    }
     return {
         "study": pseudonym(key, example.study_uid),
         "series": pseudonym(key, example.series_uid),
         "part": example.part,
         "masks": [pseudonym(key, uid) for uid in mask_uids],
         "transforms": ["mask laid on the image's grid"] if mask_uids else [],
-        "scanner": scanner if any(scanner.values()) else None,
+        **subgroups.provenance(example.datasets[0]),
         "versions": {name: metadata.version(name) for name in ("mirall", "pydicom")},
     }
 

@@ -31,7 +31,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dicom_io import cohort as cohorts
-from dicom_io import dataset, mammography, pixels
+from dicom_io import dataset, mammography, pixels, subgroups
 from dicom_io.cohort import Channel, Cohort, Item, Task
 from dicom_io.errors import Rejected
 from dicom_io.pseudonym import hidden_projection, pseudonym
@@ -188,7 +188,8 @@ def _item(findings: Sequence[Finding], folders: Folders, out: Path, key: bytes, 
     files = sorted(folders[first.image].rglob("*.dcm"))
     if len(files) != 1:
         raise Rejected(f"its folder holds {len(files)} files, not one mammogram")
-    view = mammography.projection(*dataset.read_with_hash(files[0]))
+    ds, digest = dataset.read_with_hash(files[0])
+    view = mammography.projection(ds, digest)
     view = replace(hidden_projection(key, view), laterality=first.side, view=first.view)
     size = view.pixels.shape[0], view.pixels.shape[1]
     mask, scaled = _union(findings, folders, size) if task == "segmentation" else (None, [])
@@ -200,7 +201,8 @@ def _item(findings: Sequence[Finding], folders: Folders, out: Path, key: bytes, 
         patient,
         channel="view",
         label=max(finding.label for finding in findings) if mask is None else None,
-        provenance=pictures.provenance(NAME, published_split=_halves(findings)) | {"transforms": scaled},
+        provenance=pictures.provenance(NAME, published_split=_halves(findings), **subgroups.provenance(ds))
+        | {"transforms": scaled},
     )
     return item if mask is None else pictures.add_mask(out, item, mask)
 

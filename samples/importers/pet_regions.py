@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dicom_io import cohort as cohorts
-from dicom_io import dataset, nifti, series, structure_set
+from dicom_io import dataset, nifti, series, structure_set, subgroups
 from dicom_io.cohort import Channel, Cohort, Item
 from dicom_io.errors import Rejected
 from dicom_io.pseudonym import hidden_volume, pseudonym
+from dicom_io.series import SeriesVolume
 from dicom_io.volume import Volume
 from samples.importers import pictures
 from samples.importers.by_patient import Plan, Progress, gather, split
@@ -75,8 +76,8 @@ def region(folder: Path, grid: Volume, rois: str = ROIS) -> tuple[Volume, list[s
     return _drawn(found[0], grid, rois)
 
 
-def pet(folder: Path) -> Volume:
-    """The one PET volume below a patient's folder; other modalities are not looked at.
+def pet(folder: Path) -> SeriesVolume:
+    """The one PET volume below a patient's folder, with its headers; other modalities are not looked at.
 
     Raises:
         Rejected: there is none, or more than one.
@@ -85,11 +86,12 @@ def pet(folder: Path) -> Volume:
     if len(readout.volumes) != 1:
         why = "; ".join(sentence for _, sentence in readout.refused) or f"{len(readout.volumes)} PET volumes"
         raise Rejected(f"{folder} must hold one PET volume, and it gave {why}")
-    return readout.volumes[0].volume
+    return readout.volumes[0]
 
 
 def _items(source: Path, out: Path, key: bytes, rois: str, patient: str) -> list[Item]:
-    volume = pet(source / patient)
+    found = pet(source / patient)
+    volume = found.volume
     mask, names = region(source / patient, volume, rois)
     name = pseudonym(key, patient, prefix="P")
     item = cohorts.add_volume(
@@ -99,7 +101,7 @@ def _items(source: Path, out: Path, key: bytes, rois: str, patient: str) -> list
         patient=name,
         mask=hidden_volume(key, mask),
         slice_labels=mask.voxels.any(axis=(1, 2)).astype(int).tolist(),
-        provenance=pictures.provenance(NAME, regions=names),
+        provenance=pictures.provenance(NAME, regions=names, **subgroups.provenance(found.datasets[0])),
     )
     return [item]
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dicom_io import cohort as cohorts
-from dicom_io import nifti, series
+from dicom_io import nifti, series, subgroups
 from dicom_io.cohort import Channel, Cohort, Item, Task
 from dicom_io.errors import Rejected
 from dicom_io.pseudonym import hidden_volume, pseudonym
-from dicom_io.volume import Volume
+from dicom_io.series import SeriesVolume
 
 CHANNEL = Channel(name="PET", modality="PT", units="g/ml{SUVbw}")
 LABELS = ("background", "tumour")
@@ -74,7 +74,8 @@ def cohort_of(source: Path, out: Path, key: bytes, splits: Mapping[str, str], ta
 
 
 def _item(folder: Path, out: Path, key: bytes) -> Item:
-    volume = only_volume(folder / "PET")
+    pet = only_series(folder / "PET")
+    volume = pet.volume
     mask = nifti.mask_on(folder / "PET_mask.nii.gz", volume)
     name = pseudonym(key, folder.name, prefix="P")
     return cohorts.add_volume(
@@ -84,12 +85,12 @@ def _item(folder: Path, out: Path, key: bytes) -> Item:
         patient=name,
         mask=hidden_volume(key, mask),
         slice_labels=mask.voxels.any(axis=(1, 2)).astype(int).tolist(),
-        provenance={"data_set": "pet-sarcoma", "transforms": []},
+        provenance={"data_set": "pet-sarcoma", "transforms": []} | subgroups.provenance(pet.datasets[0]),
     )
 
 
-def only_volume(folder: Path) -> Volume:
-    """The one volume that a folder of DICOM files holds.
+def only_series(folder: Path) -> SeriesVolume:
+    """The one volume that a folder of DICOM files holds, with its headers.
 
     Raises:
         Rejected: there is none, or more than one.
@@ -98,4 +99,4 @@ def only_volume(folder: Path) -> Volume:
     if len(readout.volumes) != 1:
         why = "; ".join(sentence for _, sentence in readout.refused) or f"{len(readout.volumes)} volumes"
         raise Rejected(f"{folder} must hold one series of images, and it gave {why}")
-    return readout.volumes[0].volume
+    return readout.volumes[0]

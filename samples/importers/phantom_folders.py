@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dicom_io import cohort as cohorts
-from dicom_io import dataset, nifti, series, slide_segmentation
+from dicom_io import dataset, nifti, series, slide_segmentation, subgroups
 from dicom_io.cohort import Channel, Cohort, Item, Task
 from dicom_io.errors import Rejected
 from dicom_io.pseudonym import hidden_projection, hidden_volume, pseudonym
 from dicom_io.slide import Slide
 from dicom_io.volume import Volume
 from samples.importers import slides
-from samples.importers.pet_sarcoma import only_volume
+from samples.importers.pet_sarcoma import only_series
 from samples.phantoms.tissue import CARCINOMA
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 Progress = Callable[[int, int, str], None]
 Items = Callable[[Path, Path, bytes], list[Item]]
@@ -95,27 +98,27 @@ def _cohort(
 
 
 def _brain(home: Path, out: Path, key: bytes) -> list[Item]:
-    volumes = {entry.contrast: entry.volume for entry in series.volumes([home / "dicom"]).volumes}
+    found = {entry.contrast: entry for entry in series.volumes([home / "dicom"]).volumes}
+    volumes = {contrast: entry.volume for contrast, entry in found.items()}
     if not {"T1", "FLAIR"} <= volumes.keys():
         held = ", ".join(filter(None, volumes)) or "neither"
         raise Rejected(f"{home / 'dicom'} must hold T1 and FLAIR of the brain, and it holds {held}")
     mask = _mask(home, volumes["FLAIR"])
     name = pseudonym(key, home.name, prefix="P")
     channels = {contrast: hidden_volume(key, volumes[contrast]) for contrast in ("T1", "FLAIR")}
-    item = cohorts.add_volume(out, name, channels, name, mask=hidden_volume(key, mask), provenance=_provenance())
-    return [item]
+    provenance = _provenance(found["FLAIR"].datasets[0])
+    return [cohorts.add_volume(out, name, channels, name, mask=hidden_volume(key, mask), provenance=provenance)]
 
 
 def _pet(home: Path, out: Path, key: bytes, *, labelled: bool = False) -> list[Item]:
-    volume = only_volume(home / "dicom")
+    pet = only_series(home / "dicom")
+    volume = pet.volume
     name = pseudonym(key, home.name, prefix="P")
     lesion = _mask(home, volume).voxels.any(axis=(1, 2)) if labelled else np.zeros(0)
     channels = {"PET": hidden_volume(key, volume)}
-    return [
-        cohorts.add_volume(
-            out, name, channels, name, slice_labels=lesion.astype(int).tolist(), provenance=_provenance()
-        )
-    ]
+    labels = lesion.astype(int).tolist()
+    provenance = _provenance(pet.datasets[0])
+    return [cohorts.add_volume(out, name, channels, name, slice_labels=labels, provenance=provenance)]
 
 
 def _pet_slices(home: Path, out: Path, key: bytes) -> list[Item]:
@@ -133,7 +136,7 @@ def _views(home: Path, out: Path, key: bytes) -> list[Item]:
             patient,
             channel="view",
             label=int(_label(labels, str(entry.dataset.SOPInstanceUID)) != "normal"),
-            provenance=_provenance(),
+            provenance=_provenance(entry.dataset),
         )
         for entry in series.volumes([home / "dicom"]).projections
     ]
@@ -147,7 +150,9 @@ def _tiles(home: Path, out: Path, key: bytes) -> list[Item]:
     patient = pseudonym(key, home.name, prefix="P")
     with Slide([home / "dicom"]) as slide:
         (level,) = slide.levels
-        return slides.tiles_of(slide, level, truth == CARCINOMA, out, key, patient, patient, _provenance())
+        header = dataset.read(min((home / "dicom").rglob("*.dcm")), stop_before_pixels=True)
+        provenance = _provenance(header)
+        return slides.tiles_of(slide, level, truth == CARCINOMA, out, key, patient, patient, provenance)
 
 
 def _label(labels: Mapping[str, str], sop_instance_uid: str) -> str:
@@ -170,5 +175,5 @@ def _truth(home: Path) -> Mapping[str, Any]:
     return json.loads(path.read_text())
 
 
-def _provenance() -> dict[str, Any]:
-    return {"data_set": "phantoms", "transforms": []}
+def _provenance(ds: Dataset) -> dict[str, Any]:
+    return {"data_set": "phantoms", "transforms": [], **subgroups.provenance(ds)}

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from dicom_io import cohort as cohorts
-from dicom_io import dataset, segmentation, slide_segmentation
+from dicom_io import dataset, segmentation, slide_segmentation, subgroups
 from dicom_io.cohort import Cohort, Item, Task
 from dicom_io.errors import Rejected
 from dicom_io.pseudonym import hidden_projection, pseudonym
@@ -167,10 +167,7 @@ def _items(
 
 def _of_slide(each: _Found, spacing_um: float, task: Task, out: Path, key: bytes) -> list[Item]:
     patient = pseudonym(key, each.patient, prefix="P")
-    scanner = {"manufacturer": "Manufacturer", "model": "ManufacturerModelName"}
-    provenance = pictures.provenance(
-        "slide-tiles", scanner={name: str(each.header.get(keyword) or "") for name, keyword in scanner.items()}
-    )
+    provenance = pictures.provenance("slide-tiles", **subgroups.provenance(each.header))
     with Slide(each.files) as slide:
         mask = _mask(each, slide) if task == "classification" else None
         level = slide.level_near(spacing_um=spacing_um)

@@ -129,7 +129,7 @@ def test_each_image_is_an_item_with_its_label_split_by_patient_with_the_stored_k
 
 
 def test_the_voxels_are_those_of_the_series_and_the_origin_is_told_under_pseudonyms(make, tmp_path):
-    datasets = patient(make, tmp_path / "in", "Secret", 3)
+    datasets = patient(make, tmp_path / "in", "Secret", 3, PatientSex="F", PatientAge="063Y")
 
     run([tmp_path / "in"], tmp_path / "out")
 
@@ -138,7 +138,7 @@ def test_the_voxels_are_those_of_the_series_and_the_origin_is_told_under_pseudon
     image, expected = load_image(cohort, item), stack(make.slices(datasets))
     np.testing.assert_array_equal(image.voxels[0], expected.voxels)
     np.testing.assert_array_equal(image.affine, expected.affine)
-    assert item.provenance["scanner"] == {"manufacturer": "Maker", "model": "One"}
+    assert item.groups == {"scanner": "Maker One", "sex": "F", "age": "60 to 69"}
     assert item.provenance["series"] == pseudonym(KEY, "2.25.83")
     assert set(item.provenance["versions"]) == {"mirall", "pydicom"}
     assert (cohort.channels[0].modality, cohort.channels[0].units) == ("MR", "1")
@@ -163,7 +163,7 @@ def test_the_same_files_in_another_place_make_the_same_cohort(labelled, tmp_path
 
 
 def test_a_structure_set_becomes_the_mask_of_its_image(make, tmp_path):
-    datasets = patient(make, tmp_path / "in", "Secret", 3)
+    datasets = patient(make, tmp_path / "in", "Secret", 3, PatientSex="F", PatientAge="063Y")
     write(structure_set(datasets, make.affine, "GTV", slice(1, 5), slice(2, 4)), tmp_path / "in" / "rt.dcm")
 
     run([tmp_path / "in"], tmp_path / "out", task="segmentation", masks=(mask_sources.parse("rtstruct:GTV"),))
@@ -178,7 +178,7 @@ def test_a_structure_set_becomes_the_mask_of_its_image(make, tmp_path):
 
 
 def test_segments_become_numbers_in_the_order_that_they_were_asked_for(make, tmp_path):
-    datasets = patient(make, tmp_path / "in", "Secret", 3)
+    datasets = patient(make, tmp_path / "in", "Secret", 3, PatientSex="F", PatientAge="063Y")
     voxels = np.random.default_rng(0).integers(0, 4, make.shape)
     write(seg_of(make, datasets, voxels, "liver", "spleen", "lesion"), tmp_path / "in" / "seg.dcm")
     masks = tuple(mask_sources.parse(text) for text in ("seg:lesion", "seg:liver"))
@@ -197,7 +197,7 @@ def test_segments_become_numbers_in_the_order_that_they_were_asked_for(make, tmp
 
 
 def test_what_a_program_drew_is_no_truth_unless_that_is_wanted(make, tmp_path):
-    datasets = patient(make, tmp_path / "in", "Secret", 3)
+    datasets = patient(make, tmp_path / "in", "Secret", 3, PatientSex="F", PatientAge="063Y")
     write(seg_of(make, datasets, np.ones(make.shape), "lesion", by="AUTOMATIC"), tmp_path / "in" / "seg.dcm")
 
     with pytest.raises(Rejected, match=r"was drawn by a program \(AUTOMATIC\)"):
@@ -209,7 +209,7 @@ def test_what_a_program_drew_is_no_truth_unless_that_is_wanted(make, tmp_path):
 
 
 def test_a_mask_that_refers_to_another_series_or_is_there_twice_is_refused(make, tmp_path):
-    datasets = patient(make, tmp_path / "in", "Secret", 3)
+    datasets = patient(make, tmp_path / "in", "Secret", 3, PatientSex="F", PatientAge="063Y")
     first = structure_set(datasets, make.affine, "GTV", slice(1, 5), slice(2, 4))
     write(first, tmp_path / "in" / "a.dcm")
     second = structure_set(datasets, make.affine, "GTV", slice(1, 5), slice(2, 4))
@@ -228,7 +228,7 @@ def test_a_mask_that_refers_to_another_series_or_is_there_twice_is_refused(make,
 
 
 def test_masks_alone_label_the_slices_of_a_classification_cohort(make, tmp_path):
-    datasets = patient(make, tmp_path / "in", "Secret", 3)
+    datasets = patient(make, tmp_path / "in", "Secret", 3, PatientSex="F", PatientAge="063Y")
     write(structure_set(datasets, make.affine, "GTV", slice(1, 5), slice(2, 4)), tmp_path / "in" / "rt.dcm")
     masks = (mask_sources.parse("rtstruct:GTV"),)
 

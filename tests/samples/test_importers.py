@@ -306,10 +306,10 @@ def test_a_folder_of_two_series_is_not_one_volume(patients):
     source = patients["brain-mr"][1][0].dicom_folder
     assert len(series.volumes([source]).volumes) == 2
     with pytest.raises(Rejected, match="must hold one series of images, and it gave 2 volumes"):
-        pet_sarcoma.only_volume(source)
+        pet_sarcoma.only_series(source)
 
 
 def test_a_folder_without_images_says_why(tmp_path):
     (tmp_path / "notes.txt").write_text("no DICOM")
     with pytest.raises(Rejected, match="must hold one series of images, and it gave 0 volumes"):
-        pet_sarcoma.only_volume(tmp_path)
+        pet_sarcoma.only_series(tmp_path)

@@ -173,7 +173,7 @@ def drawn(breasts, tmp_path) -> Path:
     source = tmp_path / "drawn"
     for home in sorted(breasts.iterdir()):
         shutil.copytree(home / "dicom", source / home.name / "PT")
-        grid = pet_regions.pet(source / home.name)
+        grid = pet_regions.pet(source / home.name).volume
         regions = {
             "GTV_left": box(grid, 3, (10, 12), (20, 30)),
             "lesion 2": box(grid, 5, (11, 13), (14, 15)),
@@ -199,10 +199,10 @@ def test_regions_of_the_pattern_are_united_and_others_are_not_in_the_mask(drawn,
 
 def test_another_pattern_takes_other_regions(drawn, tmp_path):
     home = next(iter(sorted(drawn.iterdir())))
-    mask, names = pet_regions.region(home, pet_regions.pet(home), "^heart$")
+    mask, names = pet_regions.region(home, pet_regions.pet(home).volume, "^heart$")
     assert (names, mask.voxels.sum()) == (["Heart"], 49)
     with pytest.raises(Rejected, match=r"has no region named liver; it has GTV_left, lesion 2, GTV_Edema, Heart"):
-        pet_regions.region(home, pet_regions.pet(home), "liver")
+        pet_regions.region(home, pet_regions.pet(home).volume, "liver")
 
 
 def test_without_a_structure_set_a_nifti_mask_is_the_region(breasts, tmp_path):
@@ -242,7 +242,7 @@ def test_an_image_that_ends_too_early_is_not_left_out_in_silence(drawn, tmp_path
 def test_structure_sets_of_real_sarcomas_give_the_masks_that_were_published(test_data):
     for name in ("STS_003", "STS_011", "STS_020"):
         home = test_data / "pet-suv-sarcoma" / name
-        volume = pet_regions.pet(home)
+        volume = pet_regions.pet(home).volume
         mask, names = pet_regions.region(home, volume)
         published = nifti.mask_on(home / "PET_mask.nii.gz", volume)
         assert names == ["GTV_Mass_PET"]
@@ -251,7 +251,7 @@ def test_structure_sets_of_real_sarcomas_give_the_masks_that_were_published(test
 
 def test_the_oedema_of_a_real_sarcoma_is_not_taken_for_the_tumour(test_data):
     home = test_data / "pet-fdg-raw" / "STS_001"
-    mask, names = pet_regions.region(home, pet_regions.pet(home))
+    mask, names = pet_regions.region(home, pet_regions.pet(home).volume)
     assert names == ["GTV_Mass"]
     assert mask.voxels.sum() > 100
 
