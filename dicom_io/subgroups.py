@@ -1,8 +1,8 @@
 """By what figures can be told apart: scanner, site, sex and decade of age, plain, as the images state them.
 
-They stand in an item's provenance (`dicom_io.cohort.Item`, whose `groups` reads them), so that cohorts from before they were kept load as they
-are. Nothing is worked out: an age is Patient's Age (0010,1010) and never a birth date, which may have been shifted or
-blanked. What the source does not state, or a de-identification has taken away, is not there.
+They stand in an item's provenance, and `groups` of `dicom_io.cohort.Item` reads them, so that cohorts from before they
+were kept load as they are. Nothing is worked out: an age is Patient's Age (0010,1010) and never a birth date, which may
+have been shifted or blanked. What the source does not state, or a de-identification has taken away, is not there.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _UNITS_A_YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}
 
 
 def provenance(ds: Dataset) -> dict[str, Any]:
-    """ "scanner" and "subject" of an item's provenance, from the header of one of its images; {} of what states neither.
+    """What an item's provenance says of these, from the header of one of its images; {} where nothing is stated.
 
-    scanner: {"manufacturer", "model"}, Manufacturer (0008,0070) and Manufacturer's Model Name (0008,1090). subject:
-    {"sex", "age"}, Patient's Sex (0010,0040) and the band of Patient's Age.
+    "scanner": {"manufacturer", "model"}, Manufacturer (0008,0070) and Manufacturer's Model Name (0008,1090). "subject":
+    {"sex", "age"}, Patient's Sex (0010,0040) and the band of Patient's Age; of the two what is known.
     """
     scanner = {"manufacturer": _text(ds, "Manufacturer"), "model": _text(ds, "ManufacturerModelName")}
     sex = _text(ds, "PatientSex")

@@ -49,11 +49,9 @@ def compare(folders: Sequence[Path], names: Sequence[str], cohort: Cohort, *, dr
 
 
 def _classifiers(models: Sequence[Classifier], names: Sequence[str], cohort: Cohort, draws: int) -> dict[str, Any]:
-    rows, labels, patients = [], np.zeros(0, np.int64), [""]
-    for model in models:
-        probabilities, labels, patients, _ = on_test_images(model, cohort)
-        rows.append(1 - probabilities[:, 0].astype(np.float64))
-    positive = labels > 0
+    seen = [on_test_images(model, cohort) for model in models]
+    rows = [1 - each.probabilities[:, 0].astype(np.float64) for each in seen]
+    patients, positive = seen[0].patients, seen[0].labels > 0
     thresholds = [model.threshold for model in models]
 
     def figures(w: Array) -> dict[str, Array]:
@@ -82,7 +80,7 @@ def _classifiers(models: Sequence[Classifier], names: Sequence[str], cohort: Coh
             }
         )
     alone = [{name: found[f"{number}.{name}"].as_json() for name in RANKED} for number in range(len(models))]
-    sizes = {"images": len(labels), "patients": len(set(patients))}
+    sizes = {"images": len(positive), "patients": len(set(patients))}
     return sizes | {"metrics": dict(zip(names, alone, strict=True)), "pairs": _corrected(pairs)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from models import cases, coarse, from_pictures, generator, networks, predictor,
 from models.cases import Case
 from models.evaluation import agreement, classification, fidelity, label_shares, privacy, segmentation, trivial
 from models.evaluation.agreement import Compared
+from models.evaluation.bootstrap import FEWEST_PATIENTS
 from models.evaluation.features import ContentFeatures, EncodedFeatures, RandomFeatures
 from models.evaluation.segmentation import Pair
 from models.evaluation.subsets import evenly
@@ -29,9 +30,6 @@ from models.training import couples, pictures
 from models.version import ModelVersion
 
 AUDIT_SEED = 20261120
-# Below this many test patients a bootstrap interval cannot carry a claim: with n patients the chance that all draws are
-# the best n - 1 or fewer is no longer negligible, and with one patient every interval has width 0.
-FEWEST_PATIENTS = 5
 
 
 def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, Any]:
@@ -107,22 +105,22 @@ def caution_of(saw: version.Saw, cohort: Cohort) -> str:
 def _classifier(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     model = predictor.load(folder)
     assert isinstance(model, predictor.Classifier)
-    probabilities, labels, patients, studies = on_test_images(model, cohort)
+    seen = on_test_images(model, cohort)
     # Another cohort's class numbers may mean something else; then only "any class but the first" can be measured.
     alike = cohort.labels == model.labels
     report = classification.evaluate(
-        probabilities.astype(np.float64),
-        labels,
-        patients,
+        seen.probabilities.astype(np.float64),
+        seen.labels,
+        seen.patients,
         threshold=model.threshold,
         prevalence=_prevalence(cohort.training),
         draws=draws,
         by_class=alike,
+        stated=[item.groups for item in seen.items],
     )
     reading = model.description.study
-    if reading is not None and len(set(studies)) < len(studies):
-        suspicions = 1 - probabilities[:, 0].astype(np.float64)
-        report["by_study"] = _of_studies(reading, suspicions, labels > 0, patients, studies, cohort, draws)
+    if reading is not None and len(set(seen.studies)) < len(seen.studies):
+        report["by_study"] = _of_studies(reading, seen, cohort, draws)
     report["saliency"] = _saliency(model, cohort)
     return {"labels": list(model.labels) if alike else []} | report
 
@@ -135,19 +133,35 @@ def _saliency(model: predictor.Classifier, cohort: Cohort) -> Mapping[str, Any]:
     return saliency.sanity(model.network, lambda: networks.build(definition), images)
 
 
-def _of_studies(
-    reading: Reading,
-    suspicions: npt.NDArray[np.float64],
-    positive: npt.NDArray[np.bool_],
-    patients: Sequence[str],
-    studies: Sequence[str],
-    cohort: Cohort,
-    draws: int,
-) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Classed:
+    """All test images: probabilities (n, classes), true classes (n,), and the item of each."""
+
+    probabilities: Float32
+    labels: npt.NDArray[np.int64]
+    items: tuple[Item, ...]
+
+    @property
+    def suspicions(self) -> npt.NDArray[np.float64]:
+        """(n,): of any class but the first."""
+        return 1 - self.probabilities[:, 0].astype(np.float64)
+
+    @property
+    def patients(self) -> list[str]:
+        return [item.patient for item in self.items]
+
+    @property
+    def studies(self) -> list[str]:
+        return [study.study_of(item) for item in self.items]
+
+
+def _of_studies(reading: Reading, seen: Classed, cohort: Cohort, draws: int) -> dict[str, Any]:
     """The figures of whole studies by the version's rule; a study is positive where one of its pictures is."""
-    owners = dict(zip(studies, patients, strict=True))
-    p = np.array([reading.probability(each) for each in study.in_studies(suspicions, studies).values()])
-    truth = np.array([each.any() for each in study.in_studies(positive.astype(np.float64), studies).values()])
+    studies = seen.studies
+    owners = dict(zip(studies, seen.patients, strict=True))
+    p = np.array([reading.probability(each) for each in study.in_studies(seen.suspicions, studies).values()])
+    positive = (seen.labels > 0).astype(np.float64)
+    truth = np.array([each.any() for each in study.in_studies(positive, studies).values()])
     return {"rule": reading.words, "fixed_on": reading.studies} | classification.evaluate(
         np.stack([1 - p, p], 1),
         truth.astype(np.int64),
@@ -158,19 +172,17 @@ def _of_studies(
     )
 
 
-def on_test_images(
-    model: predictor.Classifier, cohort: Cohort
-) -> tuple[Float32, npt.NDArray[np.int64], list[str], list[str]]:
-    """Probabilities (n, classes), true classes (n,), patients and studies of all test images."""
-    rows, labels, patients, studies = [], [], [], []
+def on_test_images(model: predictor.Classifier, cohort: Cohort) -> Classed:
+    """What the model says of every test image, beside the truth."""
+    rows: list[Float32] = []
+    labels: list[int] = []
+    items: list[Item] = []
     for case in cases.load(cohort, cohort.test, ()):
-        probabilities = model.predict(case.source).probabilities
+        rows.append(model.predict(case.source).probabilities)
         assert case.labels is not None
-        rows.append(probabilities)
         labels += case.labels.tolist()
-        patients += [case.patient] * len(probabilities)
-        studies += [study.study_of(case.item)] * len(probabilities)
-    return np.concatenate(rows), np.array(labels), patients, studies
+        items += [case.item] * len(rows[-1])
+    return Classed(np.concatenate(rows), np.array(labels), tuple(items))
 
 
 def on_test_volumes(model: predictor.Segmenter, cohort: Cohort) -> list[Pair]:
@@ -215,7 +227,8 @@ def _segmenter(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
         guesses = (np.ones_like(truth), rule.mask(case.image.numpy()))
         for masks, guess in zip(baselines.values(), guesses, strict=True):
             masks.append(Pair(case.patient, guess, truth, spacing))
-    return segmentation.evaluate(ours, baselines, threshold=model.threshold, draws=draws)
+    stated = [item.groups for item in cohort.test]
+    return segmentation.evaluate(ours, baselines, threshold=model.threshold, draws=draws, stated=stated)
 
 
 def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:

@@ -13,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+# Below this many test patients a bootstrap interval cannot carry a claim: with n patients the chance that all draws are
+# the best n - 1 or fewer is no longer negligible, and with one patient every interval has width 0.
+FEWEST_PATIENTS = 5
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.evaluation import bootstrap
+from models.evaluation import bootstrap, curves, groups
 from models.evaluation.bootstrap import Array
+from models.evaluation.curves import BINS, Truth
 
-Truth = npt.NDArray[np.bool_]
-BINS = 10
+# What is told of each group of patients.
+OF_GROUPS = ("auroc", "sensitivity", "specificity")
 
 
 def auroc(p: Array, y: Truth) -> float:
@@ -98,12 +99,14 @@ def evaluate(
     prevalence: float,
     draws: int,
     by_class: bool = True,
+    stated: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
     """The report of a classifier on images that it has not seen.
 
     probabilities: (n, classes). labels: (n,). by_class: whether labels are numbers of these classes, so that more than
     "any class but the first" can be told. prevalence: share of positives in training; the trivial baseline says it
-    for every image. `difference` is ours minus the baseline's, with the same draws.
+    for every image. stated: of each image its groups, by kind. `difference` is ours minus the baseline's, with the same
+    draws.
     """
     p, y = 1 - probabilities[:, 0].astype(np.float64), labels > 0
     constant = np.full(len(p), prevalence)
@@ -129,6 +132,7 @@ def evaluate(
         "prevalence": round(float(y.mean()), 4),
         "threshold": threshold,
         "confusion": {name: int(value[0]) for name, value in matrix.items()},
+        "curves": curves.evaluate(p, y),
         "metrics": part("model."),
         "baseline": {
             "name": f"the training prevalence, {prevalence:.3f}, for every image",
@@ -147,7 +151,15 @@ def evaluate(
         )
         several = bootstrap.intervals(lambda w: of_classes(tables(called, labels, classes, w)), patients, draws)
         report["by_class"] = {name: value.as_json() for name, value in several.items()}
-    return report
+
+    def of_group(chosen: groups.Chosen) -> dict[str, bootstrap.Interval]:
+        def told(w: Array) -> dict[str, Array]:
+            figures = metrics(p[chosen], y[chosen], threshold, w)
+            return {name: figures[name] for name in OF_GROUPS}
+
+        return bootstrap.intervals(told, np.asarray(patients)[chosen].tolist(), draws)
+
+    return report | {"groups": groups.evaluate(stated, patients, of_group)}
 
 
 def tables(
@@ -187,5 +199,6 @@ def _per_patient(p: Array, y: Truth, patients: Sequence[str], threshold: float) 
         matrix = confusion(p[mine], y[mine], threshold, np.ones((1, int(mine.sum()))))
         area = auroc(p[mine], y[mine])
         cells = {name: int(value[0]) for name, value in matrix.items()}
-        lines.append({"patient": patient, "images": int(mine.sum()), "auroc": None if np.isnan(area) else area} | cells)
+        told = {"patient": patient, "images": int(mine.sum()), "auroc": None if np.isnan(area) else area} | cells
+        lines.append(told | {"highest_probability": round(float(p[mine].max()), 6)})
     return lines

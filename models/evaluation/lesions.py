@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 Mask = npt.NDArray[np.bool_]
+Distances = npt.NDArray[np.float64]
 _TOUCHING = np.ones((3, 3, 3), bool)
 _IN_PLANE = np.ones((1, 3, 3), bool)
 # Upper ends of the sizes by which found lesions are counted, in ml; the last has none.
@@ -53,14 +54,19 @@ def h95_in_plane_mm(ours: Mask, truth: Mask, spacing_mm: Sequence[float]) -> flo
 
 def h95_mm(ours: Mask, truth: Mask, spacing_mm: Sequence[float]) -> float:
     """95th percentile of the distances from each voxel of one to the nearest of the other, the larger of both
-    directions; nan where one has none.
+    directions; nan where one has none."""
+    if not ours.any() or not truth.any():
+        return float("nan")
+    return max(float(np.percentile(distances, 95)) for distances in distances_mm(ours, truth, spacing_mm))
+
+
+def distances_mm(ours: Mask, truth: Mask, spacing_mm: Sequence[float]) -> tuple[Distances, Distances]:
+    """Of each voxel of ours to the nearest of truth, and of each of truth to the nearest of ours; both have some.
 
     By distance transforms: SciPy's KDTree, which the challenge takes, crashed in a process that had loaded SimpleITK.
     """
-    if not ours.any() or not truth.any():
-        return float("nan")
     to_ours, to_truth = (ndimage.distance_transform_edt(~mask, sampling=spacing_mm) for mask in (ours, truth))
-    return float(max(np.percentile(to_truth[ours], 95), np.percentile(to_ours[truth], 95)))
+    return to_truth[ours], to_ours[truth]
 
 
 def by_size(ours: Mask, truth: Mask, voxel_ml: float) -> dict[str, tuple[int, int]]:

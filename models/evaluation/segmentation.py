@@ -10,15 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from models.evaluation import bootstrap, lesions
+from models.evaluation import bootstrap, groups, lesions
 
 Mask = npt.NDArray[np.bool_]
+# How far surfaces may lie apart and still count as one; stated beside the figure. No measure of how readers differ.
+TOLERANCE_MM = 2.0
 FIGURES = (
     "dice",
     "sensitivity",
     "precision",
     "volume_error",
     "h95_mm",
+    "surface_dice",
     "absolute_volume_difference",
     "lesion_recall",
     "lesion_precision",
@@ -33,13 +36,23 @@ def dice(ours: Mask, truth: Mask) -> float:
     return 2 * int((ours & truth).sum()) / total if total else 1.0
 
 
-def hausdorff95_mm(ours: Mask, truth: Mask, spacing_mm: Sequence[float]) -> float:
-    """95th percentile of surface distances, the larger of both directions; nan where a mask is empty.
+def surfaces(ours: Mask, truth: Mask, spacing_mm: Sequence[float]) -> dict[str, float]:
+    """h95_mm: 95th percentile of surface distances, the larger of both directions; nan where a mask is empty.
 
-    Own code: MONAI 1.6's metric passes itself an argument that it deprecates, and warns at every call.
+    surface_dice: share of both surfaces that lies within `TOLERANCE_MM` of the other (Nikolov 2018, section 4.3, where
+    it is the normalised surface Dice; voxels of the surface counted alike, as MONAI does); nan where both masks are
+    empty, 0 where one is.
+
+    Own code: MONAI 1.6's metrics pass themselves an argument that they deprecate, and warn at every call.
     """
-    ours, truth = (mask & ~ndimage.binary_erosion(mask) for mask in (ours, truth))
-    return lesions.h95_mm(ours, truth, spacing_mm)
+    if not (ours.any() and truth.any()):
+        return {"h95_mm": float("nan"), "surface_dice": 0.0 if ours.any() or truth.any() else float("nan")}
+    of_ours, of_truth = (mask & ~ndimage.binary_erosion(mask) for mask in (ours, truth))
+    found = lesions.distances_mm(of_ours, of_truth, spacing_mm)
+    return {
+        "h95_mm": max(float(np.percentile(distances, 95)) for distances in found),
+        "surface_dice": float((np.concatenate(found) <= TOLERANCE_MM).mean()),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +66,8 @@ class Pair:
 
 
 def figures(pair: Pair) -> dict[str, float]:
-    """dice, sensitivity, precision, volume_error (signed share of the true volume), h95_mm, volumes in ml, and those of
-    `models.evaluation.lesions`."""
+    """dice, sensitivity, precision, volume_error (signed share of the true volume), volumes in ml, and those of
+    `surfaces` and of `models.evaluation.lesions`."""
     ours, truth = int(pair.ours.sum()), int(pair.truth.sum())
     both = int((pair.ours & pair.truth).sum())
     voxel_ml = float(np.prod(pair.spacing_mm)) / 1000
@@ -63,9 +76,9 @@ def figures(pair: Pair) -> dict[str, float]:
         "sensitivity": both / truth if truth else float("nan"),
         "precision": both / ours if ours else float("nan"),
         "volume_error": (ours - truth) / truth if truth else float("nan"),
-        "h95_mm": hausdorff95_mm(pair.ours, pair.truth, pair.spacing_mm),
         "volume_ml": ours * voxel_ml,
         "true_volume_ml": truth * voxel_ml,
+        **surfaces(pair.ours, pair.truth, pair.spacing_mm),
         **lesions.figures(pair.ours, pair.truth, pair.spacing_mm),
     }
 
@@ -82,11 +95,17 @@ def per_patient(pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
 
 
 def evaluate(
-    pairs: Sequence[Pair], baselines: Mapping[str, Sequence[Pair]], *, threshold: float, draws: int
+    pairs: Sequence[Pair],
+    baselines: Mapping[str, Sequence[Pair]],
+    *,
+    threshold: float,
+    draws: int,
+    stated: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
     """The report of a segmenter on patients that it has not seen, beside the baselines' masks of the same cases.
 
-    `difference` per baseline: ours minus theirs in Dice, paired by patient.
+    stated: of each pair its groups, by kind. `difference` per baseline: ours minus theirs in Dice, paired by patient;
+    `baseline_dice`: theirs, in the order of `per_patient`.
     """
     ours = per_patient(pairs)
     dices = [line["dice"] for line in ours.values()]
@@ -94,10 +113,13 @@ def evaluate(
         "patients": len(ours),
         "cases": len(pairs),
         "threshold": threshold,
+        "surface_tolerance_mm": TOLERANCE_MM,
         "metrics": _intervals(ours, draws),
         "per_patient": [{"patient": name} | _jsonable(line) for name, line in ours.items()],
         "lesions_by_size": _by_size(pairs),
+        "groups": _by_group(pairs, stated, draws),
         "baselines": {},
+        "baseline_dice": {},
         "difference": {},
     }
     beaten = []
@@ -105,11 +127,25 @@ def evaluate(
         theirs = per_patient(masks)
         apart = bootstrap.difference(dices, [line["dice"] for line in theirs.values()], draws)
         report["baselines"][name] = _intervals(theirs, draws)
+        report["baseline_dice"][name] = [round(line["dice"], 5) for line in theirs.values()]
         report["difference"][name] = apart.as_json()
         beaten.append(apart.low > 0)
     report["primary"] = {"metric": "dice"} | dict(report["metrics"]["dice"])
     report["beats_baseline"] = bool(beaten) and all(beaten)
     return report
+
+
+def _by_group(pairs: Sequence[Pair], stated: Sequence[Mapping[str, str]], draws: int) -> dict[str, Any]:
+    """Dice of groups; of a patient with cases in several of them, those of the group."""
+    patients = np.array([pair.patient for pair in pairs])
+    dices = np.array([dice(pair.ours, pair.truth) for pair in pairs])
+
+    def measure(chosen: groups.Chosen) -> dict[str, bootstrap.Interval]:
+        names = np.unique(patients[chosen])
+        means = [float(dices[chosen & (patients == name)].mean()) for name in names]
+        return {"dice": bootstrap.mean_interval(means, draws)}
+
+    return groups.evaluate(stated, patients.tolist(), measure)
 
 
 def _by_size(pairs: Sequence[Pair]) -> dict[str, dict[str, int]]:

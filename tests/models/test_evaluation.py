@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from monai.metrics import compute_hausdorff_distance
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
@@ -170,14 +170,33 @@ def test_the_surface_distance_agrees_with_monai(masks):
     spacing = (3.3, 2.1, 1.7)
     tensors = [torch.from_numpy(mask)[None, None] for mask in masks]
     theirs = compute_hausdorff_distance(*tensors, include_background=True, percentile=95, spacing=spacing)
-    assert segmentation.hausdorff95_mm(*masks, spacing) == pytest.approx(float(theirs), abs=0.5)
+    assert segmentation.surfaces(*masks, spacing)["h95_mm"] == pytest.approx(float(theirs), abs=0.5)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("spacing", [(3.3, 2.1, 1.7), (0.9, 1.1, 2.4), (5.0, 0.7, 0.6)])
+def test_the_surface_dice_is_that_of_monai(masks, spacing):
+    tensors = [torch.from_numpy(mask)[None, None] for mask in masks]
+    theirs = compute_surface_dice(*tensors, [segmentation.TOLERANCE_MM], include_background=True, spacing=spacing)
+    found = segmentation.surfaces(*masks, spacing)["surface_dice"]
+    assert found == pytest.approx(float(theirs), abs=1e-6) and 0.1 < found < 1
+
+
+def test_surfaces_within_the_tolerance_are_one_and_beyond_it_are_two(masks):
+    _, truth = masks
+    moved = np.roll(truth, 1, axis=2)
+    assert segmentation.surfaces(moved, truth, (9.0, 9.0, 2.0))["surface_dice"] == 1.0
+    assert segmentation.surfaces(moved, truth, (9.0, 9.0, 2.1))["surface_dice"] < 1.0
+    empty = np.zeros_like(truth)
+    assert segmentation.surfaces(empty, truth, (1, 1, 1))["surface_dice"] == 0.0
+    assert np.isnan(segmentation.surfaces(empty, empty, (1, 1, 1))["surface_dice"])
 
 
 def test_a_shift_by_one_slice_is_one_step_far(masks):
     _, truth = masks
     moved = np.roll(truth, 1, axis=0)
-    assert segmentation.hausdorff95_mm(moved, truth, (3.3, 0.5, 0.5)) == pytest.approx(3.3, abs=0.5)
-    assert np.isnan(segmentation.hausdorff95_mm(np.zeros_like(truth), truth, (1, 1, 1)))
+    assert segmentation.surfaces(moved, truth, (3.3, 0.5, 0.5))["h95_mm"] == pytest.approx(3.3, abs=0.5)
+    assert np.isnan(segmentation.surfaces(np.zeros_like(truth), truth, (1, 1, 1))["h95_mm"])
 
 
 def test_figures_of_a_mask_half_as_large():
