@@ -17,6 +17,7 @@ from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models import card, recipe
 from models.evaluate import evaluate, verdict
+from models.reports import document
 from models.version import Description, ModelVersion, load, write
 
 __all__ = ["ModelVersion", "load", "release"]
@@ -78,13 +79,11 @@ def _fill(folder: Path, trained: ModelVersion, description: Description, report:
             continue  # It may be taken away (`models.version`).
         (folder / "training").mkdir(exist_ok=True)
         shutil.copyfile(trained.folder / "training" / f"{name}.pt", folder / "training" / f"{name}.pt")
-    for part, text in (
-        ("evaluation/evaluation.json", json.dumps({"audit_id": description.audit_id} | report, indent=1) + "\n"),
-        ("evaluation/report.md", card.report(description, report)),
-        ("docs/README.md", card.card(description, report)),
-    ):
-        (folder / part).parent.mkdir(exist_ok=True)
-        (folder / part).write_text(text)
+    audited = {"audit_id": description.audit_id} | report
+    of = document.of_evaluation(f"{description.name}:{description.version}", audited)
+    document.write(folder / "evaluation", "evaluation", audited, of)
+    (folder / "docs").mkdir()
+    (folder / "docs" / "README.md").write_text(card.card(description, report))
 
 
 def _next(shelf: Path) -> str:

@@ -1,4 +1,4 @@
-"""The card of a model version and the report of its evaluation, as Markdown that a person reads."""
+"""The card of a model version, as Markdown that a person reads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.domain import Domain
+from models.reports import figures
+from models.reports.document import sentence
+from models.reports.parts import markdown
 from models.study import Reading
 from models.version import Description, Saw
 
@@ -25,7 +28,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
     lines = [
         f"# {description.name}:{description.version}",
         "",
-        f"State: **{description.state}**. {_sentence(report['reason'])}",
+        f"State: **{description.state}**. {sentence(report['reason'])}",
         "",
         "Research use only. Not for diagnosis or treatment.",
         "",
@@ -66,7 +69,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         "",
         "## How well",
         "",
-        *figures(report),
+        *markdown(figures.parts(report)),
         "",
         "## Limits",
         "",
@@ -153,31 +156,6 @@ def _labels(description: Description) -> list[str]:
     return [f"{name} ({slices} training slices)" for name, slices in known if slices]
 
 
-def report(description: Description, report: Mapping[str, Any]) -> str:
-    """evaluation/report.md."""
-    lines = [
-        f"# Evaluation of {description.name}:{description.version}",
-        "",
-        (
-            f"Audit {description.audit_id}. Cohort {report['cohort']}, split `{report['split']}`, split by "
-            f"{report['split_unit']}, {report['bootstrap_draws']} bootstrap draws of whole patients. Data hash "
-            f"`{report['data_hash']}`."
-        ),
-        "",
-        f"State: **{description.state}**. {_sentence(report['reason'])}",
-        "",
-        *figures(report),
-        "",
-        "Every figure with its controls and every patient is in `evaluation.json`.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _sentence(reason: str) -> str:
-    return reason[:1].upper() + reason[1:] + "."
-
-
 def _domain(domain: Domain, description: Description) -> list[str]:
     if description.given and description.given.kind == "mask":
         return _field(description)
@@ -202,203 +180,6 @@ def _field(description: Description) -> list[str]:
         "",
         "Masks that cover much more or less are refused, or marked out-of-domain where it is forced.",
     ]
-
-
-def interval_text(value: Mapping[str, float | None]) -> str:
-    """Of an interval as reports hold it."""
-    if value["value"] is None:
-        return "undefined"
-    if value["low"] is None:
-        return f"{value['value']:.3f}"
-    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
-
-
-def figures(report: Mapping[str, Any]) -> list[str]:
-    """The figures as Markdown; first, where there is one, the caution that goes with them."""
-    caution = [f"**Caution**: {report['caution']}.", ""] if report.get("caution") else []
-    if report.get("given") in ("channels", "coarse"):
-        return caution + _translator_figures(report)
-    return caution + (_generator_figures if report["task"] == "generation" else _predictor_figures)(report)
-
-
-def _predictor_figures(report: Mapping[str, Any], of: str = "images") -> list[str]:
-    """of: what a classifier's report counts."""
-    if report["task"] == "classification":
-        beside = {report["baseline"]["name"]: report["baseline"]["metrics"]}
-        size = f"{report['images']} {of} of {report['patients']} test patients, prevalence {report['prevalence']:.3f}"
-    else:
-        beside = report["baselines"]
-        size = f"{report['cases']} cases of {report['patients']} test patients"
-    return [
-        f"{size}, threshold {report['threshold']:.3g}. 95 % intervals in brackets.",
-        "",
-        "| | model | " + " | ".join(beside) + " |",
-        "| --- " * (len(beside) + 2) + "|",
-        *(
-            f"| {name} | {interval_text(value)} | "
-            + " | ".join(interval_text(metrics[name]) for metrics in beside.values())
-            + " |"
-            for name, value in report["metrics"].items()
-        ),
-        *_beside_metrics(report),
-    ]
-
-
-def _beside_metrics(report: Mapping[str, Any]) -> list[str]:
-    """Of several classes, and of lesions by size; nothing for a report from before they were counted."""
-    lines = []
-    if "by_class" in report:
-        told = {name: interval_text(value) for name, value in report["by_class"].items()}
-        classes = len(report["confusion_by_class"])
-        lines += ["", f"Of the most probable class: macro F1 {told['macro_f1']}, micro F1 {told['micro_f1']}, balanced"]
-        lines[-1] += f" accuracy {told['balanced_accuracy']}."
-        lines += ["", "| class | sensitivity | precision | F1 |", "| --- | --- | --- | --- |"]
-        names = report["labels"]
-        lines += [
-            f"| {names[number]} | {told[f'sensitivity_{number}']} | {told[f'precision_{number}']} | "
-            f"{told[f'f1_{number}']} |"
-            for number in range(classes)
-        ]
-    if "saliency" in report:
-        lines += ["", _of_saliency(report["saliency"])]
-    if "by_study" in report:
-        whole = report["by_study"]
-        lines += ["", f"Studies, each by {whole['rule']}, calibrated on {whole['fixed_on']} studies of validation:", ""]
-        lines += _predictor_figures({"task": "classification", **whole}, "studies")
-    if "lesions_by_size" in report:
-        counted = [f"{each['found']} of {each['lesions']} {size}" for size, each in report["lesions_by_size"].items()]
-        lines += ["", f"Lesions found: {', '.join(counted)}."]
-    return lines
-
-
-def _of_saliency(found: Mapping[str, Any]) -> str:
-    beside = f"Maps of saliency ({found['method']}) and those of random weights on {found['pictures']} test images:"
-    if found["rank_correlation"] is None:
-        return f"{beside} they are the same everywhere. They say nothing, and are not made."
-    says = "they show what was learned" if found["passed"] else "they show what any network shows, and are not made"
-    return f"{beside} rank correlation {found['rank_correlation']:.2f}; {says}."
-
-
-def _translator_figures(report: Mapping[str, Any]) -> list[str]:
-    beside = report["baselines"]
-    names = {"absolute_error": "absolute error, share of the range", "psnr_db": "PSNR, dB", "ssim": "SSIM"}
-    nearer = "; ".join(f"{name} {interval_text(apart)}" for name, apart in report["difference"].items())
-    return [
-        (
-            f"{report['cases']} cases of {report['patients']} test patients beside their true pictures, and beside "
-            "what needs no network. 95 % intervals in brackets."
-        ),
-        "",
-        "| | model | " + " | ".join(beside) + " |",
-        "| --- " * (len(beside) + 2) + "|",
-        *(
-            f"| {words} | {interval_text(report['metrics'][name])} | "
-            + " | ".join(interval_text(figures[name]) for figures in beside.values())
-            + " |"
-            for name, words in names.items()
-        ),
-        "",
-        f"Absolute error below that of: {nearer}.",
-    ]
-
-
-def _generator_figures(report: Mapping[str, Any]) -> list[str]:
-    lines = [
-        (
-            f"{report['samples']} samples (seed {report['seed']}) beside "
-            f"{report['fidelity']['held_out_patients']} held-out "
-            "patients. Distances are in our own feature spaces and compare with no published figure."
-        ),
-        "",
-        "| feature space | KID to held-out | real-vs-real floor | ratio | blurred | noisy | tells these apart |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, space in report["fidelity"]["spaces"].items():
-        ratio = "says nothing" if space["ratio"] is None else f"{space['ratio']:.1f}"
-        lines.append(
-            f"| {name} | {interval_text(space['kid_to_held_out'])} | {interval_text(space['floor'])} | {ratio} | "
-            f"{space['controls']['blurred']:.3f} | {space['controls']['noisy']:.3f} | "
-            f"{'yes' if space['usable'] else 'no'} |"
-        )
-    lines += _distances(report["fidelity"]["spaces"])
-    # Reports from before it was measured have none.
-    spread = {name: ratio for name, ratio in report.get("spread", {}).items() if ratio is not None}
-    if spread:
-        of = ", ".join(f"{name} {ratio:.2f}" for name, ratio in spread.items())
-        lines += ["", f"Spread within classes, over that of training slices (1: as varied; 0: one picture): {of}."]
-    if "masks" in report:
-        lines += ["", *_labels_drawn(report["masks"])]
-    if "mask" in report:
-        lines += ["", *_of_masks(report)]
-    lines += [
-        "",
-        "| feature space | copy rate | planted copies found | held-out flagged | passed |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name, space in report["privacy"]["spaces"].items():
-        flagged = "undefined" if space["held_out_flagged"] is None else f"{space['held_out_flagged']:.3f}"
-        lines.append(
-            f"| {name.replace('_', ' ')} | {interval_text(space['copy_rate'])} | {space['planted_recall']:.3f} | "
-            f"{flagged} | {'yes' if space['passed'] else 'no'} |"
-        )
-    return lines
-
-
-def _distances(spaces: Mapping[str, Any]) -> list[str]:
-    """Frechet distance, and what samples share with reals; nothing for a report from before they were measured."""
-    known = {name: space for name, space in spaces.items() if "frechet" in space}
-    if not known:
-        return []
-    lines = [
-        "",
-        "| feature space | FD to held-out | to training | real-vs-real floor | FD / floor | covariance | images each |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, space in known.items():
-        found = space["frechet"]
-        ratio = "says nothing" if found["ratio"] is None else f"{found['ratio']:.1f}"
-        lines.append(
-            f"| {name} | {found['to_held_out']:.3f} | {found['to_training']:.3f} | {interval_text(found['floor'])} | "
-            f"{ratio} | {found['covariance']} | {found['images_each']} |"
-        )
-    lines += [
-        "",
-        "| feature space | judged against held-out | precision | recall | density | coverage |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, space in known.items():
-        for whose in ("samples", "training"):
-            numbers = space["neighbours"][whose].values()
-            told = " | ".join("undefined" if number is None else f"{number:.2f}" for number in numbers)
-            lines.append(f"| {name} | {whose if whose == 'samples' else 'training images'} | {told} |")
-    return lines
-
-
-def _labels_drawn(found: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "| label of the mask | on samples | on held-out pictures | pixels, samples | pixels, held-out |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name, beside in found.items():
-        shares = " | ".join(f"{beside[whose]['share']:.0%}" for whose in ("samples", "real"))
-        pixels = (beside[whose]["pixels"] for whose in ("samples", "real"))
-        sizes = " | ".join("none" if each is None else f"{each:g}" for each in pixels)
-        lines.append(f"| {name} | {shares} | {sizes} |")
-    return [*lines, "", "Pixels: the median over the pictures that show the label."]
-
-
-def _of_masks(report: Mapping[str, Any]) -> list[str]:
-    dice = {name: "undefined" if value is None else f"{value:.3f}" for name, value in report["mask"].items()}
-    copies = [
-        f"{name.replace('_', ' ')} {interval_text(space['copy_rate'])}"
-        for name, space in report["privacy_of_training_masks"]["spaces"].items()
-    ]
-    text = (
-        f"Pictures are of test patients' masks. A rule of brightness finds the labels with a Dice of {dice['made']} on "
-        f"them, and of {dice['real']} on the real slices. Pictures of one mask vary {report['style']:.2f} times as "
-        f"much as real slices do. Copy rate of pictures of training patients' masks: {', '.join(copies)}."
-    )
-    return [text]
 
 
 def _limits(description: Description, report: Mapping[str, Any]) -> list[str]:

@@ -19,11 +19,13 @@ from scipy import stats
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models import predictor
-from models.card import interval_text
 from models.evaluate import caution_of, on_test_images, on_test_volumes, require_fit
 from models.evaluation import bootstrap, classification, segmentation
 from models.evaluation.bootstrap import Array
 from models.predictor import Classifier, Segmenter
+from models.reports import plots
+from models.reports.document import Document
+from models.reports.parts import Part, Table, Text, interval_text
 
 RANKED = ("auroc", "average_precision", "brier", "balanced_accuracy")
 
@@ -124,21 +126,43 @@ def _corrected(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return pairs
 
 
-def lines_of(report: Mapping[str, Any]) -> list[str]:
-    """As Markdown."""
+def document(report: Mapping[str, Any]) -> Document:
+    """Of what `compare` gives."""
+    return Document(f"Comparison on {report['cohort']}", tuple(parts(report)))
+
+
+def parts(report: Mapping[str, Any]) -> list[Part]:
     of = f"{report['images']} images of {report['patients']}" if "images" in report else f"{report['patients']}"
     figures = list(next(iter(report["metrics"].values())))
-    lines = [f"**Caution**, {name}: {sentence}.\n" for name, sentence in report["cautions"].items()]
-    lines += [
-        f"{of} test patients of {report['cohort']}, split by {report['split_unit']}; 95 % intervals in brackets.",
-        "",
-        f"| | {' | '.join(figures)} |",
-        "| --- " * (len(figures) + 1) + "|",
+    words = f"{of} test patients of {report['cohort']}, split by {report['split_unit']}; 95 % intervals in brackets."
+    alone = tuple(
+        (name, *(interval_text(found[each]) for each in figures)) for name, found in report["metrics"].items()
+    )
+    apart = tuple(
+        (
+            " - ".join(pair["models"]),
+            *(interval_text(pair["difference"][each]) for each in figures),
+            f"{pair['p']:.3g}",
+            f"{pair['p_holm']:.3g}",
+        )
+        for pair in report["pairs"]
+    )
+    tests = f"p: {report['pairs'][0]['test']}; Holm: corrected for {len(report['pairs'])} pair(s)."
+    return [
+        *(Text(f"{sentence}.", f"Caution, {name}") for name, sentence in report["cautions"].items()),
+        Text(words),
+        Table(("", *figures), alone),
+        Table(("first minus second", *figures, "p", "p, Holm"), apart),
+        Text(tests),
+        *_plots(report, figures[0]),
     ]
-    for name, found in report["metrics"].items():
-        lines.append(f"| {name} | {' | '.join(interval_text(found[each]) for each in figures)} |")
-    lines += ["", f"| first minus second | {' | '.join(figures)} | p | p, Holm |", "| --- " * (len(figures) + 3) + "|"]
-    for pair in report["pairs"]:
-        told = " | ".join(interval_text(pair["difference"][each]) for each in figures)
-        lines.append(f"| {' - '.join(pair['models'])} | {told} | {pair['p']:.3g} | {pair['p_holm']:.3g} |")
-    return [*lines, "", f"p: {report['pairs'][0]['test']}; Holm: corrected for {len(report['pairs'])} pair(s)."]
+
+
+def _plots(report: Mapping[str, Any], figure: str) -> list[Part]:
+    alone = {name: found[figure] for name, found in report["metrics"].items()}
+    apart = {" - ".join(pair["models"]): pair["difference"][figure] for pair in report["pairs"]}
+    says = "First minus second, from the same draws of patients; where the line holds 0, nothing was shown."
+    return [
+        plots.intervals(f"{figure} of each", "With its interval.", figure, alone),
+        plots.intervals(f"Difference in {figure}", says, f"difference in {figure}", apart, 0.0),
+    ]

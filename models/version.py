@@ -4,7 +4,7 @@
     configs/inference.json    "network_def", "model_input" (the chain), "inferer"; the rest is for `monai.bundle run`
     models/model.pt           tensors only
     docs/README.md            the card
-    evaluation/               evaluation.json, report.md
+    evaluation/               evaluation.json, report.md, report.html
     training/                 generators: networks that only a later training needs, tensors only. The identity covers
                               their hashes, so the folder may be left out of what is given away: unlike pictures, a
                               critic or an encoder answers questions about a given one

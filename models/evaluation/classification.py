@@ -70,7 +70,10 @@ def confusion(p: Array, y: Truth, threshold: float, w: Array) -> dict[str, Array
 
 
 def from_confusion(tp: Array, fp: Array, fn: Array, tn: Array) -> dict[str, Array]:
-    """Sensitivity, specificity, precision, F1, accuracy and balanced accuracy of one matrix."""
+    """Sensitivity, specificity, precision, F1, accuracy and balanced accuracy of one matrix.
+
+    macro_f1: the mean of the F1 of positives and of negatives. The micro F1 of two classes is the accuracy.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
         sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
         return {
@@ -78,6 +81,7 @@ def from_confusion(tp: Array, fp: Array, fn: Array, tn: Array) -> dict[str, Arra
             "specificity": specificity,
             "precision": tp / (tp + fp),
             "f1": 2 * tp / (2 * tp + fp + fn),
+            "macro_f1": tp / (2 * tp + fp + fn) + tn / (2 * tn + fp + fn),
             "accuracy": (tp + tn) / (tp + fp + fn + tn),
             "balanced_accuracy": (sensitivity + specificity) / 2,
         }

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CohortFolder = Annotated[Path, typer.Option("--cohort", help="Cohort folder, with its datalist.json.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Draws = Annotated[int, typer.Option("--draws", min=100, help="Bootstrap draws behind each interval.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Write JSON, Markdown and a page with plots into this folder.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME or NAME:VERSION.")]
 
 
@@ -113,20 +115,27 @@ def evaluate(
     cohort: CohortFolder,
     models_dir: Models = None,
     config: Config = None,
-    draws: Annotated[int, typer.Option("--draws", min=100, help="Bootstrap draws behind each interval.")] = 2000,
+    draws: Draws = 2000,
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a run or a version on the test patients of a cohort, beside trivial baselines.
 
-    Example: mirall evaluate runs/brain --cohort cohorts/brain
+    With --out the figures are written as evaluation.json, report.md and report.html, a page with plots in one file.
+
+    Example: mirall evaluate runs/brain --cohort cohorts/brain --out evaluations/brain
     """
     from dicom_io import cohort as cohorts
-    from models import card
     from models.evaluate import evaluate as measure
+    from models.reports import document, figures
+    from models.reports.parts import markdown
     from plugin.registry import folder_of
 
     report = measure(folder_of(models_folder(models_dir, config), model), cohorts.load(cohort), draws=draws)
-    typer.echo(json.dumps(report, indent=1) if as_json else "\n".join(card.figures(report)))
+    if out is not None:
+        document.write(out, "evaluation", report, document.of_evaluation(model, report))
+        typer.echo(f"written: {out / 'report.html'}", err=True)
+    typer.echo(json.dumps(report, indent=1) if as_json else "\n".join(markdown(figures.parts(report))))
 
 
 def compare(
@@ -134,21 +143,28 @@ def compare(
     cohort: CohortFolder,
     models_dir: Models = None,
     config: Config = None,
-    draws: Annotated[int, typer.Option("--draws", min=100, help="Bootstrap draws behind each interval.")] = 2000,
+    draws: Draws = 2000,
+    out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Predictors in pairs on the same test patients: differences with intervals, and tests corrected for their number.
 
+    With --out they are written as comparison.json, report.md and report.html.
+
     Example: mirall compare runs/small runs/large --cohort cohorts/brain
     """
     from dicom_io import cohort as cohorts
-    from models.compare import compare as in_pairs
-    from models.compare import lines_of
+    from models import compare as comparison
+    from models.reports.document import write
+    from models.reports.parts import markdown
     from plugin.registry import folder_of
 
     folders = [folder_of(models_folder(models_dir, config), each) for each in several]
-    report = in_pairs(folders, several, cohorts.load(cohort), draws=draws)
-    typer.echo(json.dumps(report, indent=1) if as_json else "\n".join(lines_of(report)))
+    report = comparison.compare(folders, several, cohorts.load(cohort), draws=draws)
+    if out is not None:
+        write(out, "comparison", report, comparison.document(report))
+        typer.echo(f"written: {out / 'report.html'}", err=True)
+    typer.echo(json.dumps(report, indent=1) if as_json else "\n".join(markdown(comparison.parts(report))))
 
 
 def ensemble(

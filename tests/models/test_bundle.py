@@ -48,6 +48,7 @@ def test_a_version_has_the_files_of_a_monai_bundle(segmenter):
         "docs/README.md",
         "evaluation/evaluation.json",
         "evaluation/report.md",
+        "evaluation/report.html",
         "recipe.yaml",
     }
 

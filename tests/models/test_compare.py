@@ -11,7 +11,7 @@ from scipy import stats
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
 from models import training
-from models.compare import compare, holm, lines_of, mcnemar
+from models.compare import compare, document, holm, mcnemar
 from models.evaluate import evaluate
 from models.recipe import Recipe
 
@@ -51,7 +51,7 @@ def test_classifiers_are_compared_by_the_figures_that_each_is_evaluated_by(class
     right = {name: found["confusion"]["tp"] + found["confusion"]["tn"] for name, found in alone.items()}
     assert pair["only_first_right"] - pair["only_second_right"] == right["long"] - right["short"]
     assert pair["p_holm"] == pair["p"] == mcnemar(pair["only_first_right"], pair["only_second_right"])
-    text = "\n".join(lines_of(report))
+    text = document(report).markdown()
     assert (
         "| long - short |" in text and "McNemar, exact, images as independent; Holm: corrected for 1 pair(s)." in text
     )
@@ -76,7 +76,12 @@ def test_a_model_of_another_cohort_is_compared_with_a_caution(segmentation_run, 
     other = make_cohort("segmentation", (2, 1, 4))
     report = compare([run, barely(segmentation_run, tmp_path / "short", 8)], ["a", "b"], other, draws=200)
     assert set(report["cautions"]) == {"a", "b"}
-    assert lines_of(report)[0].startswith("**Caution**, a: test patients may have been trained on: ")
+    assert (
+        document(report)
+        .markdown()
+        .splitlines()[2]
+        .startswith("**Caution, a**: test patients may have been trained on: ")
+    )
 
 
 def test_what_cannot_be_compared_is_refused(segmentation_run, classification_run, generation_run):

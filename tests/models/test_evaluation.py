@@ -102,6 +102,8 @@ def test_figures_agree_with_scikit_learn(ranked):
     assert ours["specificity"] == pytest.approx(sklearn_metrics.recall_score(~y, ~called))
     assert ours["precision"] == pytest.approx(sklearn_metrics.precision_score(y, called))
     assert ours["f1"] == pytest.approx(sklearn_metrics.f1_score(y, called))
+    assert ours["macro_f1"] == pytest.approx(sklearn_metrics.f1_score(y, called, average="macro"))
+    assert ours["accuracy"] == pytest.approx(sklearn_metrics.f1_score(y, called, average="micro"))
     assert ours["balanced_accuracy"] == pytest.approx(sklearn_metrics.balanced_accuracy_score(y, called))
 
 

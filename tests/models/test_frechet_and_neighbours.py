@@ -7,10 +7,11 @@ import pytest
 import scipy.linalg
 import torch
 
-from models import card
 from models.evaluation import fidelity, frechet, neighbours
 from models.evaluation.features import RandomFeatures
 from models.evaluation.subsets import evenly, halvings
+from models.reports import figures
+from models.reports.parts import markdown
 
 
 def normal(count: int, mean: list[float], root: np.ndarray, seed: int) -> torch.Tensor:
@@ -188,10 +189,10 @@ def test_the_card_shows_the_figures_and_reads_evaluations_from_before_there_were
         ),
         "privacy": {"spaces": {}},
     }
-    text = "\n".join(card.figures(report))
+    text = "\n".join(markdown(figures.parts(report)))
     found = report["fidelity"]["spaces"][RandomFeatures.name]
     assert f"| {RandomFeatures.name} | {found['frechet']['to_held_out']:.3f} |" in text and "| diagonal | 60 |" in text
     assert f"| samples | {found['neighbours']['samples']['precision']:.2f} |" in text
     del found["frechet"], found["neighbours"]
-    old = "\n".join(card.figures(report))
+    old = "\n".join(markdown(figures.parts(report)))
     assert "KID to held-out" in old and "FD" not in old and "precision" not in old

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from dicom_io.cohort import Item
-from models import card, study, version
+from models import study, version
 from models.evaluate import evaluate
+from models.reports import figures
+from models.reports.parts import markdown
 from models.study import Reading, StudyRule, fixed_on, score, study_of
 
 
@@ -96,6 +98,6 @@ def test_a_training_leaves_how_studies_are_read_and_the_evaluation_measures_them
     whole = report["by_study"]
     assert whole["images"] == len(cohort.test) < report["images"]
     assert whole["threshold"] == reading.threshold
-    told = "\n".join(card.figures(report))
+    told = "\n".join(markdown(figures.parts(report)))
     assert "Studies, each by the highest of its pictures, calibrated on 2 studies of validation:" in told
     assert f"{len(cohort.test)} studies of {len(cohort.test)} test patients" in told

@@ -12,11 +12,13 @@ from test_variational import cohort_of, picture, small
 
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
-from models import bundle, card, from_pictures, generator, training, version
+from models import bundle, from_pictures, generator, training, version
 from models.evaluate import evaluate, verdict
 from models.generator import source_of
 from models.networks.variation import Variation
 from models.recipe import Recipe
+from models.reports import figures
+from models.reports.parts import markdown
 
 NETWORK = {"image_px": 16, "features": 8, "latent": 6, "blocks": 3}
 
@@ -65,7 +67,7 @@ def test_the_copy_audit_finds_the_patients_in_it(run, spots):
     report = evaluate(run, spots, draws=100)
     audit = report["privacy"]["spaces"]["small_pixels"]
     assert audit["copy_rate"]["value"] > 0.8 and not report["privacy"]["passed"]
-    assert "| small pixels |" in "\n".join(card.figures(report))
+    assert "| small pixels |" in "\n".join(markdown(figures.parts(report)))
     assert verdict(report) == ("unproven", "pictures are variations of patients' own, which repeat them")
 
 
