@@ -18,8 +18,8 @@ from scipy import stats
 
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
-from models import predictor
-from models.evaluate import caution_of, on_test_images, on_test_volumes, require_fit
+from models import answers, predictor
+from models.evaluate import caution_of, require_fit
 from models.evaluation import bootstrap, classification, segmentation
 from models.evaluation.bootstrap import Array
 from models.predictor import Classifier, Segmenter
@@ -51,8 +51,8 @@ def compare(folders: Sequence[Path], names: Sequence[str], cohort: Cohort, *, dr
 
 
 def _classifiers(models: Sequence[Classifier], names: Sequence[str], cohort: Cohort, draws: int) -> dict[str, Any]:
-    seen = [on_test_images(model, cohort) for model in models]
-    rows = [1 - each.probabilities[:, 0].astype(np.float64) for each in seen]
+    seen = [answers.on_images(model, cohort) for model in models]
+    rows = [each.suspicions for each in seen]
     patients, positive = seen[0].patients, seen[0].labels > 0
     thresholds = [model.threshold for model in models]
 
@@ -87,7 +87,7 @@ def _classifiers(models: Sequence[Classifier], names: Sequence[str], cohort: Coh
 
 
 def _segmenters(models: Sequence[Segmenter], names: Sequence[str], cohort: Cohort, draws: int) -> dict[str, Any]:
-    patients = [segmentation.per_patient(on_test_volumes(model, cohort)) for model in models]
+    patients = [segmentation.per_patient(answers.on_volumes(model, cohort)) for model in models]
     dices = [np.array([line["dice"] for line in each.values()]) for each in patients]
     pairs = []
     for one, other in combinations(range(len(models)), 2):

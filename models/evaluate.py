@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from dicom_io import cohort as cohorts
 from dicom_io.cohort import Cohort, Item
 from dicom_io.errors import Rejected
-from dicom_io.volume import Float32, Volume
-from models import cases, coarse, from_pictures, generator, networks, predictor, saliency, study, version
+from dicom_io.volume import Volume
+from models import answers, cases, coarse, from_pictures, generator, networks, predictor, saliency, study, version
 from models.cases import Case
 from models.evaluation import agreement, classification, fidelity, label_shares, privacy, segmentation, trivial
 from models.evaluation.agreement import Compared
@@ -105,7 +104,7 @@ def caution_of(saw: version.Saw, cohort: Cohort) -> str:
 def _classifier(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     model = predictor.load(folder)
     assert isinstance(model, predictor.Classifier)
-    seen = on_test_images(model, cohort)
+    seen = answers.on_images(model, cohort)
     # Another cohort's class numbers may mean something else; then only "any class but the first" can be measured.
     alike = cohort.labels == model.labels
     report = classification.evaluate(
@@ -133,29 +132,7 @@ def _saliency(model: predictor.Classifier, cohort: Cohort) -> Mapping[str, Any]:
     return saliency.sanity(model.network, lambda: networks.build(definition), images)
 
 
-@dataclass(frozen=True, eq=False)
-class Classed:
-    """All test images: probabilities (n, classes), true classes (n,), and the item of each."""
-
-    probabilities: Float32
-    labels: npt.NDArray[np.int64]
-    items: tuple[Item, ...]
-
-    @property
-    def suspicions(self) -> npt.NDArray[np.float64]:
-        """(n,): of any class but the first."""
-        return 1 - self.probabilities[:, 0].astype(np.float64)
-
-    @property
-    def patients(self) -> list[str]:
-        return [item.patient for item in self.items]
-
-    @property
-    def studies(self) -> list[str]:
-        return [study.study_of(item) for item in self.items]
-
-
-def _of_studies(reading: Reading, seen: Classed, cohort: Cohort, draws: int) -> dict[str, Any]:
+def _of_studies(reading: Reading, seen: answers.Classed, cohort: Cohort, draws: int) -> dict[str, Any]:
     """The figures of whole studies by the version's rule; a study is positive where one of its pictures is."""
     studies = seen.studies
     owners = dict(zip(studies, seen.patients, strict=True))
@@ -170,29 +147,6 @@ def _of_studies(reading: Reading, seen: Classed, cohort: Cohort, draws: int) -> 
         prevalence=_prevalence_of_studies(cohort.training),
         draws=draws,
     )
-
-
-def on_test_images(model: predictor.Classifier, cohort: Cohort) -> Classed:
-    """What the model says of every test image, beside the truth."""
-    rows: list[Float32] = []
-    labels: list[int] = []
-    items: list[Item] = []
-    for case in cases.load(cohort, cohort.test, ()):
-        rows.append(model.predict(case.source).probabilities)
-        assert case.labels is not None
-        labels += case.labels.tolist()
-        items += [case.item] * len(rows[-1])
-    return Classed(np.concatenate(rows), np.array(labels), tuple(items))
-
-
-def on_test_volumes(model: predictor.Segmenter, cohort: Cohort) -> list[Pair]:
-    """The mask of every test volume, beside the true one."""
-    pairs = []
-    for case in cases.load(cohort, cohort.test, model.model.model_input):
-        assert isinstance(case.source, Volume) and case.mask is not None
-        found = model.predict(case.source).mask.voxels > 0
-        pairs.append(Pair(case.patient, found, case.mask.numpy() > 0, case.source.spacing_mm))
-    return pairs
 
 
 def _prevalence(items: Sequence[Item]) -> float:
@@ -219,7 +173,7 @@ def _segmenter(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     )
     name = cohort.channels[rule.channel].name
     by_brightness = f"{name} {'above' if rule.above else 'below'} {rule.cut:.3g} (chosen on training)"
-    ours = on_test_volumes(model, cohort)
+    ours = answers.on_volumes(model, cohort)
     baselines: dict[str, list[Pair]] = {"everything is foreground": [], by_brightness: []}
     for case in cases.load(cohort, cohort.test, steps):
         assert isinstance(case.source, Volume) and case.mask is not None
