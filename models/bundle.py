@@ -51,7 +51,8 @@ def release(
             "its test patients might have been trained on"
         )
     settings = recipe.load(run / "recipe.yaml")
-    report = evaluate(run, cohort, draws=settings.evaluation.bootstrap_draws)
+    tolerance_mm = getattr(settings.evaluation, "surface_tolerance_mm", None)
+    report = evaluate(run, cohort, draws=settings.evaluation.bootstrap_draws, tolerance_mm=tolerance_mm)
     state, report["reason"] = verdict(report)
     report["state"] = state
     audit_id = hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()[:16]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from models.version import ModelVersion
 AUDIT_SEED = 20261120
 
 
-def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, Any]:
+def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000, tolerance_mm: float | None = None) -> dict[str, Any]:
     """Measure on the cohort's test split; see the modules under `models.evaluation` for the figures.
 
     Another cohort than the one that was trained on is measured, too. But its split knows nothing of the training, and
@@ -39,12 +40,20 @@ def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000) -> dict[str, An
     `trained_on_this_cohort` is False and `caution` a sentence (else ""). There is one, too, where a model that it
     started from was trained on another cohort.
 
+    tolerance_mm: of a segmenter's surfaces; None for 2.
+
     Raises:
-        Rejected: the cohort has another task or channels, or no test images.
+        Rejected: the cohort has another task or channels, or no test images; a tolerance for what draws no surfaces.
     """
     model = require_fit(folder, cohort)
     task, known = model.description.task, model.description.given
-    measures = {"classification": _classifier, "segmentation": _segmenter, "generation": _generator}
+    if tolerance_mm is not None and task != "segmentation":
+        raise Rejected(f"{model.identity.address} is for {task}, and a tolerance is of surfaces; leave it out")
+    measures: dict[str, Callable[[Path, Cohort, int], dict[str, Any]]] = {
+        "classification": _classifier,
+        "segmentation": partial(_segmenter, tolerance_mm=tolerance_mm or segmentation.TOLERANCE_MM),
+        "generation": _generator,
+    }
     measure = _pictures_of_pictures if known else measures[task]
     report: dict[str, Any] = {
         "task": task,
@@ -163,7 +172,7 @@ def _prevalence_of_studies(items: Sequence[Item]) -> float:
     return float(np.mean([*positive.values()]))
 
 
-def _segmenter(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
+def _segmenter(folder: Path, cohort: Cohort, draws: int, tolerance_mm: float) -> dict[str, Any]:
     model = predictor.load(folder)
     assert isinstance(model, predictor.Segmenter)
     steps = model.model.model_input
@@ -182,7 +191,9 @@ def _segmenter(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
         for masks, guess in zip(baselines.values(), guesses, strict=True):
             masks.append(Pair(case.patient, guess, truth, spacing))
     stated = [item.groups for item in cohort.test]
-    return segmentation.evaluate(ours, baselines, threshold=model.threshold, draws=draws, stated=stated)
+    return segmentation.evaluate(
+        ours, baselines, threshold=model.threshold, draws=draws, stated=stated, tolerance_mm=tolerance_mm
+    )
 
 
 def _generator(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.augmentation_recipe import Augmentation, Augmentations
 from models.predictor_parts import Norm, Optimiser, Windows
-from models.recipe_parts import NotNegative, Positive, RecipeBase, Schedule, Settings, Share, require_grid
+from models.recipe_parts import Evaluation, NotNegative, Positive, RecipeBase, Schedule, Settings, Share, require_grid
 
 
 class UNet(Norm):
@@ -47,6 +47,12 @@ class DiceCrossEntropy(Settings):
     cross_entropy: NotNegative = 1.0
 
 
+class SegmentationEvaluation(Evaluation):
+    """surface_tolerance_mm: how far surfaces may lie apart and still count as one; choose what readers differ by."""
+
+    surface_tolerance_mm: Annotated[float, Field(gt=0)] = 2.0
+
+
 class SegmentationRecipe(RecipeBase):
     """Slices of a volume -> mask, one window at a time."""
 
@@ -57,6 +63,7 @@ class SegmentationRecipe(RecipeBase):
     augmentation: Augmentations = Augmentation()
     windows: Windows = Windows()
     schedule: Schedule
+    evaluation: SegmentationEvaluation = SegmentationEvaluation()
 
     @model_validator(mode="after")
     def _grid_is_kept(self) -> Self:

@@ -13,7 +13,7 @@ from scipy import ndimage
 from models.evaluation import bootstrap, groups, lesions
 
 Mask = npt.NDArray[np.bool_]
-# How far surfaces may lie apart and still count as one; stated beside the figure. No measure of how readers differ.
+# How far surfaces may lie apart and still count as one, where nobody says; no measure of how readers differ.
 TOLERANCE_MM = 2.0
 FIGURES = (
     "dice",
@@ -36,10 +36,12 @@ def dice(ours: Mask, truth: Mask) -> float:
     return 2 * int((ours & truth).sum()) / total if total else 1.0
 
 
-def surfaces(ours: Mask, truth: Mask, spacing_mm: Sequence[float]) -> dict[str, float]:
+def surfaces(
+    ours: Mask, truth: Mask, spacing_mm: Sequence[float], tolerance_mm: float = TOLERANCE_MM
+) -> dict[str, float]:
     """h95_mm: 95th percentile of surface distances, the larger of both directions; nan where a mask is empty.
 
-    surface_dice: share of both surfaces that lies within `TOLERANCE_MM` of the other (Nikolov 2018, section 4.3, where
+    surface_dice: share of both surfaces that lies within the tolerance of the other (Nikolov 2018, section 4.3, where
     it is the normalised surface Dice; voxels of the surface counted alike, as MONAI does); nan where both masks are
     empty, 0 where one is.
 
@@ -51,7 +53,7 @@ def surfaces(ours: Mask, truth: Mask, spacing_mm: Sequence[float]) -> dict[str, 
     found = lesions.distances_mm(of_ours, of_truth, spacing_mm)
     return {
         "h95_mm": max(float(np.percentile(distances, 95)) for distances in found),
-        "surface_dice": float((np.concatenate(found) <= TOLERANCE_MM).mean()),
+        "surface_dice": float((np.concatenate(found) <= tolerance_mm).mean()),
     }
 
 
@@ -65,7 +67,7 @@ class Pair:
     spacing_mm: tuple[float, float, float]
 
 
-def figures(pair: Pair) -> dict[str, float]:
+def figures(pair: Pair, tolerance_mm: float = TOLERANCE_MM) -> dict[str, float]:
     """dice, sensitivity, precision, volume_error (signed share of the true volume), volumes in ml, and those of
     `surfaces` and of `models.evaluation.lesions`."""
     ours, truth = int(pair.ours.sum()), int(pair.truth.sum())
@@ -78,16 +80,16 @@ def figures(pair: Pair) -> dict[str, float]:
         "volume_error": (ours - truth) / truth if truth else float("nan"),
         "volume_ml": ours * voxel_ml,
         "true_volume_ml": truth * voxel_ml,
-        **surfaces(pair.ours, pair.truth, pair.spacing_mm),
+        **surfaces(pair.ours, pair.truth, pair.spacing_mm, tolerance_mm),
         **lesions.figures(pair.ours, pair.truth, pair.spacing_mm),
     }
 
 
-def per_patient(pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
+def per_patient(pairs: Sequence[Pair], tolerance_mm: float = TOLERANCE_MM) -> dict[str, dict[str, float]]:
     """Mean over a patient's cases, by patient in sorted order."""
     by_patient: dict[str, list[dict[str, float]]] = {}
     for pair in sorted(pairs, key=lambda pair: pair.patient):
-        by_patient.setdefault(pair.patient, []).append(figures(pair))
+        by_patient.setdefault(pair.patient, []).append(figures(pair, tolerance_mm))
     return {
         patient: {name: float(np.mean([line[name] for line in lines])) for name in lines[0]}
         for patient, lines in by_patient.items()
@@ -101,19 +103,20 @@ def evaluate(
     threshold: float,
     draws: int,
     stated: Sequence[Mapping[str, str]] = (),
+    tolerance_mm: float = TOLERANCE_MM,
 ) -> dict[str, Any]:
     """The report of a segmenter on patients that it has not seen, beside the baselines' masks of the same cases.
 
     stated: of each pair its groups, by kind. `difference` per baseline: ours minus theirs in Dice, paired by patient;
     `baseline_dice`: theirs, in the order of `per_patient`.
     """
-    ours = per_patient(pairs)
+    ours = per_patient(pairs, tolerance_mm)
     dices = [line["dice"] for line in ours.values()]
     report: dict[str, Any] = {
         "patients": len(ours),
         "cases": len(pairs),
         "threshold": threshold,
-        "surface_tolerance_mm": TOLERANCE_MM,
+        "surface_tolerance_mm": tolerance_mm,
         "metrics": _intervals(ours, draws),
         "per_patient": [{"patient": name} | _jsonable(line) for name, line in ours.items()],
         "lesions_by_size": _by_size(pairs),
@@ -124,7 +127,7 @@ def evaluate(
     }
     beaten = []
     for name, masks in baselines.items():
-        theirs = per_patient(masks)
+        theirs = per_patient(masks, tolerance_mm)
         apart = bootstrap.difference(dices, [line["dice"] for line in theirs.values()], draws)
         report["baselines"][name] = _intervals(theirs, draws)
         report["baseline_dice"][name] = [round(line["dice"], 5) for line in theirs.values()]

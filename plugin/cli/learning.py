@@ -116,6 +116,10 @@ def evaluate(
     models_dir: Models = None,
     config: Config = None,
     draws: Draws = 2000,
+    tolerance_mm: Annotated[
+        float | None,
+        typer.Option("--tolerance-mm", min=0.01, help="Segmenters: between surfaces that count as one; 2."),
+    ] = None,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -131,7 +135,8 @@ def evaluate(
     from models.reports.parts import markdown
     from plugin.registry import folder_of
 
-    report = measure(folder_of(models_folder(models_dir, config), model), cohorts.load(cohort), draws=draws)
+    folder = folder_of(models_folder(models_dir, config), model)
+    report = measure(folder, cohorts.load(cohort), draws=draws, tolerance_mm=tolerance_mm)
     if out is not None:
         document.write(out, "evaluation", report, document.of_evaluation(model, report))
         typer.echo(f"written: {out / 'report.html'}", err=True)

@@ -179,9 +179,10 @@ def test_the_surface_distance_agrees_with_monai(masks):
 @pytest.mark.parametrize("spacing", [(3.3, 2.1, 1.7), (0.9, 1.1, 2.4), (5.0, 0.7, 0.6)])
 def test_the_surface_dice_is_that_of_monai(masks, spacing):
     tensors = [torch.from_numpy(mask)[None, None] for mask in masks]
-    theirs = compute_surface_dice(*tensors, [segmentation.TOLERANCE_MM], include_background=True, spacing=spacing)
-    found = segmentation.surfaces(*masks, spacing)["surface_dice"]
-    assert found == pytest.approx(float(theirs), abs=1e-6) and 0.1 < found < 1
+    for tolerance in (1.0, 2.0, 3.5):
+        theirs = compute_surface_dice(*tensors, [tolerance], include_background=True, spacing=spacing)
+        found = segmentation.surfaces(*masks, spacing, tolerance)["surface_dice"]
+        assert found == pytest.approx(float(theirs), abs=1e-6) and found > 0.1, tolerance
 
 
 def test_surfaces_within_the_tolerance_are_one_and_beyond_it_are_two(masks):

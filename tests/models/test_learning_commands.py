@@ -110,6 +110,18 @@ def test_versions_are_released_to_and_found_in_the_data_folder_of_the_settings(
     assert not (tmp_path / "mirall-data").exists()
 
 
+def test_the_tolerance_of_surfaces_is_said_for_segmenters_alone(run_command, segmentation_run, classification_run):
+    run, cohort, _ = segmentation_run
+    words = ("evaluate", run, "--cohort", cohort.folder, "--draws", 100, "--json")
+    plain, wide = (json.loads(run_command(*words, *more)) for more in ((), ("--tolerance-mm", 6)))
+    assert (plain["surface_tolerance_mm"], wide["surface_tolerance_mm"]) == (2.0, 6.0)
+    assert plain["metrics"]["surface_dice"]["value"] < wide["metrics"]["surface_dice"]["value"]
+    assert plain["metrics"]["h95_mm"] == wide["metrics"]["h95_mm"]
+    run, cohort, _ = classification_run
+    with pytest.raises(Rejected, match="is for classification, and a tolerance is of surfaces; leave it out"):
+        run_command("evaluate", run, "--cohort", cohort.folder, "--tolerance-mm", 6)
+
+
 def test_evaluate_refuses_a_cohort_of_another_task_by_name(run_command, segmentation_run, make_cohort):
     other = make_cohort("classification", (1, 1, 1))
     with pytest.raises(Rejected, match=r"is for segmentation, cohort 'toy-classification' for classification"):

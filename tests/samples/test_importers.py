@@ -104,6 +104,13 @@ def test_phantoms_are_still_synthetic_as_cohorts(layout, imported):
     assert all(cohorts.load_image(cohort, item).is_synthetic for item in items(cohort))
 
 
+@pytest.mark.parametrize("layout", PHANTOMS)
+def test_items_state_what_the_headers_state_of_scanner_sex_and_decade_of_age(layout, imported):
+    for item in items(imported(layout)):
+        assert set(item.groups) == {"scanner", "sex", "age"}
+        assert item.groups["sex"] in ("F", "M") and " to " in item.groups["age"]
+
+
 def test_the_brain_cohort_holds_t1_and_flair_in_this_order_and_the_lesions_where_they_are(imported, patients):
     cohort = imported("brain-mr-phantoms")
     assert [channel.contrast for channel in cohort.channels] == ["T1", "FLAIR"]
