@@ -43,6 +43,8 @@ def _of_predictor(report: Report, of: str = "images") -> list[Part]:
         told += [Text("At the threshold:"), _confusion(kinds, table)]
     if "by_class" in report:
         told += _by_class(report)
+    if "saliency" in report:
+        told.append(_of_saliency(report["saliency"]))
     if "lesions_by_size" in report:
         counted = [f"{each['found']} of {each['lesions']} {size}" for size, each in report["lesions_by_size"].items()]
         told.append(Text(f"Lesions found: {', '.join(counted)}."))
@@ -79,6 +81,14 @@ def _by_class(report: Report) -> list[Part]:
     )
     table = Table(("class", "sensitivity", "precision", "F1"), rows)
     return [Text(words), table, _confusion(names, report["confusion_by_class"])]
+
+
+def _of_saliency(found: Report) -> Text:
+    beside = f"Maps of saliency ({found['method']}) and those of random weights on {found['pictures']} test images:"
+    if found["rank_correlation"] is None:
+        return Text(f"{beside} they are the same everywhere. They say nothing, and are not made.")
+    says = "they show what was learned" if found["passed"] else "they show what any network shows, and are not made"
+    return Text(f"{beside} rank correlation {found['rank_correlation']:.2f}; {says}.")
 
 
 def _by_group(report: Report) -> list[Part]:

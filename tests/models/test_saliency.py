@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from dicom_io import cohort as cohorts
 from dicom_io.errors import Rejected
 from dicom_io.volume import Projection, Source, Volume
-from models import bundle, card, predictor, preprocessing, saliency
+from models import bundle, predictor, preprocessing, saliency
 from models.networks.ensemble import Ensemble
+from models.reports import figures
+from models.reports.parts import markdown
 from models.tensors import on_source_grid, to_metatensor
 
 
@@ -163,7 +165,7 @@ def test_a_release_says_whether_its_maps_show_what_was_learned_and_a_failed_one_
     found = (classifier.evaluation or {})["saliency"]
     assert found["method"] == "grad-cam" and found["pictures"] > 0
     assert "Maps of saliency (grad-cam) and those of random weights on" in "\n".join(
-        card.figures(classifier.evaluation)
+        markdown(figures.parts(classifier.evaluation))
     )
     folder = tmp_path / "copy"
     shutil.copytree(classifier.folder, folder)
