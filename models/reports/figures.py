@@ -87,7 +87,7 @@ def _of_saliency(found: Report) -> Text:
     beside = f"Maps of saliency ({found['method']}) and those of random weights on {found['pictures']} test images:"
     if found["rank_correlation"] is None:
         return Text(f"{beside} they are the same everywhere. They say nothing, and are not made.")
-    says = "they show what was learned" if found["passed"] else "they show what any network shows, and are not made"
+    says = "they depend on what was learned" if found["passed"] else "any network draws them, and they are not made"
     return Text(f"{beside} rank correlation {found['rank_correlation']:.2f}; {says}.")
 
 
