@@ -46,6 +46,8 @@ WHITE = 255
 TOLERANCE = 0.15
 # Noise and JPEG give bare glass a colour of up to 6 grey levels; without a floor, Otsu would split an empty slide.
 LEAST_COLOUR = 8.0
+# Share of a tile that is tissue, from which on it is learned from, and looked at.
+LEAST_TISSUE = 0.3
 _THUMBNAIL_PX = 1024
 # A thumbnail is made of pieces about this large: larger than frames are, so that few are decoded twice.
 _PIECE_PX = 2048
@@ -222,6 +224,13 @@ class Slide:
     def tissue_threshold(self) -> float:
         """Colour above which a pixel is tissue, in grey levels."""
         return max(otsu(colour(self.thumbnail())), LEAST_COLOUR)
+
+    def instances(self, level: Level) -> list[tuple[Dataset, Source]]:
+        """Those that hold a level, one, or the parts of a concatenation in order: header, and what names it whole."""
+        parts = sorted(self._wsi.levels.get(level.number).datasets, key=lambda part: int(part.frame_offset))
+        return [
+            (self._files[str(part.uids.instance)][1], self._source(level, int(part.frame_offset))) for part in parts
+        ]
 
     def _enough_for(self, longest_px: int) -> Level:
         enough = [level for level in self.levels if max(level.shape) >= longest_px]

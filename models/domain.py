@@ -62,16 +62,16 @@ class Domain(Settings):
             extent, (least, most) = step * count, self.extent_mm[axis] if self.extent_mm else (0.0, np.inf)
             if not least <= extent <= most:
                 what = ("slice" if kind == "volume" and axis == 0 else "pixel") + ("" if count == 1 else "s")
-                bound = f"at most {most:.0f} mm" if extent > most else f"at least {least:.0f} mm"
+                bound = f"at most {_whole_mm(most)} mm" if extent > most else f"at least {_whole_mm(least)} mm"
                 raise OutOfDomain(
-                    f"the {kind} has {count} {what} of {step:.2f} mm {name} covering {count * step:.0f} mm; "
+                    f"the {kind} has {count} {what} of {_mm(step)} mm {name} covering {_whole_mm(extent)} mm; "
                     f"the card of {address} says {bound}; {way_out}"
                 )
             finest, coarsest = self.spacing_mm[axis] if self.spacing_mm else (0.0, np.inf)
             if not finest <= step <= coarsest:
                 raise OutOfDomain(
-                    f"the {kind} has a spacing of {step:.2f} mm {name}; the card of {address} says {finest:.2f} to "
-                    f"{coarsest:.2f} mm; {way_out}"
+                    f"the {kind} has a spacing of {_mm(step)} mm {name}; the card of {address} says {_mm(finest)} to "
+                    f"{_mm(coarsest)} mm; {way_out}"
                 )
         for channel, top, (low, high) in zip(channels, top_values(values), self.top_value, strict=False):
             if not low <= top <= high:
@@ -101,6 +101,15 @@ def observe(image: Volume | Projection) -> Observation:
     return Observation(kind, spacing_of(image), values.shape[1:], tuple(top_values(values)))
 
 
+def picture_px(images: Sequence[Observation]) -> tuple[int, int] | None:
+    """(rows, columns) of projections, where all have one size."""
+    sizes = {image.shape for image in images}
+    if len(sizes) > 1 or images[0].kind != "projection":
+        return None
+    rows, columns = sizes.pop()
+    return rows, columns
+
+
 def observed(images: Sequence[Observation], channels: Sequence[Channel]) -> Domain:
     """The domain that the training images span, with tolerance."""
     kind = images[0].kind
@@ -122,7 +131,17 @@ def observed(images: Sequence[Observation], channels: Sequence[Channel]) -> Doma
 
 
 def _ranges(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> tuple[Range, ...]:
-    return tuple((round(float(a), 4), round(float(b), 4)) for a, b in zip(low, high, strict=True))
+    # Pixels of slides are thousandths of a millimetre: digits count, not decimals.
+    return tuple((float(f"{a:.5g}"), float(f"{b:.5g}")) for a, b in zip(low, high, strict=True))
+
+
+def _mm(value: float) -> str:
+    """As a sentence says it: pixels of slides are thousandths of it."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def _whole_mm(value: float) -> str:
+    return f"{value:.0f}" if value >= 1 else _mm(value)
 
 
 def channels_of(image: Volume | Projection) -> npt.NDArray[np.float32]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,6 +141,12 @@ class Classifier(_Predictor):
         """One row of probabilities per slice of a volume, one row for a projection."""
         logits = torch.cat([self.network(batch) for batch in pictures_of(self.input_tensor(image)).split(32)])
         return Classified(self.labels, torch.softmax(logits, 1).numpy(), self.threshold)
+
+    @torch.inference_mode()
+    def of_pictures(self, images: Sequence[Projection]) -> Classified:
+        """One row of probabilities for each projection, such as the tiles of a slide, in one batch."""
+        batch = torch.cat([pictures_of(self.input_tensor(image)) for image in images])
+        return Classified(self.labels, torch.softmax(self.network(batch), 1).numpy(), self.threshold)
 
     @property
     def saliency_method(self) -> saliency.Method:

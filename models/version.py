@@ -112,7 +112,8 @@ class Description(Settings):
     ensemble, the runs that it was made of; mirrored: the axes along which it looks at mirror images, too.
     least_sensitivity: that was wanted on validation, None where the threshold is that of the best sensitivity plus
     specificity. study: how the pictures of a study speak for it, None where every study of validation had one.
-    made_embeddings: how many SMOTE made for the last layer of a classifier.
+    made_embeddings: how many SMOTE made for the last layer of a classifier. picture_px: (rows, columns) of the
+    projections that a classifier learned from, None where they had several sizes, or were none.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Description(Settings):
     least_sensitivity: float | None = None
     study: Reading | None = None
     made_embeddings: int = 0
+    picture_px: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

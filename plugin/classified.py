@@ -13,7 +13,7 @@ from dicom_io import picture, report, secondary_capture
 from dicom_io.parametric_map import parametric_map
 from dicom_io.volume import Float32, Projection, Source, Volume
 from models.predictor import Classified, Classifier
-from plugin import encodings
+from plugin import encodings, readings
 from plugin.drawing import LARGEST_PX, Picture, last_channel, last_units, windowed, zoom_of
 from plugin.model_input import Case
 from plugin.outputs import Object, Progress, forms
@@ -43,13 +43,13 @@ def objects_of(
         studies.setdefault(str(case.datasets[0].StudyInstanceUID), []).append(read)
     reported = any(each.startswith(encodings.REPORT) for each in wanted)
     for inputs in studies.values():
-        whole = _whole(model, inputs)
+        whole = readings.whole(model, [each.found for each in inputs])
         told = f"; {whole[1]}" if whole else ""
         for each in inputs:
             common = _common(model, [each], made_at)
             finding = f"{_highest(each.found)}{each.case.note}{told}"
             if reported and not whole:
-                report_of_input = report.report(classes=_classes(model, each.found), **common)
+                report_of_input = report.report(classes=readings.classes(model, each.found), **common)
                 yield *report_of_input, finding, encodings.REPORT
             shown, zoom = _shown(each.case.image, last_units(model, each.case.image))
             captioned = picture.with_captions(shown, _captions(each.found))
@@ -62,8 +62,8 @@ def objects_of(
                 yield from _salient(model, each, shown, zoom, common, finding, wanted)
         if reported and whole:
             common = _common(model, inputs, made_at)
-            common["parameters"] |= _rule(model)
-            in_pictures = _classes(model, _joined([each.found for each in inputs]))
+            common["parameters"] |= readings.rule(model)
+            in_pictures = readings.classes(model, _joined([each.found for each in inputs]))
             study = report.report(classes=[whole[0], *in_pictures], **common)
             yield *study, whole[1], encodings.REPORT
 
@@ -132,24 +132,6 @@ def _refs(cases: Sequence[Case]) -> list[Source]:
     return [source for part in (0, 1) for sources in cut for source in sources[part]]
 
 
-def _whole(model: Classifier, inputs: Sequence[_Read]) -> tuple[report.ClassProbability, str] | None:
-    """What the pictures of a study say together; None where there is one, or the version does not read studies."""
-    reading = model.description.study
-    suspicions = np.concatenate([each.found.suspicions for each in inputs])
-    if reading is None or len(suspicions) < 2:
-        return None
-    name, chance = " or ".join(model.labels[1:]), reading.probability(suspicions)
-    whole = report.ClassProbability(f"{name} in the study", chance, threshold=reading.threshold, calibrated=True)
-    return whole, f"study: {name} {chance:.2f} (threshold {reading.threshold:.2f}), {reading.words}"
-
-
-def _rule(model: Classifier) -> dict[str, Any]:
-    reading = model.description.study
-    assert reading is not None
-    share = {"study_share": reading.share} if reading.rule == "upper mean" else {}
-    return {"study_rule": reading.rule, "study_threshold": reading.threshold, **share}
-
-
 def _highest(found: Classified) -> str:
     return f"{found.labels[-1]} {found.probabilities[:, -1].max():.2f} (threshold {found.threshold:.2f})"
 
@@ -157,25 +139,6 @@ def _highest(found: Classified) -> str:
 def _joined(found: Sequence[Classified]) -> Classified:
     """All pictures of a study as one."""
     return replace(found[0], probabilities=np.concatenate([each.probabilities for each in found]))
-
-
-def _classes(model: Classifier, found: Classified) -> list[report.ClassProbability]:
-    """Every class but the first, which is that of nothing found, on the image where it is most probable: of a volume,
-    its most suspicious slice. The threshold is of all of them together, so that it stands with a class where it is the
-    only one."""
-    several = len(found.probabilities) > 1
-    return [
-        report.ClassProbability(
-            label,
-            float(found.probabilities[:, number].max()),
-            threshold=found.threshold if len(found.labels) == 2 else None,
-            calibrated=model.description.temperature is not None,
-            images=(int(found.probabilities[:, number].argmax()),) if several else (),
-            highest=several,
-        )
-        for number, label in enumerate(found.labels)
-        if number > 0
-    ]
 
 
 def _captions(found: Classified) -> list[str]:

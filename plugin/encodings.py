@@ -19,7 +19,8 @@ SEGMENTATIONS: Mapping[str, Mapping[str, Any]] = {
     "labelmap": {"form": "labelmap", "empty_frames": False},
     "labelmap, empty frames": {"form": "labelmap", "empty_frames": True},
 }
-DEFAULT = frozenset({"binary", "multi-frame"})
+DEFAULT_SEGMENTATION = "binary"
+DEFAULT = frozenset({DEFAULT_SEGMENTATION, "multi-frame"})
 """What the archive keeps of every job: the encodings of a profile that names nothing."""
 CAPTURES = ("multi-frame", "single-frame")
 """Names, and what `dicom_io.secondary_capture` calls its forms."""

@@ -27,7 +27,7 @@ from models import from_pictures, generator, predictor, version
 from models.from_pictures import Translator
 from models.generator import Generator, Sample
 from models.predictor import Classifier, Segmenter
-from plugin import encodings
+from plugin import encodings, slides
 from plugin.model_input import Case, cases
 from plugin.outputs import Made, Object, Progress, form_under_masks, forms, grid, segments_of, silent, write
 from plugin.predictions import objects_of
@@ -61,6 +61,10 @@ def predict(
     """
     model = _predictor(model_folder)
     progress({"stage": "reading", "done": 0, "total": len(files)})
+    if isinstance(model, Classifier) and slides.takes(model):
+        made = write(slides.objects_of(model, files, made_at, encodings, force, progress), out)
+        progress({"stage": "done", "done": len(files), "total": len(files)})
+        return made
     inputs = cases(series.volumes(files), model.channels)
     # All are judged before any is predicted: where none is inside, nothing is left behind.
     judged = [(case, _complaint(model, case)) for case in inputs]

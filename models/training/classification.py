@@ -149,19 +149,21 @@ def train(
     temperature, threshold = calibration.fixed_on(logits, judged, recipe.least_sensitivity)
     reading = study.read(recipe.study, logits / temperature, validation, recipe.least_sensitivity)
     owners = [case.patient for case in training for _ in range(case.slices)]
+    seen = [domain.observe(case.source) for case in training]
     saw = summary.saw(recipe, cohort, journal.data_hash, owners, images_seen)
     description = version.Description(
         name=recipe.name,
         task="classification",
         labels=cohort.labels,
         channels=cohort.channels,
-        domain=domain.observed([domain.observe(case.source) for case in training], cohort.channels),
+        domain=domain.observed(seen, cohort.channels),
         saw=saw.model_copy(update={"ancestors": ancestors}),
         threshold=threshold,
         least_sensitivity=recipe.least_sensitivity,
         temperature=temperature,
         study=reading,
         made_embeddings=made,
+        picture_px=domain.picture_px(seen),
     )
     state = classifier.calibrated(kept, temperature)
     version.write(run, description, definition, recipe.preprocessing, None, 0.0, state)

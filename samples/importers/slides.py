@@ -26,7 +26,7 @@ from dicom_io.cohort import Cohort, Item, Task
 from dicom_io.errors import Rejected
 from dicom_io.pseudonym import hidden_projection, pseudonym
 from dicom_io.series import files_below
-from dicom_io.slide import SOP_CLASS, Level, Slide, Tile
+from dicom_io.slide import LEAST_TISSUE, SOP_CLASS, Level, Slide, Tile
 from samples.importers import pictures
 from samples.importers.by_patient import Plan, Progress, gather, split
 
@@ -34,7 +34,6 @@ CHANNELS = cohorts.colour_channels("SM")
 LABELS = ("no carcinoma", "invasive carcinoma")
 SPACING_UM = 2.0  # 5x: a lumen with its cells fits into a tile
 SIDE_PX = 64
-LEAST_TISSUE = 0.3
 # Share of a tile that has to be carcinoma for the tile to be called so.
 LEAST_CARCINOMA = 0.5
 _CARCINOMA = re.compile(r"carcinoma|cancer|tumou?r|malignan|neoplas", re.IGNORECASE)
