@@ -19,6 +19,8 @@ _ACROSS = r"left|right|[lr][ -]?(cc|mlo)"
 _DOWN = r"upper|lower|superior|inferior"
 # What a label says that is not true any more after each of them.
 _UNTRUE = {"flip_columns": _ACROSS, "flip_rows": _DOWN, "quarter_turns": f"{_ACROSS}|{_DOWN}"}
+# Slices may follow each other in any direction.
+_UNTRUE |= {"flip_slices": f"{_ACROSS}|{_DOWN}"}
 
 
 class Augmentation(Settings):
@@ -56,7 +58,7 @@ class Augmentation(Settings):
 
     def changes(self, names: Sequence[str]) -> list[str]:
         """Those of these changes that are asked for."""
-        return [name for name in names if getattr(self, name)]
+        return [name for name in names if getattr(self, name, False)]
 
     @property
     def in_plane(self) -> list[str]:
@@ -104,7 +106,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def _of_preset(asked: Any) -> Any:
+def of_preset(asked: Any) -> Any:
+    """The changes that a preset's name stands for; what is no name stays as it is."""
     if not isinstance(asked, str):
         return asked
     if asked not in PRESETS:
@@ -112,7 +115,7 @@ def _of_preset(asked: Any) -> Any:
     return PRESETS[asked]
 
 
-Augmentations = Annotated[Augmentation, BeforeValidator(_of_preset)]
+Augmentations = Annotated[Augmentation, BeforeValidator(of_preset)]
 
 
 def require_fits(changes: Augmentation, labels: Sequence[str], channels: Sequence[str]) -> None:

@@ -70,9 +70,9 @@ def release(
 
 
 def _fill(folder: Path, trained: ModelVersion, description: Description, report: dict[str, Any]) -> None:
-    window_px = trained.inferer.get("roi_size", [None])[0]
+    window = trained.inferer.get("roi_size")
     overlap = trained.inferer.get("overlap", 0.0)
-    write(folder, description, trained.network_definition, trained.model_input, window_px, overlap, None)
+    write(folder, description, trained.network_definition, trained.model_input, window, overlap, None)
     (folder / "models").mkdir(parents=True)
     shutil.copyfile(trained.folder / "models" / "model.pt", folder / "models" / "model.pt")
     for name in description.beside:

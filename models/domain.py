@@ -110,8 +110,9 @@ def picture_px(images: Sequence[Observation]) -> tuple[int, int] | None:
     return rows, columns
 
 
-def observed(images: Sequence[Observation], channels: Sequence[Channel]) -> Domain:
-    """The domain that the training images span, with tolerance."""
+def observed(images: Sequence[Observation], channels: Sequence[Channel], dims: int = 2) -> Domain:
+    """The domain that the training images span, with tolerance. dims: of what the network sees; one of volumes asks as
+    much of the step between slices as of that between pixels."""
     kind = images[0].kind
     spacing_mm: tuple[Range, ...] = ()
     extent_mm: tuple[Range, ...] = ()
@@ -119,7 +120,7 @@ def observed(images: Sequence[Observation], channels: Sequence[Channel]) -> Doma
         steps = np.array([image.spacing_mm for image in images])
         extents = steps * np.array([image.shape for image in images])
         tolerance = np.array([_IN_PLANE_SPACING] * steps.shape[1])
-        if kind == "volume":
+        if kind == "volume" and dims == 2:
             tolerance[0] = _BETWEEN_SLICES
         spacing_mm = _ranges(steps.min(0) / tolerance, steps.max(0) * tolerance)
         extent_mm = _ranges(extents.min(0) * EXTENT[0], extents.max(0) * EXTENT[1])

@@ -40,6 +40,8 @@ def merge(runs: Sequence[Path], cohort: Cohort, out: Path, mirrored: Sequence[st
     if first is None or len(members) < 2:
         raise Rejected("an ensemble needs two runs or more; give more of them")
     _require_alike(runs, members, cohort)
+    if "slices" in mirrored and len(first.inferer.get("roi_size", ())) < 3:
+        raise Rejected(f"{runs[0]} looks at slices one by one; mirror along rows or columns, not along slices")
     if out.exists() and any(out.iterdir()):
         raise Rejected(f"{out} is not empty; choose another folder for the ensemble")
     definition = {
@@ -71,7 +73,7 @@ def merge(runs: Sequence[Path], cohort: Cohort, out: Path, mirrored: Sequence[st
     ancestors = {each.content_hash: each for member in members for each in member.description.saw.ancestors}
     anew["saw"] = first.description.saw.model_copy(update={"ancestors": tuple(ancestors.values())})
     description = first.description.model_copy(update={**anew, **fixed, "members": of, "mirrored": tuple(mirrored)})
-    window = first.inferer.get("roi_size", [None])[0]
+    window = first.inferer.get("roi_size")
     overlap = first.inferer.get("overlap", 0.0)
     out.mkdir(parents=True, exist_ok=True)
     version.write(out, description, definition, first.model_input, window, overlap, network.state_dict())

@@ -98,11 +98,11 @@ class _Predictor:
 
 
 class Segmenter(_Predictor):
-    """Slices of a volume -> mask."""
+    """A volume -> mask, slice by slice or in boxes."""
 
     def predict(self, volume: Volume, *, members: bool = False) -> Segmented:
-        """Windows over each slice, blended; the result lies on the volume's own grid. members: of an ensemble, say
-        where they disagree, too."""
+        """Windows over each slice, or boxes over the volume, blended; the result lies on the volume's own grid. members:
+        of an ensemble, say where they disagree, too."""
         image = self.input_tensor(volume)
         apart = None
         if members and isinstance(self.network, Ensemble):

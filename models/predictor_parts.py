@@ -22,15 +22,20 @@ class Norm(Settings):
     norm: Literal["batch", "instance", "group"] = "batch"
 
 
-class Windows(Settings):
-    """What the network is shown: random in-plane windows of one size, so that the place in the image is hidden.
+class Shares(Settings):
+    """How windows are drawn and laid, whatever their size.
 
     foreground_share: share of windows that must hold a foreground pixel (anywhere in the window). border_share: share
     in which a strip at a random side is blanked, so that the edge of a cropped image tells nothing about the lesion.
     overlap: of neighbouring windows when serving.
     """
 
-    window_px: Positive = 96
     foreground_share: Share = 0.5
     border_share: Share = 0.0
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+
+class Windows(Shares):
+    """What the network is shown: random in-plane windows of one size, so that the place in the image is hidden."""
+
+    window_px: Positive = 96

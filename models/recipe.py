@@ -39,7 +39,7 @@ Recipe = (
 _KINDS = ("classification", "segmentation", "adversarial", "diffusion", "paired", "unpaired", "variational")
 # Where the parser came by; the person wrote only the keys between them.
 _TAGS = {*_KINDS, "dcgan", "pet", "brain-wcgan", "convolutional", "dense", "spade", "translator"}
-_TAGS |= {"resnet", "small-cnn", "histology", "unet", "wmh-unet", "densenet169", "efficientnet-b0"}
+_TAGS |= {"resnet", "small-cnn", "histology", "unet", "wmh-unet", "dynunet", "densenet169", "efficientnet-b0"}
 
 
 def _kind(value: Any) -> Any:

@@ -24,7 +24,8 @@ class Schedule(Settings):
     """All counts are images, so that they mean the same at any batch size.
 
     report_images: between two validations with checkpoint. ema_half_life_images: of the running average that is kept.
-    decay: of the learning rate after warm-up, a half cosine down to 1 %, or none at all.
+    decay: of the learning rate after warm-up, a half cosine down to 1 %, what is left to the power of 0.9 (poly, Chen
+    2018), or none at all.
     precision: "auto" takes bfloat16 where the machine has it; weights stay float32, but differ between machines.
     """
 
@@ -33,7 +34,7 @@ class Schedule(Settings):
     report_images: Positive = 2000
     warm_up_images: Annotated[int, Field(ge=0)] = 500
     ema_half_life_images: Positive = 1000
-    decay: Literal["cosine", "none"] = "cosine"
+    decay: Literal["cosine", "poly", "none"] = "cosine"
     precision: Literal["float32", "auto"] = "float32"
 
 

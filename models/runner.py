@@ -8,14 +8,18 @@ are for MONAI's own runner alone: our loader reads `network_def`, `model_input` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai.inferers import Inferer, SimpleInferer, SliceInferer
+from monai.inferers import Inferer, SimpleInferer, SliceInferer, SlidingWindowInferer
 
 from models.preprocessing import check_plain
 
-_INFERERS: Mapping[str, type[Inferer]] = {"SliceInferer": SliceInferer, "SimpleInferer": SimpleInferer}
+_INFERERS: Mapping[str, type[Inferer]] = {
+    "SliceInferer": SliceInferer,
+    "SlidingWindowInferer": SlidingWindowInferer,
+    "SimpleInferer": SimpleInferer,
+}
 # NIfTI stores (column, row, slice); the networks see (slice, row, column), as `models.tensors` makes them.
 _TURN = {"_target_": "Transposed", "keys": "image", "indices": [0, 3, 2, 1]}
 
@@ -25,28 +29,30 @@ def inference(
     kind: str,
     network_definition: Mapping[str, Any],
     model_input: tuple[Mapping[str, Any], ...],
-    window_px: int | None,
+    window: Sequence[int] | None,
     overlap: float,
     threshold: float | None,
 ) -> dict[str, Any]:
-    """The document. kind: "volume" or "projection". window_px, overlap: of the segmenter's sliding window."""
+    """The document. kind: "volume" or "projection". window: ((slices,) rows, columns) of a segmenter's; overlap: of
+    neighbours."""
     read: dict[str, Any] = {
         "network_def": dict(network_definition),
         "model_input": [{"_target_": step["_target_"], "keys": "image", **step} for step in model_input],
         "inferer": {"_target_": "SimpleInferer"},
     }
-    if task == "segmentation":
-        read["inferer"] = {
-            "_target_": "SliceInferer",
-            "roi_size": [window_px, window_px],
-            "spatial_dim": 0,
-            "sw_batch_size": 16,
-            "overlap": overlap,
-            "mode": "gaussian",
-        }
+    if window is not None:
+        read["inferer"] = sliding(window, overlap)
     if task == "generation":
         return read
     return read | _around(task, kind, threshold)
+
+
+def sliding(window: Sequence[int], overlap: float) -> dict[str, Any]:
+    """The inferer of a segmenter: windows of slices, slice by slice, or boxes of the volume."""
+    how = {"overlap": overlap, "mode": "gaussian"}
+    if len(window) == 3:
+        return {"_target_": "SlidingWindowInferer", "roi_size": [*window], "sw_batch_size": 4, **how}
+    return {"_target_": "SliceInferer", "roi_size": [*window], "spatial_dim": 0, "sw_batch_size": 16, **how}
 
 
 def _around(task: str, kind: str, threshold: float | None) -> dict[str, Any]:

@@ -239,23 +239,26 @@ def write(
     description: Description,
     network_definition: Mapping[str, Any],
     model_input: tuple[Mapping[str, Any], ...],
-    window_px: int | None,
+    window: Sequence[int] | None,
     overlap: float,
     state: Mapping[str, torch.Tensor] | None,
 ) -> None:
-    """Write configs (and weights, where given) into a folder. Same contents give the same bytes."""
+    """Write configs (and weights, where given) into a folder. Same contents give the same bytes.
+
+    window, overlap: see `runner.inference`.
+    """
     (folder / "configs").mkdir(parents=True, exist_ok=True)
     inference = runner.inference(
         description.task,
         description.domain.kind,
         network_definition,
         model_input,
-        window_px,
+        window,
         overlap,
         description.threshold,
     )
     _write_json(folder / "configs" / "inference.json", inference)
-    _write_json(folder / "configs" / "metadata.json", metadata(description, network_definition, window_px))
+    _write_json(folder / "configs" / "metadata.json", metadata(description, network_definition, window))
     if state is not None:
         _write_weights(folder / "models" / "model.pt", state)
 
@@ -271,8 +274,14 @@ def write_beside(folder: Path, states: Mapping[str, Mapping[str, torch.Tensor]])
 def _write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     path.parent.mkdir(exist_ok=True)
     # Clones, so that a file never holds more of a storage than its tensor shows; in the usual order, in which networks
-    # are built to serve.
-    plain = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    # are built to serve. What a network has under two names (DynUNet) is one tensor here, too.
+    clones: dict[Any, torch.Tensor] = {}
+    plain: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        place = value.data_ptr(), value.shape, value.stride()
+        if place not in clones:
+            clones[place] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        plain[name] = clones[place]
     torch.save(plain, path)
 
 
@@ -280,7 +289,9 @@ def _write_json(path: Path, document: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def metadata(description: Description, network: Mapping[str, Any], window_px: int | None) -> dict[str, Any]:
+def metadata(
+    description: Description, network: Mapping[str, Any], window: Sequence[int] | None = None
+) -> dict[str, Any]:
     """MONAI's metadata.json (schema of 2024-07-25), with ours under "mirall"."""
     what = {
         "classification": "class probabilities of a slice or a projection",
@@ -306,16 +317,16 @@ def metadata(description: Description, network: Mapping[str, Any], window_px: in
         "copyright": "Of those who trained it; the data's own terms hold",
         "data_type": "nifti",
         "intended_use": "Research only; not for diagnosis or treatment",
-        "network_data_format": _data_format(description, network, window_px),
+        "network_data_format": _data_format(description, network, window),
         "mirall": description.model_dump(mode="json"),
     }
 
 
-def _data_format(description: Description, network: Mapping[str, Any], window_px: int | None) -> dict[str, Any]:
-    image = {"type": "image", "format": "magnitude", "dtype": "float32", "is_patch_data": window_px is not None}
+def _data_format(description: Description, network: Mapping[str, Any], window: Sequence[int] | None) -> dict[str, Any]:
+    image = {"type": "image", "format": "magnitude", "dtype": "float32", "is_patch_data": window is not None}
     names = {str(number): channel.name for number, channel in enumerate(description.channels)}
     classes = {str(number): label for number, label in enumerate(description.labels)}
-    shape: list[int | str] = [window_px, window_px] if window_px else ["*", "*"]
+    shape: list[int | str] = [*window] if window else ["*", "*"]
     if description.given:
         return _of_given(description, description.given, network, image)
     if description.task == "generation":

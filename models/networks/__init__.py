@@ -26,6 +26,7 @@ from models.preprocessing import check_plain
 
 _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
     "DenseNet169": classifier.densenet,
+    "DynUNet": nets.DynUNet,
     "EfficientNetBN": classifier.efficientnet,
     "UNet": nets.UNet,
     "ResNet": nets.ResNet,

@@ -24,7 +24,8 @@ _BEYOND = {"none": "zeros", "edge": "border", "mirror": "reflection"}
 def augment(
     images: Tensor, masks: Tensor | None, settings: Augmentation, generator: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """images: (B, C, rows, columns) float; masks: (B, rows, columns) class numbers, moved with the images (nearest)."""
+    """images: (B, C, rows, columns) float; masks: (B, rows, columns) class numbers, moved with the images (nearest), or
+    (B, planes, rows, columns) of several."""
     images, masks = _turned(*_flipped(images, masks, settings, generator), settings, generator)
     images, masks = _moved(images, masks, settings, generator)
     return regraded(images, settings, generator, settings.stain_range), masks
@@ -46,7 +47,8 @@ def _flipped(
         if wanted:
             chosen = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
             images = torch.where(chosen.reshape(-1, *[1] * (images.ndim - 1)), images.flip(axis), images)
-            masks = None if masks is None else torch.where(chosen[:, None, None], masks.flip(axis), masks)
+            if masks is not None:
+                masks = torch.where(chosen.reshape(-1, *[1] * (masks.ndim - 1)), masks.flip(axis), masks)
     return images, masks
 
 
@@ -93,8 +95,9 @@ def _moved(
     beyond = _BEYOND[settings.outside]
     images = F.grid_sample(images - outside, grid, padding_mode=beyond, align_corners=False) + outside
     if masks is not None:
-        numbers = F.grid_sample(masks[:, None].float(), grid, mode="nearest", padding_mode=beyond, align_corners=False)
-        masks = numbers[:, 0].to(masks.dtype)
+        planes = masks.reshape(batch, -1, rows, columns).float()
+        numbers = F.grid_sample(planes, grid, mode="nearest", padding_mode=beyond, align_corners=False)
+        masks = numbers.reshape(masks.shape).to(masks.dtype)
     return images, masks
 
 

@@ -49,8 +49,10 @@ class Clock:
         return images_seen - self._begun
 
     def learning_rate(self, images_seen: int, peak: float) -> float:
-        """Linear warm-up, then a half cosine down to 1 % of the peak, or the peak to the end."""
+        """Linear warm-up, then a half cosine down to 1 % of the peak, (1 - t) ** 0.9 of it, or the peak to the end."""
         warm_up = min((self.of_part(images_seen) + 1) / (self.schedule.warm_up_images + 1), 1.0)
         if self.schedule.decay == "none":
             return peak * warm_up
+        if self.schedule.decay == "poly":
+            return float(peak * warm_up * (1 - self.within(images_seen)) ** 0.9)
         return peak * warm_up * (0.01 + 0.99 * (1 + math.cos(math.pi * self.within(images_seen))) / 2)

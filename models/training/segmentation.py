@@ -1,4 +1,8 @@
-"""Segmentation: windows of slices -> mask, by a two-dimensional U-Net."""
+"""Segmentation: windows of slices, or boxes of volumes -> mask.
+
+Kept is the best on validation, by the mean Dice of patients at the best threshold. What the recipe leaves open is
+planned from the training patients, and left as `plan.yaml`.
+"""
 
 # torch leaves Tensor.backward and Tensor.split without types.
 # mypy: disallow-untyped-calls=False
@@ -20,13 +24,13 @@ from models.cases import Case
 from models.evaluation.segmentation import dice
 from models.networks import unet
 from models.segmentation_recipe import SegmentationRecipe
-from models.training import average, summary
-from models.training.augmentation import augment
+from models.training import average, plan, summary
 from models.training.journal import Journal
 from models.training.precision import autocast
 from models.training.randomness import seed_of, start_step
 from models.training.schedule import Clock
-from models.training.windows import Slices
+from models.training.segmentation_parts import changed, drawn_from, optimiser_of, told
+from models.training.session import Stateful
 
 THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
 
@@ -47,51 +51,42 @@ def train(
     on = summary.device_named(device)
     training = cases.load(cohort, cohort.training, recipe.preprocessing)
     validation = cases.load(cohort, cohort.validation, recipe.preprocessing)
-    slices = Slices(training)
+    chosen = plan.planned(recipe, training, len(cohort.channels) + len(cohort.labels))
+    draw_windows, schedule, rates = drawn_from(chosen, training), recipe.schedule, recipe.optimiser
 
     # Network, loss, optimiser and running average.
     torch.manual_seed(seed_of(recipe.seed, "weights", 0))
-    definition = unet.definition(recipe.network, len(cohort.channels), len(cohort.labels))
-    network = networks.build(definition).to(on)
+    definition = unet.definition(chosen.network, len(cohort.channels), len(cohort.labels), chosen.spatial_dims)
+    network = networks.build(unet.supervised(definition, chosen.network)).to(on)
     kept = average.start(network)
-    rates = recipe.optimiser
-    optimiser = torch.optim.AdamW(network.parameters(), lr=rates.learning_rate, weight_decay=rates.weight_decay)
-    loss_of = DiceCELoss(
-        to_onehot_y=True,
-        softmax=True,
-        include_background=False,
-        batch=True,
-        lambda_dice=recipe.loss.dice,
-        lambda_ce=recipe.loss.cross_entropy,
-    )
-    inference = runner.inference(
-        "segmentation", "volume", definition, (), recipe.windows.window_px, recipe.windows.overlap, 0.5
-    )
+    optimiser = optimiser_of(rates, [*network.parameters()])
+    loss_of = loss_in(recipe)
+    clock = Clock(schedule, minutes)
+    journal = Journal(run, recipe, cohort, clock, progress, resume)
+    if chosen != recipe:
+        (run / "plan.yaml").write_text(plan.text(chosen, training))
 
     # Resume from the newest checkpoint, if there is one.
-    clock = Clock(recipe.schedule, minutes)
-    journal = Journal(run, recipe, cohort, clock, progress, resume)
     step, images_seen, best, reported = 0, 0, -1.0, 0
+    stateful: dict[str, Stateful] = {"network": network, "average": kept, "optimiser": optimiser}
     if journal.resumed:
-        network.load_state_dict(journal.resumed["network"])
-        kept.load_state_dict(journal.resumed["average"])
-        optimiser.load_state_dict(journal.resumed["optimiser"])
+        for name, each in stateful.items():
+            each.load_state_dict(journal.resumed[name])
         step, images_seen, best = (journal.resumed[key] for key in ("step", "images_seen", "best"))
         reported = images_seen
 
     network.train()
-    finished = images_seen >= recipe.schedule.total_images
+    finished = images_seen >= schedule.total_images
     while not finished:
         # Draw a batch of windows and take a step.
         draw = start_step(recipe.seed, step)
-        images, masks = slices.windows(recipe.windows, recipe.schedule.batch_size, draw)
-        images, truth = augment(images.to(on), masks.to(on), recipe.augmentation, draw)
-        assert truth is not None
+        images, masks = draw_windows(schedule.batch_size, draw)
+        images, truth = changed(images.to(on), masks.to(on), recipe.augmentation, draw)
         for group in optimiser.param_groups:
             group["lr"] = clock.learning_rate(images_seen, rates.learning_rate)
-        with autocast(on, recipe.schedule.precision):
+        with autocast(on, schedule.precision):
             logits = network(images)
-        loss = loss_of(logits.float(), truth[:, None])
+        loss = told(loss_of, logits.float(), truth)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -99,15 +94,15 @@ def train(
 
         # Follow with the running average.
         step, images_seen = step + 1, images_seen + len(images)
-        average.follow(kept, network, images_seen, len(images), recipe.schedule.ema_half_life_images)
+        average.follow(kept, network, images_seen, len(images), schedule.ema_half_life_images)
         journal.progress(images_seen, loss.item())
         clock.tick()
         finished = clock.fraction(images_seen) >= 1
 
         # Each `report_images`, and at the end: validate, keep the best, save a checkpoint.
-        if finished or images_seen - reported >= recipe.schedule.report_images:
+        if finished or images_seen - reported >= schedule.report_images:
             reported = images_seen
-            scores = validation_dice(kept, inference["inferer"], validation, on)
+            scores = validation_dice(kept, inferer_in(chosen), validation, on)
             score = float(scores.max())
             if score > best:
                 best = score
@@ -116,33 +111,45 @@ def train(
                 {"images_seen": images_seen, "loss": round(loss.item(), 5), "validation_dice": round(score, 5)}
             )
             journal.save(
-                {
-                    "network": network.state_dict(),
-                    "average": kept.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step,
-                    "images_seen": images_seen,
-                    "best": best,
-                }
+                {name: each.state_dict() for name, each in stateful.items()}
+                | {"step": step, "images_seen": images_seen, "best": best}
             )
 
     # Leave what serving needs, with the threshold that validation chose.
-    chosen = journal.best()
+    found = journal.best()
     owners = [case.patient for case in training for _ in range(case.slices)]
     description = version.Description(
         name=recipe.name,
         task="segmentation",
         labels=cohort.labels,
         channels=cohort.channels,
-        domain=domain.observed([domain.observe(case.source) for case in training], cohort.channels),
+        domain=domain.observed(
+            [domain.observe(case.source) for case in training], cohort.channels, chosen.spatial_dims
+        ),
         saw=summary.saw(recipe, cohort, journal.data_hash, owners, images_seen),
-        threshold=chosen["threshold"],
+        threshold=found["threshold"],
     )
-    windows = recipe.windows
-    version.write(
-        run, description, definition, recipe.preprocessing, windows.window_px, windows.overlap, chosen["state"]
+    state = unet.served(found["state"])
+    version.write(run, description, definition, recipe.preprocessing, chosen.window, recipe.windows.overlap, state)
+    journal.done(images_seen=images_seen, validation_dice=best, threshold=found["threshold"])
+
+
+def loss_in(recipe: SegmentationRecipe) -> DiceCELoss:
+    """Of logits (B, classes, ...) and masks (B, 1, ...); Dice is pooled over the batch, and leaves out background."""
+    return DiceCELoss(
+        to_onehot_y=True,
+        softmax=True,
+        include_background=False,
+        batch=True,
+        lambda_dice=recipe.loss.dice,
+        lambda_ce=recipe.loss.cross_entropy,
     )
-    journal.done(images_seen=images_seen, validation_dice=best, threshold=chosen["threshold"])
+
+
+def inferer_in(recipe: SegmentationRecipe) -> dict[str, Any]:
+    """As a version has it. recipe: as planned."""
+    assert recipe.window is not None
+    return runner.sliding(recipe.window, recipe.windows.overlap)
 
 
 @torch.inference_mode()

@@ -29,6 +29,7 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME or NAME:VERSIO
 class Axis(StrEnum):
     """Along which images are mirrored."""
 
+    slices = "slices"
     rows = "rows"
     columns = "columns"
 
@@ -177,7 +178,8 @@ def ensemble(
     cohort: CohortFolder,
     run: Annotated[Path, typer.Option("--run", help="Folder for the ensemble, a finished run; new.")],
     mirror: Annotated[
-        list[Axis] | None, typer.Option("--mirror", help="Look at mirror images, too; repeat for both.")
+        list[Axis] | None,
+        typer.Option("--mirror", help="Look at mirror images, too; repeat for several (slices: of volumes alone)."),
     ] = None,
 ) -> None:
     """Put finished runs of predictors together: one run, whose probabilities are the mean of theirs.

@@ -36,6 +36,14 @@ def _pet_tumour(source: Path, out: Path, profile: Profile, say: Progress, worker
     return run(source, out, profile, say)
 
 
+def _pet_volumes(source: Path, out: Path, profile: Profile, say: Progress, workers: int) -> Path:
+    if workers > 1:
+        raise Rejected(f"pet-tumour-volumes runs in one process, not in {workers}; leave --workers out")
+    from samples.experiments.pet_volumes import run
+
+    return run(source, out, profile, say)
+
+
 def _generators(name: str, question: str, data: str) -> Experiment:
     def run(source: Path, out: Path, profile: Profile, say: Progress, workers: int) -> Path:
         from samples.experiments import generators
@@ -53,6 +61,12 @@ EXPERIMENTS = {
             "Does a small U-Net find sarcomas on FDG PET better than thresholds, and than the crop's geometry?",
             "pet-suv-sarcoma",
             _pet_tumour,
+        ),
+        Experiment(
+            "pet-tumour-volumes",
+            "Do U-Nets of volumes, or nnU-Net's network, find sarcomas on FDG PET better than a small U-Net of slices?",
+            "pet-suv-sarcoma",
+            _pet_volumes,
         ),
         _generators(
             "generators-brain",

@@ -107,10 +107,13 @@ def report_of(figures: Mapping[str, Any], outcomes: Sequence[Outcome], plan: Pla
         "",
         "| | Dice | sensitivity | model minus this, Dice |",
         "| --- | --- | --- | --- |",
-        f"| U-Net, 16 px windows | {_text(figures['dice']['model'])} | {_text(figures['sensitivity']['model'])} | |",
+        (
+            f"| U-Net, 16 px windows | {text_of(figures['dice']['model'])} "
+            f"| {text_of(figures['sensitivity']['model'])} | |"
+        ),
         *(
-            f"| {name} | {_text(figures['dice'][name])} | {_text(figures['sensitivity'][name])} "
-            f"| {_text(figures['dice_difference'][name])} |"
+            f"| {name} | {text_of(figures['dice'][name])} | {text_of(figures['sensitivity'][name])} "
+            f"| {text_of(figures['dice_difference'][name])} |"
             for name in MASKS
         ),
         "",
@@ -122,16 +125,16 @@ def report_of(figures: Mapping[str, Any], outcomes: Sequence[Outcome], plan: Pla
         "",
         "| | AUROC within a patient | model minus this |",
         "| --- | --- | --- |",
-        f"| ResNet, most suspicious 16 px window | {_text(figures['slice_auroc']['model'])} | |",
+        f"| ResNet, most suspicious 16 px window | {text_of(figures['slice_auroc']['model'])} | |",
         *(
-            f"| {name} | {_text(figures['slice_auroc'][name])} | {_text(figures['slice_auroc_difference'][name])} |"
+            f"| {name} | {text_of(figures['slice_auroc'][name])} | {text_of(figures['slice_auroc_difference'][name])} |"
             for name in SCORES
         ),
         "",
         (
             f"AUROC by seed: {', '.join(map(str, figures['slice_auroc_by_seed']))}. At the threshold fixed on "
-            f"validation: sensitivity {_text(figures['slice_sensitivity'])}, "
-            f"specificity {_text(figures['slice_specificity'])}."
+            f"validation: sensitivity {text_of(figures['slice_sensitivity'])}, "
+            f"specificity {text_of(figures['slice_specificity'])}."
         ),
         "",
         *(_verdict("slice AUROC", name, figures["slice_auroc_difference"][name]) for name in SCORES),
@@ -153,7 +156,8 @@ def report_of(figures: Mapping[str, Any], outcomes: Sequence[Outcome], plan: Pla
     return "\n".join(lines)
 
 
-def _text(interval: Mapping[str, float | None]) -> str:
+def text_of(interval: Mapping[str, float | None]) -> str:
+    """A figure with its interval."""
     if interval["value"] is None:
         return "undefined"
     if interval["low"] is None or interval["high"] is None:

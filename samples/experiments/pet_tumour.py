@@ -48,13 +48,9 @@ def run(source: Path, out: Path, profile: Literal["quick", "full"], say: Callabl
         raise Rejected(f"{out} holds an earlier run; give another --out, so that no two runs mix")
     out.mkdir(parents=True, exist_ok=True)
     key = site_key(out / "cohort.key")
-    ordered = _in_hash_order(pet_sarcoma.patients_in(source))[: plan.patients]
-    deal = [ordered[number :: plan.deal] for number in range(plan.deal)]
     outcomes: list[Outcome] = []
-    for fold in range(plan.folds):
-        held_out, rest = deal[fold], [patient for each in (*deal[fold + 1 :], *deal[:fold]) for patient in each]
-        splits = dict.fromkeys(rest, "training") | dict.fromkeys(held_out, "test")
-        splits |= dict.fromkeys(rest[: min(VALIDATION_PATIENTS, len(rest) // 3)], "validation")
+    for fold, splits in enumerate(splits_of(source, plan.patients, plan.deal, plan.folds)):
+        held_out = [patient for patient, split in splits.items() if split == "test"]
         say(f"fold {fold + 1} of {plan.folds}: {len(held_out)} patients held out")
         outcomes += _fold(source, out, key, fold, splits, plan, say)
     figures = figures_of(outcomes, plan)
@@ -64,6 +60,16 @@ def run(source: Path, out: Path, profile: Literal["quick", "full"], say: Callabl
     report = out / "report.md"
     report.write_text(report_of(figures, outcomes, plan, profile))
     return report
+
+
+def splits_of(source: Path, patients: int, deal: int, folds: int) -> Iterator[dict[str, str]]:
+    """Of each fold: patient -> training, validation or test."""
+    ordered = _in_hash_order(pet_sarcoma.patients_in(source))[:patients]
+    dealt = [ordered[number::deal] for number in range(deal)]
+    for fold in range(folds):
+        held_out, rest = dealt[fold], [patient for each in (*dealt[fold + 1 :], *dealt[:fold]) for patient in each]
+        splits = dict.fromkeys(rest, "training") | dict.fromkeys(held_out, "test")
+        yield splits | dict.fromkeys(rest[: min(VALIDATION_PATIENTS, len(rest) // 3)], "validation")
 
 
 def held_out_patients(source: Path, profile: Literal["quick", "full"]) -> list[str]:

@@ -132,7 +132,7 @@ def test_a_temperature_divides_the_logits():
 @pytest.mark.parametrize(
     "change",
     [
-        {"mirrored": ["slices"]},
+        {"mirrored": ["depth"]},
         {"mirrored": ["rows", "rows"]},
         {"members": []},
         {"members": [{"_target_": "os.system"}]},

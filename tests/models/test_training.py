@@ -24,10 +24,11 @@ from models.networks.generator import Discriminator, minibatch_deviation
 from models.predictor_parts import Windows
 from models.recipe_parts import Schedule
 from models.segmentation_recipe import UNet
-from models.training import average, segmentation
+from models.training import average
 from models.training.augmentation import augment, translate_and_cut
 from models.training.randomness import start_step
 from models.training.schedule import Clock
+from models.training.windows import Slices
 from models.version import read_weights
 
 
@@ -173,7 +174,7 @@ def toy_case(rows: int = ROWS, columns: int = COLUMNS) -> Case:
 
 
 def test_a_foreground_window_holds_foreground_anywhere_in_it():
-    slices = segmentation.Slices([toy_case()])
+    slices = Slices([toy_case()])
     _, masks = slices.windows(Windows(window_px=16, foreground_share=1.0), 200, draw())
     assert (masks.flatten(1).sum(1) == 1).all()
     places = {tuple(place[1:].tolist()) for place in torch.nonzero(masks)}
@@ -181,14 +182,14 @@ def test_a_foreground_window_holds_foreground_anywhere_in_it():
 
 
 def test_windows_inside_a_larger_slice_show_no_edge_and_cover_all_of_it():
-    slices = segmentation.Slices([toy_case()])
+    slices = Slices([toy_case()])
     images, _ = slices.windows(Windows(window_px=16, foreground_share=0.0), 3000, draw())
     assert (images > 0).all()
     assert {1.0, float(ROWS * COLUMNS)} <= set(images.flatten().tolist())
 
 
 def test_a_small_slice_lies_anywhere_in_its_window_with_zeros_around():
-    slices = segmentation.Slices([toy_case(rows=10, columns=7)])
+    slices = Slices([toy_case(rows=10, columns=7)])
     images, masks = slices.windows(Windows(window_px=16, foreground_share=0.0), 100, draw())
     assert ((images > 0).flatten(1).sum(1) == 70).all()
     assert (masks.flatten(1).sum(1) == 1).all()
@@ -197,7 +198,7 @@ def test_a_small_slice_lies_anywhere_in_its_window_with_zeros_around():
 
 
 def test_a_blanked_border_blanks_the_mask_with_it():
-    slices = segmentation.Slices([toy_case()])
+    slices = Slices([toy_case()])
     images, masks = slices.windows(Windows(window_px=16, foreground_share=1.0, border_share=1.0), 100, draw())
     assert ((images == 0).flatten(1).any(1)).all()
     assert (masks[images[:, 0] == 0] == 0).all()

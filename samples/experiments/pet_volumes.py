@@ -1,0 +1,117 @@
+"""Sarcomas on FDG PET: segmenters of slices and of volumes side by side, on the patients and folds of `pet_tumour`.
+
+Each line is one recipe; all see windows or boxes of one size at random places, so that the place in the crop is hidden,
+and the same training patients, of whom the same three choose the checkpoint and the threshold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from dicom_io import cohort as cohorts
+from dicom_io.errors import Rejected
+from dicom_io.pseudonym import pseudonym, site_key
+from dicom_io.volume import Volume
+from models import bundle, predictor, training
+from models import recipe as recipes
+from models.evaluation.segmentation import Mask, Pair, figures
+from models.predictor import Segmenter
+from samples.experiments import pet_tumour
+from samples.experiments.pet_report import MASKS
+from samples.experiments.pet_volumes_report import COUNTED, Found, Plan, as_json, figures_of, report_of
+from samples.importers import pet_sarcoma
+
+# Of the slices: images as `pet_tumour` draws them.
+LINES: Mapping[str, str] = {
+    "U-Net of slices": "pet_tumour_segmenter",
+    "U-Net of volumes": "pet_unet_3d",
+    "DynUNet of slices": "pet_dynunet",
+    "DynUNet of volumes": "pet_dynunet_3d",
+}
+PLANS = {
+    "full": Plan(patients=20, deal=5, folds=5, seeds=3, share=1.0),
+    # Small enough for a test: six patients, one of them held out.
+    "quick": Plan(patients=6, deal=6, folds=1, seeds=1, share=0.1),
+}
+
+
+def run(source: Path, out: Path, profile: Literal["quick", "full"], say: Callable[[str], None]) -> Path:
+    """Do it all, and give the path of the report; the figures lie beside it as JSON, the models in OUT/models.
+
+    Raises:
+        Rejected: `source` is not the data set, or `out` holds an earlier run.
+    """
+    plan = PLANS[profile]
+    if (out / "cohorts").exists():
+        raise Rejected(f"{out} holds an earlier run; give another --out, so that no two runs mix")
+    out.mkdir(parents=True, exist_ok=True)
+    key = site_key(out / "cohort.key")
+    found: list[Found] = []
+    for fold, splits in enumerate(pet_tumour.splits_of(source, plan.patients, plan.deal, plan.folds)):
+        say(f"fold {fold + 1} of {plan.folds}")
+        found += _fold(source, out, key, fold, splits, plan, say)
+    summary = figures_of(found, plan, [*LINES])
+    (out / "figures.json").write_text(json.dumps(summary | {"held_out": [*map(as_json, found)]}, indent=1) + "\n")
+    report = out / "report.md"
+    report.write_text(report_of(summary, found, plan, profile, [*LINES]))
+    return report
+
+
+def _fold(
+    source: Path, out: Path, key: bytes, fold: int, splits: Mapping[str, str], plan: Plan, say: Callable[[str], None]
+) -> list[Found]:
+    folder = out / "cohorts" / f"fold{fold}"
+    folder.mkdir(parents=True)
+    cohort = pet_sarcoma.cohort_of(source, folder, key, splits, "segmentation", lambda *_: None)
+    models: dict[str, list[Segmenter]] = {}
+    for line, name in LINES.items():
+        for seed in range(plan.seeds):
+            model = _train(cohort, out / "runs" / f"{name}-fold{fold}-seed{seed}", name, seed, plan)
+            models.setdefault(line, []).append(model)
+            if fold == seed == 0:
+                bundle.release(model.model.folder, cohort, recipes.load(_recipe(name)).name, "1", out / "models")
+        say(f"  {line}: {plan.seeds} trained")
+    folders = {pseudonym(key, patient, prefix="P"): patient for patient in splits}
+    found = []
+    for item in cohort.test:
+        image = cohorts.load_image(cohort, item)
+        assert isinstance(image, Volume)
+        suv = image.with_voxels(image.voxels[0])
+        found.append(found_in(folders[item.patient], fold, suv, cohorts.load_mask(cohort, item).voxels > 0, models))
+    return found
+
+
+def _recipe(name: str) -> Path:
+    return Path(__file__).parent / f"{name}.yaml"
+
+
+def _train(cohort: cohorts.Cohort, run: Path, name: str, seed: int, plan: Plan) -> Segmenter:
+    recipe = recipes.load(_recipe(name))
+    total = recipe.schedule.total_images
+    # The line that was there first sees as many windows as it did there.
+    total = pet_tumour.PLANS["full"].total_images if name == "pet_tumour_segmenter" else total
+    schedule = recipe.schedule.model_copy(update={"total_images": round(plan.share * total)})
+    training.train(recipe.model_copy(update={"seed": seed, "schedule": schedule}), cohort, run, device="cpu")
+    model = predictor.load(run)
+    assert isinstance(model, Segmenter)
+    return model
+
+
+def found_in(patient: str, fold: int, suv: Volume, truth: Mask, models: Mapping[str, Sequence[Segmenter]]) -> Found:
+    """The figures of every rule, and of every line's models, one for each seed."""
+
+    def counted(mask: Mask) -> dict[str, float]:
+        each = figures(Pair(patient, mask, truth, suv.spacing_mm))
+        return {name: each[name] for name in COUNTED}
+
+    return Found(
+        patient,
+        fold,
+        rules={name: counted(rule(suv)) for name, rule in MASKS.items()},
+        lines={
+            line: [counted(model.predict(suv).mask.voxels > 0) for model in seeds] for line, seeds in models.items()
+        },
+    )
