@@ -133,6 +133,18 @@ def head_segmenter(shelf: Path, heads: Cohort) -> Released:
     return _release(shelf, heads, "toy-lesions", "segmenter", schedule, windows={"window_px": 24})
 
 
+@pytest.fixture(scope="session", params=["segmenter-3d", "dynunet-segmenter-3d"])
+def head_boxes(request: pytest.FixtureRequest, heads: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Released:
+    """T1 and FLAIR -> mask, in boxes: by a U-Net, and by a dynunet."""
+    network: dict[str, Any] = {"kind": "unet", "channels": [8, 16, 16], "norm": "batch"}
+    if request.param.startswith("dynunet"):
+        network = {"kind": "dynunet", "base_features": 6, "norm": "batch"}
+    windows = {"window_px": 16, "window_slices": 4, "foreground_share": 0.6}
+    schedule = {"total_images": 400, "report_images": 200, "batch_size": 4}
+    folder = tmp_path_factory.mktemp("boxes")
+    return _release(folder, heads, request.param, request.param, schedule, network=network, windows=windows)
+
+
 # Stored values of the toy heads reach about 1000.
 _HEADS: dict[str, Any] = {"preprocessing": [], "pixel_range": [0, 1200], "audit_samples": 32, "augmentation": {}}
 _BRIEF = {"total_images": 64, "report_images": 64}
