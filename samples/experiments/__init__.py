@@ -37,11 +37,9 @@ def _pet_tumour(source: Path, out: Path, profile: Profile, say: Progress, worker
 
 
 def _pet_volumes(source: Path, out: Path, profile: Profile, say: Progress, workers: int) -> Path:
-    if workers > 1:
-        raise Rejected(f"pet-tumour-volumes runs in one process, not in {workers}; leave --workers out")
     from samples.experiments.pet_volumes import run
 
-    return run(source, out, profile, say)
+    return run(source, out, profile, say, workers)
 
 
 def _generators(name: str, question: str, data: str) -> Experiment:

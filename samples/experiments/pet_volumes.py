@@ -1,15 +1,20 @@
 """Sarcomas on FDG PET: segmenters of slices and of volumes side by side, on the patients and folds of `pet_tumour`.
 
 Each line is one recipe; all see windows or boxes of one size at random places, so that the place in the crop is hidden,
-and the same training patients, of whom the same three choose the checkpoint and the threshold.
+and the same training patients, of whom the same three choose the checkpoint and the threshold. Each training has one
+thread, so that figures do not depend on how many folds run side by side.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from dicom_io import cohort as cohorts
 from dicom_io.errors import Rejected
@@ -38,7 +43,12 @@ PLANS = {
 }
 
 
-def run(source: Path, out: Path, profile: Literal["quick", "full"], say: Callable[[str], None]) -> Path:
+Splits = Mapping[str, str]
+
+
+def run(
+    source: Path, out: Path, profile: Literal["quick", "full"], say: Callable[[str], None], workers: int = 1
+) -> Path:
     """Do it all, and give the path of the report; the figures lie beside it as JSON, the models in OUT/models.
 
     Raises:
@@ -49,10 +59,11 @@ def run(source: Path, out: Path, profile: Literal["quick", "full"], say: Callabl
         raise Rejected(f"{out} holds an earlier run; give another --out, so that no two runs mix")
     out.mkdir(parents=True, exist_ok=True)
     key = site_key(out / "cohort.key")
+    folds = [*pet_tumour.splits_of(source, plan.patients, plan.deal, plan.folds)]
     found: list[Found] = []
-    for fold, splits in enumerate(pet_tumour.splits_of(source, plan.patients, plan.deal, plan.folds)):
-        say(f"fold {fold + 1} of {plan.folds}")
-        found += _fold(source, out, key, fold, splits, plan, say)
+    for number, held_out in enumerate(_folds(source, out, key, folds, plan, workers), 1):
+        found += held_out
+        say(f"fold {number} of {plan.folds}: {len(held_out)} patients met")
     summary = figures_of(found, plan, [*LINES])
     (out / "figures.json").write_text(json.dumps(summary | {"held_out": [*map(as_json, found)]}, indent=1) + "\n")
     report = out / "report.md"
@@ -60,9 +71,25 @@ def run(source: Path, out: Path, profile: Literal["quick", "full"], say: Callabl
     return report
 
 
-def _fold(
-    source: Path, out: Path, key: bytes, fold: int, splits: Mapping[str, str], plan: Plan, say: Callable[[str], None]
-) -> list[Found]:
+def _folds(
+    source: Path, out: Path, key: bytes, folds: Sequence[Splits], plan: Plan, workers: int
+) -> Iterator[list[Found]]:
+    """In order; in processes of their own where there are several workers."""
+    if workers == 1:
+        _begin_worker()
+        yield from (_fold(source, out, key, fold, splits, plan) for fold, splits in enumerate(folds))
+        return
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawning, initializer=_begin_worker) as pool:
+        begun = [pool.submit(_fold, source, out, key, fold, splits, plan) for fold, splits in enumerate(folds)]
+        yield from (each.result() for each in begun)
+
+
+def _begin_worker() -> None:
+    torch.set_num_threads(1)
+
+
+def _fold(source: Path, out: Path, key: bytes, fold: int, splits: Splits, plan: Plan) -> list[Found]:
     folder = out / "cohorts" / f"fold{fold}"
     folder.mkdir(parents=True)
     cohort = pet_sarcoma.cohort_of(source, folder, key, splits, "segmentation", lambda *_: None)
@@ -73,7 +100,6 @@ def _fold(
             models.setdefault(line, []).append(model)
             if fold == seed == 0:
                 bundle.release(model.model.folder, cohort, recipes.load(_recipe(name)).name, "1", out / "models")
-        say(f"  {line}: {plan.seeds} trained")
     folders = {pseudonym(key, patient, prefix="P"): patient for patient in splits}
     found = []
     for item in cohort.test:

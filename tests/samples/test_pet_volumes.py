@@ -47,7 +47,7 @@ def folds(monkeypatch) -> list[dict[str, str]]:
     """The split of each fold that was run, instead of running it."""
     seen: list[dict[str, str]] = []
 
-    def fold(source, out, key, number, splits, plan, say):
+    def fold(source, out, key, number, splits, plan):
         seen.append(dict(splits))
         return [found(patient, number, plan.seeds) for patient, split in splits.items() if split == "test"]
 
@@ -115,10 +115,3 @@ def test_the_recipes_show_windows_smaller_than_any_crop_and_never_a_place(name):
     assert [step["_target_"] for step in recipe.preprocessing] == ["ScaleIntensityRanged"]
     assert recipe.network.norm == "batch"
     assert not isinstance(recipe.network, DynUNet) or recipe.network.deep_supervision
-
-
-def test_several_processes_are_refused():
-    from samples.experiments import EXPERIMENTS
-
-    with pytest.raises(Rejected, match="runs in one process, not in 2"):
-        EXPERIMENTS["pet-tumour-volumes"].run(Path("a"), Path("b"), "quick", print, 2)
