@@ -119,6 +119,11 @@ def test_the_learning_rate_stays_where_the_recipe_wants_no_decay():
     assert clock.learning_rate(99, 1.0) == clock.learning_rate(1000, 1.0) == 1.0
 
 
+def test_the_learning_rate_falls_by_the_power_of_what_is_left_where_the_recipe_says_poly():
+    clock = Clock(Schedule(total_images=1000, warm_up_images=0, decay="poly"), None)
+    assert [clock.learning_rate(seen, 2.0) for seen in (0, 500, 1000)] == pytest.approx([2.0, 2 * 0.5**0.9, 0.0])
+
+
 def test_a_budget_in_minutes_ends_the_training_and_still_leaves_a_model(make_cohort, small_recipe, tmp_path):
     cohort = make_cohort("classification", (2, 1, 1))
     seen = []
