@@ -2,15 +2,17 @@
 
 Each line is one recipe; all see windows or boxes of one size at random places, so that the place in the crop is hidden,
 and the same training patients, of whom the same three choose the checkpoint and the threshold. Each training has one
-thread, so that figures do not depend on how many folds run side by side.
+thread, so that figures do not depend on how many folds run side by side. The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -52,12 +54,14 @@ def run(
     """Do it all, and give the path of the report; the figures lie beside it as JSON, the models in OUT/models.
 
     Raises:
-        Rejected: `source` is not the data set, or `out` holds an earlier run.
+        Rejected: `source` is not the data set, or `out` holds a run of another profile, or by other recipes.
     """
     plan = PLANS[profile]
-    if (out / "cohorts").exists():
-        raise Rejected(f"{out} holds an earlier run; give another --out, so that no two runs mix")
     out.mkdir(parents=True, exist_ok=True)
+    begun, asked = out / "plan.json", json.dumps(asdict(plan)) + "\n"
+    if begun.exists() and begun.read_text() != asked:
+        raise Rejected(f"{out} holds a run of another profile; give another --out, so that no two runs mix")
+    begun.write_text(asked)
     key = site_key(out / "cohort.key")
     folds = [*pet_tumour.splits_of(source, plan.patients, plan.deal, plan.folds)]
     found: list[Found] = []
@@ -90,15 +94,13 @@ def _begin_worker() -> None:
 
 
 def _fold(source: Path, out: Path, key: bytes, fold: int, splits: Splits, plan: Plan) -> list[Found]:
-    folder = out / "cohorts" / f"fold{fold}"
-    folder.mkdir(parents=True)
-    cohort = pet_sarcoma.cohort_of(source, folder, key, splits, "segmentation", lambda *_: None)
+    cohort = _cohort(source, out / "cohorts" / f"fold{fold}", key, splits)
     models: dict[str, list[Segmenter]] = {}
     for line, name in LINES.items():
         for seed in range(plan.seeds):
             model = _train(cohort, out / "runs" / f"{name}-fold{fold}-seed{seed}", name, seed, plan)
             models.setdefault(line, []).append(model)
-            if fold == seed == 0:
+            if fold == seed == 0 and not (out / "models" / recipes.load(_recipe(name)).name).exists():
                 bundle.release(model.model.folder, cohort, recipes.load(_recipe(name)).name, "1", out / "models")
     folders = {pseudonym(key, patient, prefix="P"): patient for patient in splits}
     found = []
@@ -108,6 +110,15 @@ def _fold(source: Path, out: Path, key: bytes, fold: int, splits: Splits, plan: 
         suv = image.with_voxels(image.voxels[0])
         found.append(found_in(folders[item.patient], fold, suv, cohorts.load_mask(cohort, item).voxels > 0, models))
     return found
+
+
+def _cohort(source: Path, folder: Path, key: bytes, splits: Splits) -> cohorts.Cohort:
+    """The one that is there; one that was not finished is made anew."""
+    if (folder / "datalist.json").is_file():
+        return cohorts.load(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return pet_sarcoma.cohort_of(source, folder, key, splits, "segmentation", lambda *_: None)
 
 
 def _recipe(name: str) -> Path:
@@ -120,7 +131,9 @@ def _train(cohort: cohorts.Cohort, run: Path, name: str, seed: int, plan: Plan) 
     # The line that was there first sees as many windows as it did there.
     total = pet_tumour.PLANS["full"].total_images if name == "pet_tumour_segmenter" else total
     schedule = recipe.schedule.model_copy(update={"total_images": round(plan.share * total)})
-    training.train(recipe.model_copy(update={"seed": seed, "schedule": schedule}), cohort, run, device="cpu")
+    chosen = recipe.model_copy(update={"seed": seed, "schedule": schedule})
+    # One that is finished trains no further.
+    training.train(chosen, cohort, run, resume=True, device="cpu")
     model = predictor.load(run)
     assert isinstance(model, Segmenter)
     return model
