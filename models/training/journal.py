@@ -1,6 +1,7 @@
 """The run folder and what a training tells about itself.
 
     run/recipe.yaml      every key written out
+    run/plan.yaml        segmenters: the recipe with what it left open filled in, where it did (`models.training.plan`)
     run/metrics.csv      one line per report
     run/checkpoint.pt    the newest state (tensors only)
     run/best.pt          averaged weights of the best validation
