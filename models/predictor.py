@@ -101,8 +101,8 @@ class Segmenter(_Predictor):
     """A volume -> mask, slice by slice or in boxes."""
 
     def predict(self, volume: Volume, *, members: bool = False) -> Segmented:
-        """Windows over each slice, or boxes, blended; the result lies on the volume's own grid. members: of an ensemble,
-        say where they disagree, too."""
+        """Windows over each slice, or boxes, blended; the result lies on the volume's own grid. members: of an
+        ensemble, say where they disagree, too."""
         image = self.input_tensor(volume)
         apart = None
         if members and isinstance(self.network, Ensemble):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dicom_io.cohort import Cohort, Item
 from dicom_io.errors import OutOfDomain, Rejected
 from dicom_io.volume import Volume
 from models import bundle, ensemble, networks, predictor, recipe, runner, training, version
+from models.augmentation_recipe import require_fits
 from models.cases import Case
 from models.networks.ensemble import Ensemble
 from models.predictor_parts import Shares
@@ -124,6 +126,12 @@ def test_slices_are_flipped_with_their_mask_half_of_the_time():
     turned = torch.tensor([torch.equal(one, other.flip(1)) for one, other in zip(flipped, images, strict=True)])
     kept = torch.tensor([torch.equal(one, other) for one, other in zip(flipped, images, strict=True)])
     assert (turned ^ kept).all() and 70 < int(turned.sum()) < 130
+
+
+def test_slices_are_not_flipped_where_a_label_says_of_a_side():
+    for label, fits in (("left kidney", False), ("upper lobe", False), ("kidney", True)):
+        with nullcontext() if fits else pytest.raises(Rejected, match=r"flip_slices would make .* is not true"):
+            require_fits(SegmentationAugmentation(flip_slices=True), ("background", label), ("CT",))
 
 
 def test_grey_levels_of_a_box_change_as_a_whole():
@@ -357,6 +365,9 @@ def test_an_ensemble_of_volumes_looks_along_slices_too(run, cohort, tmp_path):
     assert isinstance(model.network, Ensemble) and len(model.network._flips) == 4
     volume, box = box_volume()
     assert overlap(model.predict(volume).mask.voxels > 0, box) > 0.6
+    # Where members disagree is told in boxes, too.
+    apart = model.predict(volume, members=True).disagreement
+    assert apart is not None and apart.same_grid_as(volume) and 0 < apart.voxels.max() <= 0.5
     # Mirrored along slices, it gives its mirrored answer.
     turned = replace(volume, voxels=np.ascontiguousarray(volume.voxels[:, ::-1]), sources=volume.sources[::-1])
     forward, backward = model.predict(volume).probability, model.predict(turned).probability

@@ -112,6 +112,7 @@ def plain(name: str, **changes: object) -> dict[str, object]:
         ("segmenter-3d", {"network": {"strides": [[1, 2, 2]]}}, "1 for 3 levels; give one less"),
         ("segmenter-3d", {"network": {"strides": [[2, 2]] * 2}}, r"\[2, 2\] is not of 3 axes"),
         ("segmenter-3d", {"network": {"strides": [[4, 2, 2]] * 2}}, "window_slices: 8 is no multiple of 16"),
+        ("segmenter-3d", {"augmentation": {"stain": 0.1}}, "stain is of slices in colour"),
         ("segmenter-3d", {"optimiser": {"momentum": 0.9}}, "momentum is of sgd"),
         ("dynunet-segmenter", {"network": {"kind": "nnunet"}}, "none of unet, wmh-unet, dynunet"),
         ("dynunet-segmenter", {"network": {"feature_values": None}}, "or network.feature_values"),
