@@ -15,7 +15,8 @@ from typing import Any
 
 from dicom_io.cohort import Cohort
 from dicom_io.errors import Rejected
-from models import card, recipe
+from models import card, engine_choice, recipe
+from models.engine import FILE, Asked
 from models.evaluate import evaluate, verdict
 from models.reports import document
 from models.version import Description, ModelVersion, load, write
@@ -26,14 +27,21 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def release(
-    run: Path, cohort: Cohort, name: str, version: str | None = None, models_dir: Path = Path("mirall-data/models")
+    run: Path,
+    cohort: Cohort,
+    name: str,
+    version: str | None = None,
+    models_dir: Path = Path("mirall-data/models"),
+    engine: Asked = "auto",
 ) -> ModelVersion:
     """Evaluate a finished run on the cohort's test patients and put it on the shelf as NAME:VERSION.
 
-    cohort: the one it was trained on; its hash is compared. version: the next whole number where not given.
+    cohort: the one it was trained on; its hash is compared. version: the next whole number where not given. engine: of
+    a predictor (`models.engine_choice`); "auto" measures, so that a second release has other figures and another hash.
 
     Raises:
-        Rejected: the run is not finished, was trained on other data, or repeats its patients, or the version exists.
+        Rejected: the run is not finished, was trained on other data, or repeats its patients, the version exists, or
+            the engine that was asked for cannot serve it.
     """
     trained = load(run)
     trained.require_servable()
@@ -56,13 +64,18 @@ def release(
     state, report["reason"] = verdict(report)
     report["state"] = state
     audit_id = hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()[:16]
-    named = {"name": name, "version": version, "state": state, "audit_id": audit_id}
+    named: dict[str, Any] = {"name": name, "version": version, "state": state, "audit_id": audit_id}
+    file = None
+    if trained.description.task != "generation":
+        named["engine"], file = engine_choice.choose(trained, cohort, engine)
     description = Description.model_validate(trained.description.model_dump() | named)
     models_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models_dir, prefix=".release-") as scratch:
         # Born beside its place: a version is there whole or not at all. A level deeper than where versions are listed.
         folder = Path(scratch) / name / version
         _fill(folder, trained, description, report)
+        if file is not None:
+            (folder / FILE).write_bytes(file)
         (folder / "recipe.yaml").write_text((run / "recipe.yaml").read_text())
         shelf.parent.mkdir(exist_ok=True)
         folder.rename(shelf)

@@ -75,6 +75,7 @@ def card(description: Description, report: Mapping[str, Any]) -> str:
         "",
         *_limits(description, report),
         "",
+        *(["## How it is served", "", description.engine.words, ""] if description.engine else []),
     ]
     return "\n".join(lines)
 

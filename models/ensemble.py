@@ -69,6 +69,7 @@ def merge(runs: Sequence[Path], cohort: Cohort, out: Path, mirrored: Sequence[st
     )
     # A run like any other, whatever its members were released as.
     anew: dict[str, Any] = {"name": first.description.saw.recipe, "version": "0", "state": "unproven", "audit_id": ""}
+    anew["engine"] = None
     # What any of them had started from was seen.
     ancestors = {each.content_hash: each for member in members for each in member.description.saw.ancestors}
     anew["saw"] = first.description.saw.model_copy(update={"ancestors": tuple(ancestors.values())})

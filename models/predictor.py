@@ -17,7 +17,7 @@ from dicom_io.cohort import Channel
 from dicom_io.errors import Rejected
 from dicom_io.provenance import ModelIdentity
 from dicom_io.volume import Float32, Projection, Volume
-from models import preprocessing, runner, saliency, version
+from models import engine, preprocessing, runner, saliency, version
 from models.networks.ensemble import Ensemble
 from models.tensors import from_metatensor, on_source_grid, to_metatensor
 from models.version import Description, ModelVersion
@@ -55,14 +55,22 @@ class Classified:
         return self.suspicions >= self.threshold
 
 
+# Slices that a classifier looks at together, where no release measured what suits it.
+_TOGETHER = 32
+
+
 class _Predictor:
-    """A version with its network and input chain, on the CPU."""
+    """A version with its network and input chain, on the CPU. served: the network by the engine that serves it; who asks
+    for gradients or members takes the network itself."""
 
     def __init__(self, model: ModelVersion) -> None:
         self.model = model
         self.network = model.network()
+        serves = model.description.engine
+        self.served: engine.Network = engine.serving(model.folder, serves, self.network)
         self._chain = preprocessing.chain(model.model_input)
-        self._inferer = runner.build_inferer(model.inferer)
+        self._batch = None if serves is None else serves.batch
+        self._inferer = runner.build_inferer(model.inferer, self._batch)
         if self.description.threshold is None:
             raise Rejected(f"{model.identity.address} has no threshold fixed on validation; train it again")
         self.threshold = self.description.threshold
@@ -110,14 +118,16 @@ class Segmenter(_Predictor):
             apart = from_metatensor(each.std(0, correction=0, keepdim=True).clamp_max(0.5), volume, units="1")
         else:
             probabilities = self.probabilities(image)
-        foreground = 1 - probabilities[:1]
-        mask = (foreground >= self.threshold) * (1 + probabilities[1:].argmax(0, keepdim=True))
         return Segmented(
-            mask=from_metatensor(mask.float(), volume, units="1"),
-            probability=from_metatensor(foreground, volume, units="1"),
+            mask=from_metatensor(self.decisions(probabilities)[None].float(), volume, units="1"),
+            probability=from_metatensor(1 - probabilities[:1], volume, units="1"),
             threshold=self.threshold,
             disagreement=apart,
         )
+
+    def decisions(self, probabilities: Tensor) -> Tensor:
+        """(classes, S, R, K) -> (S, R, K) class numbers."""
+        return (1 - probabilities[0] >= self.threshold) * (1 + probabilities[1:].argmax(0))
 
     @torch.inference_mode()
     def _of_members(self, image: Tensor, ensemble: Ensemble) -> tuple[Tensor, Tensor]:
@@ -129,18 +139,26 @@ class Segmenter(_Predictor):
     @torch.inference_mode()
     def probabilities(self, image: Tensor) -> Tensor:
         """(C, S, R, K) input -> (classes, S, R, K)."""
-        logits = self._inferer(torch.as_tensor(image).as_subclass(Tensor)[None], self.network)
+        logits = self._inferer(torch.as_tensor(image).as_subclass(Tensor)[None], self.served)
         return torch.softmax(logits[0], 0)
 
 
 class Classifier(_Predictor):
     """Slice or projection -> calibrated class probabilities."""
 
-    @torch.inference_mode()
     def predict(self, image: Volume | Projection) -> Classified:
         """One row of probabilities per slice of a volume, one row for a projection."""
-        logits = torch.cat([self.network(batch) for batch in pictures_of(self.input_tensor(image)).split(32)])
-        return Classified(self.labels, torch.softmax(logits, 1).numpy(), self.threshold)
+        return Classified(self.labels, self.probabilities(self.input_tensor(image)).numpy(), self.threshold)
+
+    def decisions(self, probabilities: Tensor) -> Tensor:
+        """(slices, classes) -> (slices,) bool: any class but the first."""
+        return 1 - probabilities[:, 0] >= self.threshold
+
+    @torch.inference_mode()
+    def probabilities(self, image: Tensor) -> Tensor:
+        """(C, S, R, K) or (C, R, K) input -> (S or 1, classes), calibrated."""
+        batches = pictures_of(image).split(self._batch or _TOGETHER)
+        return torch.softmax(torch.cat([self.served(batch) for batch in batches]), 1)
 
     @torch.inference_mode()
     def of_pictures(self, images: Sequence[Projection]) -> Classified:
@@ -188,7 +206,15 @@ def load(folder: Path) -> Classifier | Segmenter:
     Raises:
         Rejected: the folder is no model, or holds a generator.
     """
-    model = version.load(folder)
+    return of(version.load(folder))
+
+
+def of(model: ModelVersion) -> Classifier | Segmenter:
+    """The predictor of a model that was read.
+
+    Raises:
+        Rejected: it is a generator.
+    """
     if model.description.task == "segmentation":
         return Segmenter(model)
     if model.description.task == "classification":

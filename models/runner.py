@@ -122,7 +122,9 @@ def check_inferer(definition: Mapping[str, Any]) -> None:
     check_plain(definition, "inferer")
 
 
-def build_inferer(definition: Mapping[str, Any]) -> Inferer:
-    """The inferer that `check_inferer` passed."""
+def build_inferer(definition: Mapping[str, Any], batch: int | None = None) -> Inferer:
+    """The inferer that `check_inferer` passed. batch: how many windows at once, in place of its own number."""
     arguments = {key: value for key, value in definition.items() if key != "_target_"}
+    if batch is not None and "sw_batch_size" in arguments:
+        arguments["sw_batch_size"] = batch
     return _INFERERS[definition["_target_"]](**arguments)

@@ -3,6 +3,7 @@
     configs/metadata.json     MONAI's fields, and ours under "mirall" (`Description`)
     configs/inference.json    "network_def", "model_input" (the chain), "inferer"; the rest is for `monai.bundle run`
     models/model.pt           tensors only
+    models/model.onnx         the same network for ONNX Runtime, where that serves it (`models.engine`)
     docs/README.md            the card
     evaluation/               evaluation.json, report.md, report.html
     training/                 generators: networks that only a later training needs, tensors only. The identity covers
@@ -34,6 +35,7 @@ from dicom_io.errors import Rejected
 from dicom_io.provenance import ModelIdentity, State, content_hash
 from models import networks, runner
 from models.domain import Domain
+from models.engine import Engine
 from models.preprocessing import check_steps
 from models.recipe_parts import Settings
 from models.study import Reading
@@ -113,7 +115,8 @@ class Description(Settings):
     least_sensitivity: that was wanted on validation, None where the threshold is that of the best sensitivity plus
     specificity. study: how the pictures of a study speak for it, None where every study of validation had one.
     made_embeddings: how many SMOTE made for the last layer of a classifier. picture_px: (rows, columns) of the
-    projections that a classifier learned from, None where they had several sizes, or were none.
+    projections that a classifier learned from, None where they had several sizes, or were none. engine: what serves a
+    released predictor; None is torch, of runs, generators and earlier releases.
     """
 
     name: str
@@ -145,6 +148,7 @@ class Description(Settings):
     study: Reading | None = None
     made_embeddings: int = 0
     picture_px: tuple[int, int] | None = None
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True, eq=False)

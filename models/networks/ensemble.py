@@ -58,6 +58,7 @@ class Ensemble(nn.Module):
     def _of(self, member: nn.Module, images: Tensor) -> Tensor:
         answers = []
         for axes in self._flips:
-            answer = torch.softmax(member(images.flip(axes)), 1)
-            answers.append(answer.flip(axes) if answer.ndim == images.ndim else answer)
+            # Nothing is asked to be mirrored along no axis: ONNX cannot say it.
+            answer = torch.softmax(member(images.flip(axes) if axes else images), 1)
+            answers.append(answer.flip(axes) if axes and answer.ndim == images.ndim else answer)
         return torch.stack(answers).mean(0)

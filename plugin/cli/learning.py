@@ -26,6 +26,14 @@ Out = Annotated[Path | None, typer.Option("--out", help="Write JSON, Markdown an
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME or NAME:VERSION.")]
 
 
+class Engine(StrEnum):
+    """What computes a network when it is served; auto chooses."""
+
+    auto = "auto"
+    torch = "torch"
+    onnx = "onnx"
+
+
 class Axis(StrEnum):
     """Along which images are mirrored."""
 
@@ -201,6 +209,9 @@ def release(
     cohort: CohortFolder,
     name: Annotated[str, typer.Option("--name", help="Name of the model.")],
     version: Annotated[str | None, typer.Option("--version", help="Else the next whole number.")] = None,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="Serves a predictor; auto measures which is faster.")
+    ] = Engine.auto,
     models_dir: Models = None,
     config: Config = None,
     as_json: AsJson = False,
@@ -212,15 +223,18 @@ def release(
     from dicom_io import cohort as cohorts
     from models import bundle
 
-    made = bundle.release(run, cohorts.load(cohort), name, version, models_folder(models_dir, config))
-    evaluation = made.evaluation or {}
+    shelf = models_folder(models_dir, config)
+    made = bundle.release(run, cohorts.load(cohort), name, version, shelf, engine.value)
+    evaluation, serves = made.evaluation or {}, made.description.engine
     row = _row(made.identity, made.folder) | {"reason": evaluation.get("reason", "")}
+    row |= {"engine": serves.name, "engine_reason": serves.reason} if serves else {}
     if as_json:
         typer.echo(json.dumps(row, indent=1))
         return
-    typer.echo(
-        f"released {made.identity.address}, {row['state']}: {row['reason']}\n{made.folder / 'docs' / 'README.md'}"
-    )
+    typer.echo(f"released {made.identity.address}, {row['state']}: {row['reason']}")
+    if serves:
+        typer.echo(f"served by {serves.name}: {serves.reason}")
+    typer.echo(made.folder / "docs" / "README.md")
 
 
 @models.command("list")

@@ -94,17 +94,23 @@ def generation_run(make_cohort: MakeCohort, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def segmenter(segmentation_run: Trained, tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
-    return bundle.release(*segmentation_run[:2], "toy-lesions", models_dir=tmp_path_factory.mktemp("models"))
+    return bundle.release(
+        *segmentation_run[:2], "toy-lesions", models_dir=tmp_path_factory.mktemp("models"), engine="torch"
+    )
 
 
 @pytest.fixture(scope="session")
 def classifier(classification_run: Trained, tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
-    return bundle.release(*classification_run[:2], "toy-slices", models_dir=tmp_path_factory.mktemp("models"))
+    return bundle.release(
+        *classification_run[:2], "toy-slices", models_dir=tmp_path_factory.mktemp("models"), engine="torch"
+    )
 
 
 @pytest.fixture(scope="session")
 def projection_classifier(projection_run: Trained, tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
-    return bundle.release(*projection_run[:2], "toy-pictures", models_dir=tmp_path_factory.mktemp("models"))
+    return bundle.release(
+        *projection_run[:2], "toy-pictures", models_dir=tmp_path_factory.mktemp("models"), engine="torch"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -118,13 +118,13 @@ def test_the_content_hash_is_the_same_anywhere_and_another_after_any_change(segm
 
 
 def test_the_same_run_released_twice_has_the_same_hash(segmentation_run, segmenter, tmp_path):
-    again = bundle.release(*segmentation_run[:2], "toy-lesions", models_dir=tmp_path)
+    again = bundle.release(*segmentation_run[:2], "toy-lesions", models_dir=tmp_path, engine="torch")
     assert again.identity == segmenter.identity
 
 
 def test_versions_count_up_and_never_change(classification_run, tmp_path):
-    first = bundle.release(*classification_run[:2], "slices", models_dir=tmp_path)
-    second = bundle.release(*classification_run[:2], "slices", models_dir=tmp_path)
+    first = bundle.release(*classification_run[:2], "slices", models_dir=tmp_path, engine="torch")
+    second = bundle.release(*classification_run[:2], "slices", models_dir=tmp_path, engine="torch")
     assert (first.identity.address, second.identity.address) == ("slices:1", "slices:2")
     with pytest.raises(Rejected, match="slices:2 exists already"):
         bundle.release(*classification_run[:2], "slices", "2", models_dir=tmp_path)

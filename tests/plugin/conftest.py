@@ -61,7 +61,7 @@ def _release(
         }
     run = cohort.folder / f"run-{name}"
     training.train(recipe.parse(plain, name), cohort, run, device="cpu")
-    version = bundle.release(run, cohort, name, models_dir=shelf)
+    version = bundle.release(run, cohort, name, models_dir=shelf, engine="torch")
     return Released(shelf, version.folder, cohort)
 
 
