@@ -37,12 +37,15 @@ def equipment_of(sources: Sequence[Dataset]) -> list[Dataset]:
     """
     kept: dict[str, Dataset] = {}
     for source in _of_different_equipment(sources):
-        items = [_decoded_copy(item) for item in items_of(source, "ContributingEquipmentSequence")]
+        items = items_of(source, "ContributingEquipmentSequence")
         makers = {SYNTHESIZING[0], ACQUISITION[0]}
         if source.get("Manufacturer") and not any(equipment_key(item).split("|")[0] in makers for item in items):
             items.append(_acquisition_item(source))
         for item in items:
-            kept.setdefault(equipment_key(item), item)
+            key = equipment_key(item)
+            # Slices of a series say the same; only what is new is copied.
+            if key not in kept:
+                kept[key] = _decoded_copy(item)
     return list(kept.values())
 
 

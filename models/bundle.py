@@ -58,6 +58,9 @@ def release(
             f"{trained.description.saw.data_hash[:12]}, not on {cohort.name!r} as it is now ({cohort.data_hash[:12]}); "
             "its test patients might have been trained on"
         )
+    predicts = trained.description.task != "generation"
+    if engine == "onnx" and not predicts:
+        raise Rejected(f"--engine onnx: {run} is a generator, and ONNX Runtime serves predictors; leave it out")
     settings = recipe.load(run / "recipe.yaml")
     tolerance_mm = getattr(settings.evaluation, "surface_tolerance_mm", None)
     report = evaluate(run, cohort, draws=settings.evaluation.bootstrap_draws, tolerance_mm=tolerance_mm)
@@ -66,7 +69,7 @@ def release(
     audit_id = hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()[:16]
     named: dict[str, Any] = {"name": name, "version": version, "state": state, "audit_id": audit_id}
     file = None
-    if trained.description.task != "generation":
+    if predicts:
         named["engine"], file = engine_choice.choose(trained, cohort, engine)
     description = Description.model_validate(trained.description.model_dump() | named)
     models_dir.mkdir(parents=True, exist_ok=True)

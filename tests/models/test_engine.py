@@ -243,6 +243,13 @@ def test_images_of_several_sizes_are_served_by_torch(classification_run, tmp_pat
     assert release(classification_run, tmp_path).reason == "test images come in 2 sizes, and ONNX would be for one"
 
 
+def test_generators_stay_with_torch_and_say_so_where_something_else_is_asked_for(generation_run, generator, tmp_path):
+    assert generator.description.engine is None
+    assert "How it is served" not in (generator.folder / "docs" / "README.md").read_text()
+    with pytest.raises(Rejected, match="is a generator, and ONNX Runtime serves predictors"):
+        bundle.release(*generation_run[:2], "maker", models_dir=tmp_path, engine="onnx")
+
+
 # What is never loaded.
 
 
