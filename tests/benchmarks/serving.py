@@ -1,6 +1,7 @@
 """How fast a released predictor answers: its network beside bare engines, and a study from files to stored results.
 
-    OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/serving.py [--threads 2] [--compile] [--quick] [--json FILE]
+    OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/serving.py [--threads 2] [--compile] [--only study]
+        [--quick] [--json FILE]
 
 network     EfficientNet-B0, one channel of 200 x 200, two classes; the version is served as `mirall models release`
             chose. Beside it, on the same threads and images: torch as it is, torch with channels last, torch.compile
@@ -216,23 +217,25 @@ def shortfalls(report: Mapping[str, Any]) -> list[str]:
     """A sentence for every bar that is missed."""
     missed = [
         f"network, {count} at once: {of['of_best']:.2f} of the best engine is below {LEAST_OF_BEST}"
-        for count, of in report["network"]["batches"].items()
+        for count, of in report.get("network", {"batches": {}})["batches"].items()
         if of["of_best"] < LEAST_OF_BEST
     ]
     return missed + [
         f"study, {name}: all but the model take {of['overhead']:.2f} times its time, above {MOST_OVERHEAD}"
-        for name, of in report["study"].items()
+        for name, of in report.get("study", {}).items()
         if of["overhead"] > MOST_OVERHEAD
     ]
 
 
 def told(report: Mapping[str, Any]) -> str:
-    served, lines = report["network"]["served"], []
-    lines.append(f"EfficientNet-B0, served by {served['name']} ({served['reason']}), {served['batch']} at a time")
-    for count, of in report["network"]["batches"].items():
-        rates = ", ".join(f"{name} {rate:.1f}" for name, rate in of["images_per_s"].items())
-        lines.append(f"  {count} at once, images/s: {rates}; {of['of_best']:.2f} of the best")
-    for name, of in report["study"].items():
+    lines = []
+    if "network" in report:
+        served = report["network"]["served"]
+        lines.append(f"EfficientNet-B0, served by {served['name']} ({served['reason']}), {served['batch']} at a time")
+        for count, of in report["network"]["batches"].items():
+            rates = ", ".join(f"{name} {rate:.1f}" for name, rate in of["images_per_s"].items())
+            lines.append(f"  {count} at once, images/s: {rates}; {of['of_best']:.2f} of the best")
+    for name, of in report.get("study", {}).items():
         parts = ", ".join(f"{part} {seconds:.3f}" for part, seconds in of["seconds"].items())
         lines.append(f"study of {of['files']} files to {', '.join(of['objects'])}, {name}. {of['served']}")
         lines.append(f"  CPU seconds: {parts}; all but the model {of['overhead']:.2f} of it")
@@ -244,23 +247,25 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small images, two rounds, a segmenter of few steps")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="torch.compile, too")
+    parser.add_argument("--only", choices=("network", "study"), help="one of the two")
     parser.add_argument("--json", type=Path, help="write the figures there")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    rounds = 2 if given.quick else 15
+    report: dict[str, Any] = {"threads": given.threads}
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        report: dict[str, Any] = {
-            "threads": given.threads,
-            "network": network(scratch, 48 if given.quick else 200, rounds, given.compile),
-        }
-        report["study"] = {}
-        cohort = brains(scratch, 8 if given.quick else 12)
-        (new,) = write_patients("brain-mr", 1, scratch / "new", seed=8)
-        for name, (widths, images) in (QUICK if given.quick else SEGMENTERS).items():
-            room = scratch / name
-            model = segmenter(room, cohort, widths, images)
-            report["study"][name] = study(new.files, model.folder, room, 2 if given.quick else 7)
+        if given.only != "study":
+            report["network"] = network(
+                scratch, 48 if given.quick else 200, 2 if given.quick else 15, compiled=given.compile
+            )
+        if given.only != "network":
+            report["study"] = {}
+            cohort = brains(scratch, 8 if given.quick else 12)
+            (new,) = write_patients("brain-mr", 1, scratch / "new", seed=8)
+            for name, (widths, images) in (QUICK if given.quick else SEGMENTERS).items():
+                room = scratch / name
+                model = segmenter(room, cohort, widths, images)
+                report["study"][name] = study(new.files, model.folder, room, 2 if given.quick else 7)
     print(told(report))
     if given.json:
         given.json.write_text(json.dumps(report, indent=1) + "\n")

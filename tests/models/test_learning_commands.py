@@ -46,12 +46,14 @@ def test_train_release_list_show_and_evaluate(run_command, make_cohort, small_re
     assert "mirall models release" in said
     assert recipe.load(tmp_path / "run" / "recipe.yaml").seed == 4
 
-    said = run_command(
-        "models", "release", tmp_path / "run", "--cohort", cohort.folder, "--name", "slices", "--models", models
-    )
+    release = ("models", "release", tmp_path / "run", "--cohort", cohort.folder, "--models", models, "--name")
+    said = run_command(*release, "slices", "--engine", "torch")
     assert said.startswith("released slices:1, unproven: 2 test patients are fewer than 5")
+    assert "served by torch: asked for\n" in said
+    of_onnx = json.loads(run_command(*release, "faster", "--version", "b", "--engine", "onnx", "--json"))
+    assert (of_onnx["model"], of_onnx["engine"]) == ("faster:b", "onnx")
 
-    (row,) = json.loads(run_command("models", "list", "--models", models, "--json"))
+    _, row = json.loads(run_command("models", "list", "--models", models, "--json"))
     assert (row["model"], row["task"], row["state"]) == ("slices:1", "classification", "unproven")
     shown = json.loads(run_command("models", "show", "slices:1", "--models", models, "--json"))
     assert shown["content_hash"] == row["content_hash"]
