@@ -60,8 +60,8 @@ _TOGETHER = 32
 
 
 class _Predictor:
-    """A version with its network and input chain, on the CPU. served: the network by the engine that serves it; who asks
-    for gradients or members takes the network itself."""
+    """A version with its network and input chain, on the CPU. served: the network by the engine that serves it; what
+    needs gradients or members takes the network itself."""
 
     def __init__(self, model: ModelVersion) -> None:
         self.model = model

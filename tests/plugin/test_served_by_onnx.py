@@ -35,7 +35,7 @@ def by_onnx(head_segmenter: Any, tmp_path_factory: pytest.TempPathFactory) -> ve
 
 
 def test_its_seg_has_the_pixels_of_torch_and_names_of_its_own(by_onnx, head_segmenter, tmp_path):
-    assert isinstance(predictor.load(by_onnx.folder).network, OnnxNetwork)
+    assert isinstance(predictor.load(by_onnx.folder).served, OnnxNetwork)
     files = toy.write(tmp_path / "in", toy.mr("T1", NEW), toy.mr("FLAIR", NEW))
     theirs, ours = (
         predicted(files, folder, tmp_path / name)
