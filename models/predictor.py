@@ -157,8 +157,8 @@ class Classifier(_Predictor):
     @torch.inference_mode()
     def probabilities(self, image: Tensor) -> Tensor:
         """(C, S, R, K) or (C, R, K) input -> (S or 1, classes), calibrated."""
-        batches = pictures_of(image).split(self._batch or _TOGETHER)
-        return torch.softmax(torch.cat([self.served(batch) for batch in batches]), 1)
+        found = [self.served(batch) for batch in pictures_of(image).split(self._batch or _TOGETHER)]
+        return torch.softmax(found[0] if len(found) == 1 else torch.cat(found), 1)
 
     @torch.inference_mode()
     def of_pictures(self, images: Sequence[Projection]) -> Classified:

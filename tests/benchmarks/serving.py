@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -149,11 +150,13 @@ def network(scratch: Path, px: int, rounds: int, compiled: bool) -> dict[str, An
 
 @torch.inference_mode()
 def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds; one round goes before, in which things are compiled and memory is taken."""
+    """Seconds; one round goes before, in which things are compiled and memory is taken. The order of turns is drawn anew
+    for every round: who comes after whom finds another cache."""
     now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in calls}
+    order = random.Random(0)
     for _ in range(rounds + 1):
-        for name, call in calls.items():
+        for name, call in order.sample([*calls.items()], len(calls)):
             began = now()
             call()
             times[name].append(now() - began)
