@@ -150,8 +150,8 @@ def network(scratch: Path, px: int, rounds: int, compiled: bool) -> dict[str, An
 
 @torch.inference_mode()
 def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds; one round goes before, in which things are compiled and memory is taken. The order of turns is drawn anew
-    for every round: who comes after whom finds another cache."""
+    """Seconds; one round goes before, in which things are compiled and memory is taken. The order of turns is drawn
+    anew for every round: who comes after whom finds another cache."""
     now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in calls}
     order = random.Random(0)
