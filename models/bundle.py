@@ -10,6 +10,8 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +47,7 @@ def release(
     """
     trained = load(run)
     trained.require_servable()
-    version = _next(models_dir / name) if version is None else version
-    for word in (name, version):
-        if not _NAME.fullmatch(word):
-            raise Rejected(f"{word!r} is no name for a model or version; use a to z, 0 to 9, dot, dash, underscore")
-    shelf = models_dir / name / version
-    if shelf.exists():
-        raise Rejected(f"{name}:{version} exists already; versions do not change, release the next one")
+    version = free_version(models_dir, name, version)
     if cohort.data_hash != trained.description.saw.data_hash:
         raise Rejected(
             f"{run} was trained on cohort {trained.description.saw.cohort!r} with data hash "
@@ -72,17 +68,39 @@ def release(
     if predicts:
         named["engine"], file = engine_choice.choose(trained, cohort, engine)
     description = Description.model_validate(trained.description.model_dump() | named)
-    models_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=models_dir, prefix=".release-") as scratch:
-        # Born beside its place: a version is there whole or not at all. A level deeper than where versions are listed.
-        folder = Path(scratch) / name / version
+    with born(models_dir, name, version) as folder:
         _fill(folder, trained, description, report)
         if file is not None:
             (folder / FILE).write_bytes(file)
         (folder / "recipe.yaml").write_text((run / "recipe.yaml").read_text())
-        shelf.parent.mkdir(exist_ok=True)
-        folder.rename(shelf)
-    return load(shelf)
+    return load(models_dir / name / version)
+
+
+def free_version(models_dir: Path, name: str, version: str | None) -> str:
+    """The version that is asked for, or the next whole number.
+
+    Raises:
+        Rejected: a word is no name, or the version exists.
+    """
+    version = _next(models_dir / name) if version is None else version
+    for word in (name, version):
+        if not _NAME.fullmatch(word):
+            raise Rejected(f"{word!r} is no name for a model or version; use a to z, 0 to 9, dot, dash, underscore")
+    if (models_dir / name / version).exists():
+        raise Rejected(f"{name}:{version} exists already; versions do not change, release the next one")
+    return version
+
+
+@contextmanager
+def born(models_dir: Path, name: str, version: str) -> Iterator[Path]:
+    """A folder to fill, beside its place: a version is there whole or not at all."""
+    models_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=models_dir, prefix=".release-") as scratch:
+        # A level deeper than where versions are listed.
+        folder = Path(scratch) / name / version
+        yield folder
+        (models_dir / name).mkdir(exist_ok=True)
+        folder.rename(models_dir / name / version)
 
 
 def _fill(folder: Path, trained: ModelVersion, description: Description, report: dict[str, Any]) -> None:

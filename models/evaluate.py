@@ -31,6 +31,11 @@ from models.version import ModelVersion
 
 AUDIT_SEED = 20261120
 
+_ELSEWHERE = (
+    "test patients may have been trained on: the model was made elsewhere, and nobody here knows of what; the figures "
+    "count only where no patient is in both"
+)
+
 
 def evaluate(folder: Path, cohort: Cohort, *, draws: int = 2000, tolerance_mm: float | None = None) -> dict[str, Any]:
     """Measure on the cohort's test split; see the modules under `models.evaluation` for the figures.
@@ -93,7 +98,9 @@ def require_fit(folder: Path, cohort: Cohort) -> ModelVersion:
 
 
 def caution_of(saw: version.Saw, cohort: Cohort) -> str:
-    """A sentence where the model, or what it started from, was trained on another cohort; else ""."""
+    """A sentence where the model, or what it started from, was trained on another cohort, or elsewhere; else ""."""
+    if not saw.data_hash:
+        return _ELSEWHERE
     seen = {"the model": saw} | {f"{each.address}, which it started from,": each for each in saw.ancestors}
     others = [
         f"{who} was trained on cohort {each.cohort!r} with data hash {each.data_hash[:12]}"
@@ -129,7 +136,8 @@ def _classifier(folder: Path, cohort: Cohort, draws: int) -> dict[str, Any]:
     reading = model.description.study
     if reading is not None and len(set(seen.studies)) < len(seen.studies):
         report["by_study"] = _of_studies(reading, seen, cohort, draws)
-    report["saliency"] = _saliency(model, cohort)
+    if model.description.foreign is None:
+        report["saliency"] = _saliency(model, cohort)
     return {"labels": list(model.labels) if alike else []} | report
 
 

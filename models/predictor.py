@@ -18,6 +18,8 @@ from dicom_io.errors import Rejected
 from dicom_io.provenance import ModelIdentity
 from dicom_io.volume import Float32, Projection, Volume
 from models import engine, preprocessing, runner, saliency, version
+from models.foreign.origin import Foreign
+from models.foreign.serving import Way
 from models.networks.ensemble import Ensemble
 from models.tensors import from_metatensor, on_source_grid, to_metatensor
 from models.version import Description, ModelVersion
@@ -27,22 +29,24 @@ from models.version import Description, ModelVersion
 class Segmented:
     """mask: class numbers (0 background); probability: of any foreground class; (S, R, C) on the source grid.
 
-    disagreement: the standard deviation of that probability between the members of an ensemble, where it was asked for.
+    threshold: None where the most probable class was taken. disagreement: the standard deviation of that probability
+    between the members of an ensemble, where it was asked for.
     """
 
     mask: Volume
     probability: Volume
-    threshold: float
+    threshold: float | None
     disagreement: Volume | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Classified:
-    """probabilities: (slices or 1, classes), calibrated. positive where 1 - probabilities[:, 0] >= threshold."""
+    """probabilities: (slices or 1, classes). threshold: on any class but the first; None where no class is that of
+    nothing found, and the most probable one is told."""
 
     labels: tuple[str, ...]
     probabilities: Float32
-    threshold: float
+    threshold: float | None
 
     @property
     def suspicions(self) -> Float32:
@@ -52,7 +56,16 @@ class Classified:
     @property
     def positive(self) -> np.ndarray:
         """(slices or 1,) bool: any class but the first."""
+        if self.threshold is None:
+            return self.probabilities.argmax(1) > 0
         return self.suspicions >= self.threshold
+
+    def words(self, number: int) -> str:
+        """What is told of one image."""
+        chances = self.probabilities[number]
+        if self.threshold is None:
+            return f"{self.labels[int(chances.argmax())]} {chances.max():.2f}"
+        return f"{self.labels[-1]} {chances[-1]:.2f} (threshold {self.threshold:.2f})"
 
 
 # Slices that a classifier looks at together, where no release measured what suits it.
@@ -200,6 +213,51 @@ def pictures_of(tensor: Tensor) -> Tensor:
     return plain.transpose(0, 1) if plain.ndim == 4 else plain[None]
 
 
+class ForeignSegmenter(Segmenter):
+    """A model that was made elsewhere, run as its bundle says."""
+
+    def __init__(self, model: ModelVersion) -> None:
+        super().__init__(model)
+        self._foreign, self._way = _way(self)
+
+    def predict(self, volume: Volume, *, members: bool = False) -> Segmented:
+        """members: nothing is known of them."""
+        mask, probability = self._way.segmented(volume)
+        return Segmented(
+            mask=from_metatensor(mask, volume, units="1"),
+            probability=from_metatensor(probability, volume, units="1"),
+            threshold=self._foreign.decision.threshold,
+        )
+
+
+class ForeignClassifier(Classifier):
+    """A model that was made elsewhere, run as its bundle says; nobody has calibrated its probabilities here."""
+
+    def __init__(self, model: ModelVersion) -> None:
+        super().__init__(model)
+        self._foreign, self._way = _way(self)
+
+    def predict(self, image: Volume | Projection) -> Classified:
+        said = self._way.classified(image)
+        if said.shape[1] == 1:
+            said = torch.cat([1 - said, said], 1)
+        return Classified(self.labels, said.numpy(), self._foreign.decision.threshold)
+
+    @property
+    def saliency_is_shown(self) -> bool:
+        """Never: nobody has looked at what its maps show."""
+        return False
+
+    def saliency(self, image: Volume | Projection) -> Float32:
+        raise Rejected(f"{self.identity.address} was made elsewhere; maps of saliency are of classifiers trained here")
+
+
+def _way(predictor: _Predictor) -> tuple[Foreign, Way]:
+    foreign = predictor.description.foreign
+    assert foreign is not None
+    return foreign, Way(foreign, predictor.network, runner.build_inferer(predictor.model.inferer))
+
+
 def load(folder: Path) -> Classifier | Segmenter:
     """A predictor from a version's (or a finished run's) folder.
 
@@ -216,8 +274,8 @@ def of(model: ModelVersion) -> Classifier | Segmenter:
         Rejected: it is a generator.
     """
     if model.description.task == "segmentation":
-        return Segmenter(model)
+        return ForeignSegmenter(model) if model.description.foreign else Segmenter(model)
     if model.description.task == "classification":
-        return Classifier(model)
+        return ForeignClassifier(model) if model.description.foreign else Classifier(model)
     of = " --from MASK" if model.description.given else ""
     raise Rejected(f"{model.identity.address} is a generator; use `mirall generate{of}`")

@@ -36,6 +36,7 @@ from dicom_io.provenance import ModelIdentity, State, content_hash
 from models import networks, runner
 from models.domain import Domain
 from models.engine import Engine
+from models.foreign.origin import Foreign
 from models.preprocessing import check_steps
 from models.recipe_parts import Settings
 from models.study import Reading
@@ -63,7 +64,8 @@ class Ancestor(Settings):
 class Saw(Settings):
     """What training saw. data_hash: of the cohort's list and files; patients, images: of the training split.
 
-    ancestors: what it started from, then what that had started from, and so on; what they saw, it saw.
+    ancestors: what it started from, then what that had started from, and so on; what they saw, it saw. Of a model that
+    was made elsewhere nothing is known: no hash, and zeros.
     """
 
     cohort: str
@@ -117,6 +119,8 @@ class Description(Settings):
     made_embeddings: how many SMOTE made for the last layer of a classifier. picture_px: (rows, columns) of the
     projections that a classifier learned from, None where they had several sizes, or were none. engine: what serves a
     released predictor; None is torch, of runs, generators and earlier releases.
+    foreign: where and how a model of elsewhere was made, of which `saw` knows nothing; its threshold is that of its
+    makers, or a half.
     """
 
     name: str
@@ -149,6 +153,7 @@ class Description(Settings):
     made_embeddings: int = 0
     picture_px: tuple[int, int] | None = None
     engine: Engine | None = None
+    foreign: Foreign | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,8 +226,23 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         Rejected: the file is absent, damaged, or would run code.
     """
+    state = read_plain(path)
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise Rejected(
+            f"{path} holds more than tensors and was not used; give a plain state dict, such as models/model.pt of a "
+            "run"
+        )
+    return state
+
+
+def read_plain(path: Path) -> Any:
+    """Tensors, numbers, words, and lists and maps of them; nothing else is ever unpickled.
+
+    Raises:
+        Rejected: the file is absent, damaged, or would run code.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise Rejected(f"{path} is missing; train or release the model again") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -230,12 +250,6 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is damaged or holds more than tensors, and was not loaded; give a file of tensors by name, such "
             "as models/model.pt of a run"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise Rejected(
-            f"{path} holds more than tensors and was not used; give a plain state dict, such as models/model.pt of a "
-            "run"
-        )
-    return state
 
 
 def write(
@@ -264,18 +278,18 @@ def write(
     _write_json(folder / "configs" / "inference.json", inference)
     _write_json(folder / "configs" / "metadata.json", metadata(description, network_definition, window))
     if state is not None:
-        _write_weights(folder / "models" / "model.pt", state)
+        write_weights(folder / "models" / "model.pt", state)
 
 
 def write_beside(folder: Path, states: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, str]:
     """Networks that only a later training needs; `Description.beside` of them."""
     paths = {name: folder / "training" / f"{name}.pt" for name in states}
     for name, path in paths.items():
-        _write_weights(path, states[name])
+        write_weights(path, states[name])
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
 
 
-def _write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     path.parent.mkdir(exist_ok=True)
     # Clones, so that a file never holds more of a storage than its tensor shows; in the usual order, in which networks
     # are built to serve. What a network has under two names (DynUNet) is one tensor here, too.

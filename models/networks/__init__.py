@@ -10,7 +10,7 @@ from monai.networks import nets
 from torch import nn
 
 from dicom_io.errors import Rejected
-from models.networks import classifier, faithful
+from models.networks import classifier, faithful, published
 from models.networks.diffusion import Diffusion
 from models.networks.ensemble import Ensemble
 from models.networks.generator import Generator
@@ -47,6 +47,7 @@ _KNOWN: Mapping[str, Callable[..., nn.Module]] = {
     "models.networks.vae.DenseDecoder": DenseDecoder,
     "models.networks.variation.Variation": Variation,
     "models.networks.windowed.WindowedResNet": WindowedResNet,
+    **published.NETWORKS,
 }
 
 

@@ -171,6 +171,7 @@ def test_every_command_shows_an_example(app):
         "compare",
         "ensemble",
         "evaluate",
+        "import",
         "release",
         "list",
         "show",
