@@ -36,6 +36,7 @@ from dicom_io.provenance import MANUFACTURER, LabelRecord, ModelIdentity, series
 from dicom_io.volume import Source, Volume
 
 ABNORMALITY: Code = codes.SCT.MorphologicallyAbnormalStructure
+ANATOMY: Code = codes.SCT.AnatomicalStructure
 NEOPLASM: Code = codes.SCT.Neoplasm
 LESION: Code = codes.SCT.Lesion
 MASS: Code = codes.SCT.Mass

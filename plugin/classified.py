@@ -16,7 +16,7 @@ from models.predictor import Classified, Classifier
 from plugin import encodings, readings
 from plugin.drawing import LARGEST_PX, Picture, last_channel, last_units, windowed, zoom_of
 from plugin.model_input import Case
-from plugin.outputs import Object, Progress, forms
+from plugin.outputs import Object, Progress, decided, forms
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,15 +110,17 @@ def _like(values: Float32, shown: Picture) -> Float32:
 def _common(model: Classifier, inputs: Sequence[_Read], made_at: datetime) -> dict[str, Any]:
     """What objects of these inputs say of their making."""
     cases = [each.case for each in inputs]
-    parameters = {"threshold": inputs[0].found.threshold} | cases[0].resampling
+    threshold = inputs[0].found.threshold
+    parameters = decided(threshold) | cases[0].resampling
     for case in cases[1:]:
         parameters |= case.resampling
+    told = "class probabilities" if threshold is None else f"{model.labels[-1]} probability"
     return {
         "model": model.identity,
         "sources": [dataset for case in cases for dataset in case.datasets],
         "source_refs": _refs(cases),
         "further_sources": [dataset for case in cases for dataset in case.further],
-        "description": f"{model.labels[-1]} probability by {model.identity.address}",
+        "description": f"{told} by {model.identity.address}",
         "parameters": parameters,
         "made_at": made_at,
         "out_of_domain": any(each.outside for each in inputs),
@@ -133,7 +135,9 @@ def _refs(cases: Sequence[Case]) -> list[Source]:
 
 
 def _highest(found: Classified) -> str:
-    return f"{found.labels[-1]} {found.probabilities[:, -1].max():.2f} (threshold {found.threshold:.2f})"
+    """Of the picture that the last class is most probable on; where none is that of nothing found, of the surest."""
+    of = found.probabilities if found.threshold is None else found.probabilities[:, -1:]
+    return found.words(int(of.max(1).argmax()))
 
 
 def _joined(found: Sequence[Classified]) -> Classified:
@@ -143,9 +147,7 @@ def _joined(found: Sequence[Classified]) -> Classified:
 
 def _captions(found: Classified) -> list[str]:
     """Below each picture: its probability and the threshold."""
-    return [
-        f"{found.labels[-1]} {chance:.2f} (threshold {found.threshold:.2f})" for chance in found.probabilities[:, -1]
-    ]
+    return [found.words(number) for number in range(len(found.probabilities))]
 
 
 def _shown(image: Volume | Projection, units: str) -> tuple[list[Picture], int | None]:

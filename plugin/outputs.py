@@ -45,19 +45,38 @@ def form_under_masks(wanted: Collection[str]) -> secondary_capture.Form:
     return next(iter(forms(encodings.DEFAULT.intersection(wanted)) or forms(wanted)))
 
 
-def segments_of(names: Sequence[str]) -> list[Segment]:
-    """Segments for a model's labels (0 is background), coded by what the names say; a lesion where they say no more."""
+# What names of abnormal structures hold, among those of organs.
+_ABNORMAL = (
+    "tumor",
+    "tumour",
+    "lesion",
+    "nodule",
+    "metasta",
+    "neoplasm",
+    "cyst",
+    "infarct",
+    "haemorrhage",
+    "hemorrhage",
+)
+
+
+def segments_of(names: Sequence[str], *, organs: bool = False) -> list[Segment]:
+    """Segments for a model's labels (0 is background), coded by what the names say; where they say no more, a lesion.
+    organs: what is called by no word for a lesion is an anatomical structure."""
     types = {"tumour": segmentation.NEOPLASM, "mass": segmentation.MASS}
-    return [
-        Segment(
-            number=number,
-            label=name,
-            colour=picture.PALETTE[(number - 1) % len(picture.PALETTE)],
-            property_type=types.get(name, segmentation.LESION),
-        )
-        for number, name in enumerate(names)
-        if number > 0
-    ]
+    found = []
+    for number, name in enumerate(names[1:], start=1):
+        colour = picture.PALETTE[(number - 1) % len(picture.PALETTE)]
+        if organs and not any(word in name.lower() for word in _ABNORMAL):
+            found.append(Segment(number, name, colour, segmentation.ANATOMY, segmentation.ANATOMY))
+        else:
+            found.append(Segment(number, name, colour, property_type=types.get(name, segmentation.LESION)))
+    return found
+
+
+def decided(threshold: float | None) -> dict[str, Any]:
+    """How classes were told apart, among the parameters of what is made; None: the most probable class was taken."""
+    return {"decision": "most probable class"} if threshold is None else {"threshold": threshold}
 
 
 def grid(spacing_mm: Sequence[float]) -> npt.NDArray[np.float64]:

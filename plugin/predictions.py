@@ -19,7 +19,9 @@ from models.predictor import Classifier, Segmented, Segmenter
 from plugin import classified, encodings
 from plugin.drawing import Picture, last_channel, last_units, windowed, zoom_of
 from plugin.model_input import Case
-from plugin.outputs import Object, Progress, forms, segments_of, silent
+from plugin.outputs import Object, Progress, decided, forms, segments_of, silent
+
+MOST_NAMED = 4  # labels of a mask beyond which their number is told instead
 
 
 def objects_of(
@@ -45,13 +47,13 @@ def objects_of(
 def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool, wanted: Collection[str]) -> list[Object]:
     assert isinstance(case.image, Volume)
     found = model.predict(case.image, members=encodings.DISAGREEMENT in wanted)
-    name = " and ".join(model.labels[1:])
+    name = _joined(model.labels[1:])
     common: dict[str, Any] = {
         "model": model.identity,
         "sources": case.datasets,
         "source_refs": case.sources,
         "further_sources": case.further,
-        "parameters": {"threshold": found.threshold} | case.resampling,
+        "parameters": decided(found.threshold) | case.resampling,
         "made_at": made_at,
         "out_of_domain": outside,
         "audit_id": model.description.audit_id,
@@ -65,7 +67,7 @@ def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool, w
         if encoding in wanted:
             seg, seg_record = segmentation.segmentation(
                 replace(found.mask, sources=lying),
-                segments=segments_of(model.labels),
+                segments=segments_of(model.labels, organs=model.description.foreign is not None),
                 description=f"{name} by {model.identity.address}",
                 **common,
                 **arguments,
@@ -99,6 +101,10 @@ def _segmented(model: Segmenter, case: Case, made_at: datetime, outside: bool, w
     return objects
 
 
+def _joined(labels: Sequence[str]) -> str:
+    return " and ".join(labels) if len(labels) <= MOST_NAMED else f"{len(labels)} structures"
+
+
 def _measured(
     model: Segmenter, case: Case, found: Segmented, seg: Dataset, common: Mapping[str, Any]
 ) -> tuple[Dataset, LabelRecord]:
@@ -107,7 +113,7 @@ def _measured(
     image = case.image.with_voxels(last_channel(case.image.voxels), units=last_units(model, case.image))
     numbers = range(1, len(model.labels))
     regions = [report.Region(number, measurements.measure(image, found.mask, number)) for number in numbers]
-    described = f"numbers of {' and '.join(model.labels[1:])} by {model.identity.address}"
+    described = f"numbers of {_joined(model.labels[1:])} by {model.identity.address}"
     return report.report(regions=regions, segmentation=seg, description=described, **common)
 
 

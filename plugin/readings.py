@@ -32,9 +32,9 @@ def rule(model: Classifier) -> dict[str, Any]:
 
 
 def classes(model: Classifier, found: Classified) -> list[report.ClassProbability]:
-    """Every class but the first, which is that of nothing found, on the image where it is most probable: of a volume,
-    its most suspicious slice. The threshold is of all of them together, so that it stands with a class where it is the
-    only one."""
+    """Every class but the first, which is that of nothing found (where there is such a one), on the image where it is
+    most probable: of a volume, its most suspicious slice. The threshold is of all of them together, so that it stands
+    with a class where it is the only one."""
     several = len(found.probabilities) > 1
     return [
         report.ClassProbability(
@@ -46,5 +46,5 @@ def classes(model: Classifier, found: Classified) -> list[report.ClassProbabilit
             highest=several,
         )
         for number, label in enumerate(found.labels)
-        if number > 0
+        if number > 0 or found.threshold is None
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from plugin.cli.cores import cores
 from plugin.cli.shelf import Config, Models, models_folder
 
 if TYPE_CHECKING:
-    from dicom_io.cohort import Cohort
+    from dicom_io.cohort import Channel, Cohort
     from dicom_io.provenance import ModelIdentity
     from models.recipe import Recipe
 
@@ -24,6 +25,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Draws = Annotated[int, typer.Option("--draws", min=100, help="Bootstrap draws behind each interval.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Write JSON, Markdown and a page with plots into this folder.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="NAME or NAME:VERSION.")]
+
+# Of channels, where no others are named: as `dicom_io.series` reads these modalities.
+UNITS = {"CT": "[hnsf'U]", "MR": "1", "MG": "1"}
 
 
 class Engine(StrEnum):
@@ -237,6 +241,71 @@ def release(
     typer.echo(made.folder / "docs" / "README.md")
 
 
+@models.command("import")
+def import_model(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a MONAI bundle, with configs/ and models/.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the model.")] = "",
+    version: Annotated[str | None, typer.Option("--version", help="Else the next whole number.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="A class, the background first; where the bundle does not say.")
+    ] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option("--channel", metavar="NAME=MODALITY[/CONTRAST][:UNITS]", help="An input, in the network's order."),
+    ] = None,
+    weights: Annotated[str, typer.Option("--weights", help="A file in its models/, else the one that it loads.")] = "",
+    sha256: Annotated[str | None, typer.Option("--sha256", help="Hash of the bundle, as --check prints it.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Read and check alone; nothing is written.")] = False,
+    models_dir: Models = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a predictor of the MONAI Model Zoo on the shelf, unproven. Nothing in the bundle is run.
+
+    Example: mirall models import spleen_ct_segmentation --name spleen --check
+    """
+    from dicom_io.errors import Rejected
+    from models.foreign import importing
+    from models.foreign.zoo import Told
+
+    told = Told(tuple(label or ()), tuple(map(channel_of, channel or ())), weights)
+    read = importing.check(bundle, told, sha256)
+    planned = importing.plan(read)
+    if check:
+        typer.echo(json.dumps(planned, indent=1) if as_json else "\n".join(importing.lines_of(planned)))
+        return
+    if not name:
+        raise Rejected("a model on the shelf needs a name; give --name, or --check to look alone")
+    made = importing.import_bundle(read, name, version, models_folder(models_dir, config))
+    row = _row(made.identity, made.folder) | {"bundle_hash": planned["bundle_hash"], "left_out": planned["left_out"]}
+    if as_json:
+        typer.echo(json.dumps(row, indent=1))
+        return
+    typer.echo(
+        f"imported {made.identity.address}, unproven: it was made elsewhere, and not measured here\n"
+        f"bundle hash {row['bundle_hash']}; to pin it elsewhere: --sha256\n{made.folder / 'docs' / 'README.md'}"
+    )
+
+
+def channel_of(text: str) -> Channel:
+    """NAME=MODALITY[/CONTRAST][:UNITS].
+
+    Raises:
+        Rejected: it is written in another way, or needs units.
+    """
+    from dicom_io.cohort import Channel
+    from dicom_io.errors import Rejected
+
+    found = re.fullmatch(r"([^=/:]{1,64})=([A-Z]{2})(?:/([^:]+))?(?::(.+))?", text)
+    units = (found[4] or UNITS.get(found[2])) if found else None
+    if found is None or units is None:
+        raise Rejected(
+            f"--channel {text!r} is not NAME=MODALITY[/CONTRAST][:UNITS], such as flair=MR/FLAIR or "
+            f"pet=PT:g/ml{{SUVbw}}; only {', '.join(UNITS)} need no units"
+        )
+    return Channel(found[1], found[2], units, found[3] or "")
+
+
 @models.command("list")
 def list_models(models_dir: Models = None, config: Config = None, as_json: AsJson = False) -> None:
     """Released versions with their state.
@@ -267,7 +336,9 @@ def show(model: Model, models_dir: Models = None, config: Config = None, as_json
     found = Registry(models_folder(models_dir, config)).resolve(model)
     if as_json:
         files = {"metadata": "configs/metadata.json", "evaluation": "evaluation/evaluation.json"}
-        whole = {key: json.loads((found.folder / path).read_text()) for key, path in files.items()}
+        there = {key: found.folder / path for key, path in files.items()}
+        # What was made elsewhere has no evaluation of ours.
+        whole = {key: json.loads(path.read_text()) if path.is_file() else None for key, path in there.items()}
         typer.echo(json.dumps(_row(found.identity, found.folder) | whole, indent=1))
     else:
         typer.echo((found.folder / "docs" / "README.md").read_text())
