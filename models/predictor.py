@@ -177,7 +177,7 @@ class Classifier(_Predictor):
     def of_pictures(self, images: Sequence[Projection]) -> Classified:
         """One row of probabilities for each projection, such as the tiles of a slide, in one batch."""
         batch = torch.cat([pictures_of(self.input_tensor(image)) for image in images])
-        return Classified(self.labels, torch.softmax(self.network(batch), 1).numpy(), self.threshold)
+        return Classified(self.labels, torch.softmax(self.served(batch), 1).numpy(), self.threshold)
 
     @property
     def saliency_method(self) -> saliency.Method:

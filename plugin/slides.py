@@ -72,7 +72,8 @@ class _Looked:
 def takes(model: Classifier | Segmenter | Translator) -> bool:
     """Whether it is for tiles of slides: a classifier of microscopy in colour."""
     channels = model.channels
-    return isinstance(model, Classifier) and is_colour(channels) and channels[0].modality == MODALITY
+    ours = isinstance(model, Classifier) and model.description.foreign is None
+    return ours and is_colour(channels) and channels[0].modality == MODALITY
 
 
 def objects_of(

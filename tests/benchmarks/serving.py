@@ -85,14 +85,16 @@ def slices(folder: Path, px: int) -> Cohort:
     return cohorts.load(folder)
 
 
-def untrained(folder: Path, definition: Mapping[str, Any], window_px: int | None = None, **described: Any) -> None:
+def untrained(
+    folder: Path, definition: Mapping[str, Any], window: Sequence[int] | None = None, **described: Any
+) -> None:
     """A model of random weights. described: what `Description` must have beside what can be said of any."""
     torch.manual_seed(0)
     counts = dict.fromkeys(("patients", "validation_patients", "images", "synthetic_images", "images_seen", "seed"), 0)
     saw = Saw(cohort="none", data_hash="", split_unit="none", recipe="none", **counts)
     anywhere = Domain(kind="volume", spacing_mm=(), extent_mm=(), top_value=())
     description = Description(name="untrained", domain=anywhere, saw=saw, threshold=0.5, **described)
-    version.write(folder, description, definition, (), window_px, 0.25, build(definition).state_dict())
+    version.write(folder, description, definition, (), window, 0.25, build(definition).state_dict())
 
 
 def classifier(folder: Path, cohort: Cohort) -> ModelVersion:

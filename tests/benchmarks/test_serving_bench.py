@@ -40,7 +40,7 @@ def test_a_study_is_read_predicted_written_and_stored(tmp_path: Path) -> None:
     network |= {"channels": [8, 12, 16], "first_kernel_px": 5}
     channels = tuple(Channel(name, "MR", "1", name) for name in ("T1", "FLAIR"))
     labels = ("background", "lesion")
-    serving.untrained(model, network, 96, task="segmentation", labels=labels, channels=channels)
+    serving.untrained(model, network, (96, 96), task="segmentation", labels=labels, channels=channels)
     report = serving.study(new.files, model, tmp_path, 1)
     assert sorted(report["objects"]) == ["binary", "multi-frame", "report"]
     assert all(seconds > 0 for seconds in report["seconds"].values())

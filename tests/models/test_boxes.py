@@ -243,7 +243,7 @@ def test_boxes_put_together_give_the_answer_of_a_network_of_one_voxel_exactly(sh
             assert images.shape[2:] == (4, 16, 16)
             return torch.cat([1 - images[:, :1], images[:, :1]], 1)
 
-    monkeypatch.setattr(model, "network", Bright())
+    monkeypatch.setattr(model, "served", Bright())
     monkeypatch.setattr(model, "threshold", 0.5)
     voxels = np.random.default_rng(3).normal(0.5, 2.0, (2, *shape)).astype(np.float32)
     volume = Volume(voxels, oblique_affine(), "2.25.7", "g/ml{SUVbw}")
