@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from dicom_io.volume import Float64, Volume
 from models import from_pictures, version
 from models.from_pictures import Painter
 from plugin import encodings
+from plugin.model_cache import LOADED
 from plugin.outputs import Made, Object, Progress, form_under_masks, forms, grid, segments_of, silent, write
 from plugin.pipeline import generator_of, require_few
 
@@ -184,8 +184,11 @@ def takes_masks(model_folder: Path) -> bool:
     return given is not None and given.kind == "mask"
 
 
-@lru_cache(maxsize=4)
 def _painter(folder: Path) -> Painter:
+    return LOADED.get(folder, lambda: _loaded(folder), "painter")
+
+
+def _loaded(folder: Path) -> Painter:
     model = from_pictures.load(folder)
     if not isinstance(model, Painter):
         raise Rejected(f"{model.identity.address} makes pictures of DICOM files, not of masks; use `mirall predict`")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +27,7 @@ from models.from_pictures import Translator
 from models.generator import Generator, Sample
 from models.predictor import Classifier, Segmenter
 from plugin import encodings, slides
+from plugin.model_cache import LOADED
 from plugin.model_input import Case, cases
 from plugin.outputs import Made, Object, Progress, form_under_masks, forms, grid, segments_of, silent, write
 from plugin.predictions import objects_of
@@ -360,9 +360,11 @@ def _endings(images: Sequence[tuple[str, Any]]) -> list[str]:
     return found
 
 
-# A worker's child serves many jobs; loading a model takes longer than most predictions.
-@lru_cache(maxsize=4)
 def _predictor(folder: Path) -> Classifier | Segmenter | Translator:
+    return LOADED.get(folder, lambda: _loaded(folder))
+
+
+def _loaded(folder: Path) -> Classifier | Segmenter | Translator:
     given = version.load(folder).description.given
     if given is None or given.kind == "mask":
         return predictor.load(folder)
@@ -371,9 +373,14 @@ def _predictor(folder: Path) -> Classifier | Segmenter | Translator:
     return made
 
 
-@lru_cache(maxsize=4)
 def generator_of(folder: Path, truncation: float | None = None, guidance: float | None = None) -> Generator:
-    return generator.load(folder, truncation=truncation, guidance=guidance)
+    return LOADED.get(
+        folder,
+        lambda: generator.load(folder, truncation=truncation, guidance=guidance),
+        "generator",
+        truncation,
+        guidance,
+    )
 
 
 def _complaint(model: Classifier | Segmenter | Translator, case: Case) -> str:

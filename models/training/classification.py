@@ -29,6 +29,7 @@ from models.training import average, start, summary
 from models.training.augmentation import augment
 from models.training.classification_parts import Whole, Windowed, class_weights, loss_of, mixed
 from models.training.journal import Journal
+from models.training.placement import ordered
 from models.training.precision import autocast
 from models.training.randomness import seed_of, start_step
 from models.training.retraining import retrain
@@ -63,7 +64,7 @@ def train(
     # Network, loss, optimiser and running average.
     torch.manual_seed(seed_of(recipe.seed, "weights", 0))
     definition = classifier.definition(recipe.network, len(cohort.channels), len(cohort.labels), recipe.windows)
-    network = networks.build(definition).to(on)
+    network = ordered(networks.build(definition), on)
     classes, schedule = len(cohort.labels), recipe.schedule
     weights = class_weights(labels, classes).to(on) if recipe.loss.class_weights == "balanced" else None
     clock = Clock(schedule, minutes)

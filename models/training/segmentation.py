@@ -26,6 +26,7 @@ from models.networks import unet
 from models.segmentation_recipe import SegmentationRecipe
 from models.training import average, plan, summary
 from models.training.journal import Journal
+from models.training.placement import ordered
 from models.training.precision import autocast
 from models.training.randomness import seed_of, start_step
 from models.training.schedule import Clock
@@ -57,7 +58,7 @@ def train(
     # Network, loss, optimiser and running average.
     torch.manual_seed(seed_of(recipe.seed, "weights", 0))
     definition = unet.definition(chosen.network, len(cohort.channels), len(cohort.labels), chosen.spatial_dims)
-    network = networks.build(unet.supervised(definition, chosen.network)).to(on)
+    network = ordered(networks.build(unet.supervised(definition, chosen.network)), on)
     kept = average.start(network)
     optimiser = optimiser_of(rates, [*network.parameters()])
     loss_of = loss_in(recipe)

@@ -17,10 +17,11 @@ from models import elbo, networks
 from models.adversarial_recipe import AdversarialRecipe
 from models.cases import Squares
 from models.diffusion_recipe import DiffusionRecipe
-from models.networks import pairs
+from models.networks import classifier, pairs, unet
 from models.networks.vae import VAE
-from models.training import diffusion, variational
-from models.training.placement import placed
+from models.segmentation_recipe import SegmentationRecipe
+from models.training import diffusion, segmentation, variational
+from models.training.placement import ordered, placed
 from models.variational_recipe import VariationalRecipe
 
 Step = Callable[[int], None]
@@ -34,6 +35,30 @@ def build(settings: Any) -> Step:
     if isinstance(settings, VariationalRecipe):
         return _variational(settings)
     return _diffusion(settings) if isinstance(settings, DiffusionRecipe) else _adversarial(settings)
+
+
+def predictor(settings: Any, channels: int, classes: int = 2) -> Step:
+    """The step of a classifier or a segmenter of images with so many channels."""
+    torch.manual_seed(0)
+    of_slices = isinstance(settings, SegmentationRecipe)
+    defined = unet if of_slices else classifier
+    network = ordered(networks.build(defined.definition(settings.network, channels, classes)), CPU)
+    px, batch = settings.windows.window_px if of_slices else 50, settings.schedule.batch_size
+    images = torch.randn(batch, channels, px, px)
+    truth = torch.randint(0, classes, (batch, 1, px, px) if of_slices else (batch,))
+    rates = settings.optimiser
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rates.learning_rate, weight_decay=rates.weight_decay)
+    of_masks = segmentation.loss_in(settings) if of_slices else None
+
+    def step(number: int) -> None:
+        logits = network(images)
+        loss = of_masks(logits, truth) if of_masks else F.cross_entropy(logits, truth, label_smoothing=0.05)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+
+    return step
 
 
 def _pictures(settings: Any) -> Tensor:

@@ -8,6 +8,7 @@ import generating
 import pytest
 import torch
 import training
+import training_predictors
 
 from models import networks
 from models.networks import pairs
@@ -87,3 +88,12 @@ def test_a_missed_bar_is_a_sentence() -> None:
         "B: ratio 0.900 is below 0.97",
         "B: of_peak 0.500 is below 0.75",
     ]
+
+
+def test_a_quick_run_measures_predictors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["training_predictors.py", "--quick"])
+    with pytest.raises(SystemExit) as ended:
+        training_predictors.main()
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(f"{line.name}: " in said for line in training_predictors.LINES)

@@ -141,8 +141,12 @@ def ours(settings: Any, cohort: Cohort, run: Path) -> float:
 
 def bare(settings: Any) -> float:
     """Images per CPU second of the same steps, written down and nothing else."""
-    step, shown = bare_loops.build(settings), Line.images(1, settings.model_dump())
-    steps = settings.schedule.total_images // shown
+    shown = Line.images(1, settings.model_dump())
+    return rate(bare_loops.build(settings), settings.schedule.total_images // shown, shown)
+
+
+def rate(step: bare_loops.Step, steps: int, shown: int) -> float:
+    """Images per CPU second of so many steps, each of which is shown so many."""
     step(1)
     began = time.process_time()
     # As many as ours, whose first goes before its first event.
