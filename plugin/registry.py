@@ -59,12 +59,24 @@ class Registry:
         Raises:
             UnknownModel: the sentence names what there is.
         """
+        return _entry(self._folder_of(address))
+
+    def whole_address(self, address: str) -> str:
+        """`name:version` of what an address names now; nothing is read but names and times.
+
+        Raises:
+            UnknownModel: as `resolve`.
+        """
+        folder = self._folder_of(address)
+        return f"{folder.parent.name}:{folder.name}"
+
+    def _folder_of(self, address: str) -> Path:
         name, _, version = address.partition(":")
         folders = [each for each in self._versions(name) if each.name == version or not version]
         if not folders or not name:
             known = ", ".join(sorted(f"{each.parent.name}:{each.name}" for each in self._versions())) or "none"
             raise UnknownModel(f"there is no model version {address!r} in {self._folder}; there are: {known}")
-        return _entry(folders[-1])
+        return folders[-1]
 
     def trained_on(self, data_hashes: Collection[str]) -> tuple[str, ...]:
         """Addresses of the versions that were trained on a cohort with one of these hashes, or started from one."""

@@ -40,7 +40,7 @@ Role = Literal["read", "store", "work", "delete"]
 TlsVersion = Literal["1.2", "1.3"]
 Door = Literal["dimse", "http"]
 VERBS: tuple[Verb, ...] = ("echo", "store", "find", "move", "get", "commit")
-_MODEL_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*:[A-Za-z0-9][A-Za-z0-9._-]*")
+_MODEL_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(:[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
 def _application_entity(title: str) -> str:
@@ -54,7 +54,7 @@ def _application_entity(title: str) -> str:
 
 def _model_address(address: str) -> str:
     if not _MODEL_ADDRESS.fullmatch(address):
-        raise ValueError(f"{address!r} must be NAME:VERSION, such as pet-tumour:1")
+        raise ValueError(f"{address!r} must be NAME:VERSION, such as pet-tumour:1, or NAME for the newest version")
     return address
 
 
@@ -379,7 +379,9 @@ class Route(_Section):
         description="DICOM keyword (wildcards * and ?, several values = any of them) or calling_aet, called_aet, "
         "address, door, time (HH:MM-HH:MM); all must hold. Nothing named: every study.",
     )
-    run: tuple[ModelAddress, ...] = Field(default=(), description="Model versions to run, as name:version.")
+    run: tuple[ModelAddress, ...] = Field(
+        default=(), description="Models to run, as name:version, or as name for the version that was released last."
+    )
     send_to: tuple[str, ...] = Field(default=(), description="Names of destinations for the results.")
     allow_results: bool = Field(default=False, description="Match objects that Mirall itself made, too.")
     force: bool = Field(
@@ -487,7 +489,7 @@ def _unknown_names(settings: Settings) -> list[tuple[tuple[str | int, ...], str]
 
 
 def unknown_models(settings: Settings, path: Path | None = None) -> list[str]:
-    """One sentence per model version that a route names and the registry (<data>/models) does not hold.
+    """One sentence per model that a route names and the registry (<data>/models) does not hold.
 
     Apart from `load`, because a service may be configured before its models are released.
     """
@@ -495,7 +497,7 @@ def unknown_models(settings: Settings, path: Path | None = None) -> list[str]:
     sentences = []
     for number, route in enumerate(settings.routes):
         for address in route.run:
-            name, version = address.split(":")
+            name, _, version = address.partition(":")
             if not (settings.models / name / version).is_dir():
                 message = (
                     f"route {route.name!r} runs {address!r}, which is not in {settings.models}; "

@@ -24,6 +24,7 @@ from plugin.archive.index import NO_INPUT, Index, InstanceRow, StudyRow, hash_of
 from plugin.archive.tables import Study
 from plugin.jobs import reconcile
 from plugin.jobs.tables import Delivery, Job, Result, study_is_due
+from plugin.registry import Registry, UnknownModel
 from plugin.routes import Candidate, judge
 from plugin.settings import Profile, Route, Settings
 
@@ -96,12 +97,13 @@ def plan(index: Index, settings: Settings, study_instance_uid: str, now: float) 
         incomplete = _is_incomplete(index, settings, study, now, connection)
         candidates = study_candidates(index, study_instance_uid, connection)
         created: list[str] = []
+        registry = Registry(settings.models)
         for route in settings.routes:
             picked = judge(route, _visible(route, candidates, settings.routes)).picked
             if not picked:
                 continue
-            for model in route.run:
-                created += _add_job(connection, study_instance_uid, route, model, picked, incomplete, now)
+            for asked in route.run:
+                created += _add_job(connection, registry, study_instance_uid, route, asked, picked, incomplete, now)
             if not route.run:  # a route without a model passes on what it picks
                 uids = [each.sop_instance_uid for each in picked]
                 for name in route.send_to:
@@ -109,6 +111,15 @@ def plan(index: Index, settings: Settings, study_instance_uid: str, now: float) 
                     add_to_outbox(connection, study_instance_uid, fitting, [name], now)
         index.mark_planned(connection, study_instance_uid, study.input_hash)
     return created
+
+
+def _version(registry: Registry, asked: str) -> str:
+    """What a route runs now: a bare name is the version that was released last. One that is not there stays as it is
+    written, and its job fails with a sentence."""
+    try:
+        return registry.whole_address(asked)
+    except UnknownModel:
+        return asked
 
 
 def _is_incomplete(index: Index, settings: Settings, study: StudyRow, now: float, connection: Connection) -> bool:
@@ -137,11 +148,13 @@ class RouteAnswer:
 def explain(index: Index, settings: Settings, study_instance_uid: str) -> list[RouteAnswer]:
     """What each route makes of a study as it is now; nothing is planned."""
     candidates = study_candidates(index, study_instance_uid)
+    registry = Registry(settings.models)
     answers = []
     for route in settings.routes:
         verdict = judge(route, _visible(route, candidates, settings.routes))
         series = tuple(sorted({each.series_instance_uid for each in verdict.picked}))
-        answers.append(RouteAnswer(route.name, verdict.matches, verdict.why, series, route.run, route.send_to))
+        versions = tuple(_version(registry, asked) for asked in route.run)
+        answers.append(RouteAnswer(route.name, verdict.matches, verdict.why, series, versions, route.send_to))
     return answers
 
 
@@ -245,9 +258,10 @@ def plan_again_for_results(connection: Connection, settings: Settings, study_ins
 
 def _add_job(
     connection: Connection,
+    registry: Registry,
     study_instance_uid: str,
     route: Route,
-    model: str,
+    asked: str,
     picked: Sequence[Candidate],
     incomplete: bool,
     now: float,
@@ -255,8 +269,12 @@ def _add_job(
     input_hash = NO_INPUT
     for each in picked:
         input_hash = hash_of_input(input_hash, add=(each.sop_instance_uid, each.dataset_hash))
+    of_model = Job.model == asked if ":" in asked else Job.model.startswith(f"{asked}:", autoescape=True)
+    same_work = (Job.study_instance_uid == study_instance_uid, Job.route == route.name, of_model)
+    # A version that is released later works on what comes later: input that was planned for stays with its version.
+    planned = select(Job.model).where(*same_work, Job.input_hash == input_hash).order_by(Job.created_at.desc())
+    model = connection.scalar(planned) or _version(registry, asked)
     identifier = job_id(study_instance_uid, input_hash, route.name, model)
-    same_work = (Job.study_instance_uid == study_instance_uid, Job.route == route.name, Job.model == model)
     # An input set that was there before and is back (a correction was undone) makes its old job the current one.
     connection.execute(update(Job).where(*same_work, Job.id != identifier).values(superseded_by=identifier))
     connection.execute(update(Job).where(Job.id == identifier).values(superseded_by=null(), incomplete=incomplete))

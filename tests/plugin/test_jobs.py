@@ -50,6 +50,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallService]:
     for name, behaviour in behaviours.items():
         small.release(f"{name}:1", **behaviour)
         text += route(name, f"{name}:1")
+    small.release("newest:1")
+    text += route("newest", "newest")
     small.release("second:1")
     text += '\n[[routes]]\nname = "on results"\nmatch = { SeriesDescription = "AI *" }\nrun = ["second:1"]\n'
     text += "allow_results = true\n"
@@ -252,6 +254,18 @@ def test_a_bug_is_a_failed_job_and_not_a_dead_worker(running: SmallService) -> N
     until(lambda: running.ended(study, "failed"))
     assert running.jobs_of(study)[0].error == "ZeroDivisionError: a bug"
     assert running.workers[0].poll() is None
+
+
+def test_a_route_by_name_runs_the_newest_version_without_a_restart(running: SmallService) -> None:
+    first = running.study(description="newest")
+    until(lambda: running.ended(first))
+    assert {job.model for job in running.jobs_of(first) if job.route == "newest"} == {"newest:1"}
+    running.release("newest:2")
+    second = running.study(description="newest")
+    until(lambda: running.ended(second))
+    assert {job.model for job in running.jobs_of(second) if job.route == "newest"} == {"newest:2"}
+    # What was planned before stays with the version that it was planned for.
+    assert {job.model for job in running.jobs_of(first) if job.route == "newest"} == {"newest:1"}
 
 
 def test_a_model_version_that_is_not_there_is_named(running: SmallService) -> None:

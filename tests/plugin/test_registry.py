@@ -41,6 +41,7 @@ def test_a_bare_name_is_the_version_released_last(tmp_path: Path) -> None:
     assert registry.resolve("pet:9").identity.address == "pet:9"
     assert [each.identity.address for each in registry.list()] == ["brain:1", "pet:9", "pet:10"]
     assert registry.resolve("pet").labels == ("background", "x")
+    assert (registry.whole_address("pet"), registry.whole_address("pet:9")) == ("pet:10", "pet:9")
 
 
 @pytest.mark.parametrize("address", ["pet:2", "pe", "", ":1", "../models/pet:1", "*", "pet:*"])

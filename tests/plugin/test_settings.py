@@ -133,6 +133,8 @@ def test_a_model_that_is_not_in_the_registry_is_named_by_line(tmp_path):
     assert sentence.startswith(f"{path}:31: routes[0].run: route 'tumours' runs 'pet-tumour:1', which is not in ")
     (tmp_path / "kept" / "models" / "pet-tumour" / "1").mkdir(parents=True)
     assert unknown_models(load(path), path) == []
+    path = written(tmp_path, WHOLE.replace("pet-tumour:1", "pet-tumour"))
+    assert unknown_models(load(path), path) == []
 
 
 def test_a_misspelt_condition_of_a_route_is_named_by_line_and_key(tmp_path):
