@@ -82,6 +82,11 @@ IMPORTERS = {
             "{Training,Testing}/CLASS/*.jpg without patients; split anew by groups of near-duplicates",
             brain_tumour.folders,
         ),
+        Importer(
+            "brain-tumour-published",
+            "the same, tested on Testing as published; refused where near-duplicates lie in both halves",
+            brain_tumour.published,
+        ),
         Importer("mini-mias", "mdbNNN.pgm beside Info.txt or labels.csv; normal, benign or malignant", mini_mias.films),
         Importer(
             "mini-mias-patches",

@@ -2,8 +2,9 @@
 
 Nobody knows the patients, and the published split is no split by patient: slices of one scan, copies of one picture
 among them, lie in both halves. So pictures that are near-duplicates of each other (`dicom_io.near_duplicates`) stay
-together, the cohort is split anew by these groups, and the published half is kept as provenance only. Different slices
-of one patient may still be apart; results on this set are for teaching.
+together, the cohort is split anew by these groups, and the published half is kept as provenance only. Who asks for the
+published split is told how many groups lie in both halves, and gets it only where none does. Different slices of one
+patient may still be apart; results on this set are for teaching.
 """
 
 from __future__ import annotations
@@ -41,20 +42,54 @@ class Picture:
 
 def folders(source: Path, out: Path, key: bytes, progress: Progress) -> Cohort:
     """All pictures in grey, for classifiers; 70 % of the near-duplicate groups train, 15 % validate, 15 % test."""
-    found = pictures_in(source)
-    groups = grouped(found, progress)
-    labels = classes(found)
+    groups = grouped(pictures_in(source), progress)
     splits = {group: cohorts.split_of(group, NAME, SHARES) for group in groups}
+    return _gathered(groups, splits, "", out, key, progress)
+
+
+def published(source: Path, out: Path, key: bytes, progress: Progress) -> Cohort:
+    """The same, tested on what was published as Testing; 15 % of Training's groups validate, the others train.
+
+    Raises:
+        Rejected: near-duplicates lie in both halves, as they do in what was published.
+    """
+    groups = grouped(pictures_in(source), progress)
+    refuse_leaks(groups)
+    shares = {"training": 1 - SHARES["validation"], "validation": SHARES["validation"]}
+    splits = {
+        name: "test" if group[0].half == HALVES[1] else cohorts.split_of(name, NAME, shares)
+        for name, group in groups.items()
+    }
+    return _gathered(groups, splits, ", split as published", out, key, progress)
+
+
+def _gathered(
+    groups: Mapping[str, Sequence[Picture]],
+    splits: Mapping[str, str],
+    how: str,
+    out: Path,
+    key: bytes,
+    progress: Progress,
+) -> Cohort:
+    labels = classes([picture for group in groups.values() for picture in group])
     plan = Plan(
         name=NAME,
-        description=f"Brain MR as pictures in grey; {len(groups)} groups of near-duplicates among {len(found)} "
-        f"pictures, {len(leaks(groups))} of them in both published halves, {len(conflicts(groups))} in several classes",
+        description=f"Brain MR as pictures in grey{how}; {told(groups)}",
         task="classification",
         labels=labels,
         channels=(Channel("picture", "MR", "1"),),
         unit="near-duplicate group",
     )
     return gather(plan, out, splits, partial(_items, groups, labels, out, key), progress)
+
+
+def told(groups: Mapping[str, Sequence[Picture]]) -> str:
+    """How many pictures and groups there are, and what is wrong with the published halves."""
+    count = sum(map(len, groups.values()))
+    return (
+        f"{len(groups)} groups of near-duplicates among {count} pictures, {len(leaks(groups))} of them in both "
+        f"published halves, {len(conflicts(groups))} in several classes"
+    )
 
 
 def pictures_in(source: Path) -> list[Picture]:
@@ -93,6 +128,22 @@ def grouped(found: Sequence[Picture], progress: Progress) -> dict[str, list[Pict
 def leaks(groups: Mapping[str, Sequence[Picture]]) -> list[str]:
     """Names of the groups that have a picture in each published half."""
     return [name for name, group in groups.items() if len({picture.half for picture in group}) > 1]
+
+
+def refuse_leaks(groups: Mapping[str, Sequence[Picture]]) -> None:
+    """Raises Rejected where the published halves share groups: how many, how many pairs of pictures, and one pair."""
+    leaking = [groups[name] for name in leaks(groups)]
+    if not leaking:
+        return
+    learnt, tested = ([[picture for picture in group if picture.half == half] for group in leaking] for half in HALVES)
+    pairs = sum(len(one) * len(other) for one, other in zip(learnt, tested, strict=True))
+    first, second = ("/".join(half[0][0].path.parts[-3:]) for half in (learnt, tested))
+    every = sum(picture.half == HALVES[1] for group in groups.values() for picture in group)
+    raise Rejected(
+        f"the published split leaks: {len(leaking)} groups of near-duplicates ({pairs} pairs of pictures) lie in both "
+        f"halves, such as {first} and {second}, so {sum(map(len, tested))} of {every} test pictures would be known "
+        "from training; import brain-tumour-folders, which splits anew by these groups"
+    )
 
 
 def conflicts(groups: Mapping[str, Sequence[Picture]]) -> list[str]:

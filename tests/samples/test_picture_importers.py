@@ -244,6 +244,31 @@ def test_the_leaks_of_the_published_split_are_told(brain_cohort):
     )
 
 
+def test_the_published_split_is_refused_with_the_number_of_its_leaks(brains, tmp_path):
+    source = shutil.copytree(brains, tmp_path / "in")
+    # One group more than the two of the fixture, with two pictures in Training: two pairs.
+    shutil.copy(source / "Testing" / "glioma_tumor" / "image(0).jpg", source / "Training" / "glioma_tumor" / "copy.jpg")
+    Image.fromarray(head(0)[::-1]).save(source / "Training" / "glioma_tumor" / "turned.jpg")
+    with pytest.raises(Rejected) as refused:
+        imported("brain-tumour-published", source, tmp_path / "out")
+    sentence = str(refused.value)
+    assert "3 groups of near-duplicates (4 pairs of pictures) lie in both halves, such as Training/" in sentence
+    assert "so 3 of 8 test pictures would be known from training; import brain-tumour-folders" in sentence
+    assert not (tmp_path / "out" / "datalist.json").exists()
+
+
+def test_a_published_split_without_leaks_is_taken_as_it_is(brains, tmp_path):
+    source = shutil.copytree(brains, tmp_path / "in")
+    (source / "Testing" / "no_tumor" / "again.jpg").unlink()
+    (source / "Testing" / "pituitary_tumor" / "turned.png").unlink()
+    cohort = imported("brain-tumour-published", source, tmp_path / "out")
+    assert {item.provenance["published_split"] for item in cohort.test} == {"Testing"}
+    rest = [*cohort.training, *cohort.validation]
+    assert {item.provenance["published_split"] for item in rest} == {"Training"}
+    assert (len(cohort.test), len(rest)) == (6, 18) and cohort.training and cohort.validation
+    assert "split as published; 24 groups of near-duplicates" in cohort.description
+
+
 def test_a_picture_that_lies_in_two_classes_is_told(brains, tmp_path):
     source = shutil.copytree(brains, tmp_path / "in")
     shutil.copy(source / "Training" / "no_tumor" / "image(1).jpg", source / "Training" / "glioma_tumor" / "one.jpg")
@@ -698,7 +723,16 @@ def test_a_table_of_another_form_is_a_sentence(cbis, old, new, sentence):
 
 @pytest.mark.parametrize(
     "layout",
-    ["idc-patches", "brain-tumour-folders", "mini-mias", "mini-mias-patches", "ddsm", "cbis-ddsm", "cbis-ddsm-masks"],
+    [
+        "idc-patches",
+        "brain-tumour-folders",
+        "brain-tumour-published",
+        "mini-mias",
+        "mini-mias-patches",
+        "ddsm",
+        "cbis-ddsm",
+        "cbis-ddsm-masks",
+    ],
 )
 def test_an_empty_folder_is_a_sentence(layout, tmp_path):
     (tmp_path / "in").mkdir()
