@@ -16,12 +16,12 @@ from typing import Any, Literal
 from dicom_io.cohort import Cohort
 from models import recipe as recipes
 from models.recipe import Recipe
+from samples.experiments.documents import Changes, changed
 from samples.importers import brain_tumour, mini_mias, pet_sarcoma, phantom_folders
 from samples.importers.by_patient import Progress
 from samples.phantoms import write_patients
 from samples.phantoms.patient import Kind
 
-Changes = Mapping[str, Any]
 Import = Callable[[Path, Path, bytes, Progress], Cohort]
 ProfileName = Literal["quick", "full"]
 
@@ -102,14 +102,6 @@ def recipe_of(line: Line, model: Model, seed: int, name: ProfileName) -> Recipe:
     schedule = {"total_images": images, "report_images": images // profile.reports}
     own = {"name": model.slug, "seed": seed, "audit_samples": profile.samples, "schedule": schedule}
     return recipes.parse(changed(document, own), f"{model.name} ({model.recipe})")
-
-
-def changed(document: Changes, change: Changes) -> dict[str, Any]:
-    """The document with the keys of `change`, at every depth."""
-    return {**document} | {
-        key: changed(document.get(key) or {}, value) if isinstance(value, Mapping) else value
-        for key, value in change.items()
-    }
 
 
 def _phantoms(kind: Kind, count: int, read: Import) -> Import:

@@ -20,27 +20,20 @@ so that figures depend on neither the number of workers nor of cores.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 
 from dicom_io import cohort as cohorts
 from dicom_io.cohort import Cohort
-from dicom_io.errors import Rejected
 from dicom_io.pseudonym import site_key
-from models import generator, sheet, training, version
+from models import generator, sheet, version
 from models import recipe as recipes
 from models.cases import Squares
 from models.evaluate import AUDIT_SEED, evaluate, measured
@@ -49,8 +42,10 @@ from models.evaluation.subsets import evenly
 from models.generation_recipe import GenerationBase
 from models.recipe import Recipe
 from models.training import pictures
+from samples.experiments import attempts, documents
 from samples.experiments.generator_lines import LINES, PROFILES, Import, Line, ProfileName, recipe_of
 from samples.experiments.generator_report import figures_of, report_of
+from samples.experiments.workers import performed
 
 SHEET_SEED = 1
 SHEET_PICTURES = 16
@@ -95,16 +90,16 @@ def run(name: str, source: Path, out: Path, profile: ProfileName, say: Say, work
         for model in line.models
         for seed in range(PROFILES[profile].seeds)
     }
-    _keep_plan(out / "plan.json", name, profile, cohort, trained)
+    documents.keep_plan(out / "plan.json", _plan(name, profile, cohort, trained))
     ancestors = _ancestors(out / "ancestor", line, source, profile, say)
     jobs = _jobs(out, line, profile, trained)
     for stage in (ancestors, jobs):
         left = [job for job in stage if not job.outcome.exists()]
-        for done, finished in enumerate(_performed(left, workers), len(stage) - len(left) + 1):
+        for done, finished in enumerate(performed(left, perform, workers), len(stage) - len(left) + 1):
             say(f"{finished.name}: done ({done} of {len(stage)})")
     outcomes = [json.loads(job.outcome.read_text()) for job in jobs]
     figures = figures_of(outcomes, name, line, profile, cohort)
-    _write(out / "figures.json", figures)
+    documents.write(out / "figures.json", figures)
     report = out / "report.md"
     report.write_text(report_of(figures))
     return report
@@ -124,15 +119,10 @@ def _cohort(read: Import, source: Path, out: Path, say: Say) -> Cohort:
 # What was asked for
 
 
-def _keep_plan(
-    path: Path, name: str, profile: ProfileName, cohort: Cohort, trained: Mapping[tuple[str, int], Recipe]
-) -> None:
-    """Write the plan, or find it as it was.
-
-    Raises:
-        Rejected: it was another; the sentence names the first difference.
-    """
-    plan = {
+def _plan(
+    name: str, profile: ProfileName, cohort: Cohort, trained: Mapping[tuple[str, int], Recipe]
+) -> Mapping[str, Any]:
+    return {
         "experiment": name,
         "profile": profile,
         "data_hash": cohort.data_hash,
@@ -141,24 +131,6 @@ def _keep_plan(
             f"{model} seed {seed}": recipe.model_dump(mode="json") for (model, seed), recipe in trained.items()
         },
     }
-    if not path.exists():
-        _write(path, plan)
-        return
-    before, now = (dict(_leaves(each)) for each in (json.loads(path.read_text()), json.loads(json.dumps(plan))))
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            raise Rejected(
-                f"{path.parent} holds a run of another plan: {key} is {before.get(key)} there and {now.get(key)} now; "
-                "give another --out, or ask for what it was begun with"
-            )
-
-
-def _leaves(document: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(document, dict):
-        yield at, document
-        return
-    for key, value in document.items():
-        yield from _leaves(value, f"{at}.{key}" if at else key)
 
 
 def _ancestors(out: Path, line: Line, source: Path, profile: ProfileName, say: Say) -> list[Job]:
@@ -206,42 +178,6 @@ def _jobs(out: Path, line: Line, profile: ProfileName, trained: Mapping[tuple[st
 # Doing it
 
 
-def _performed(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
-    """Each job as it ends; in processes of their own where there are several workers."""
-    if workers == 1:
-        for job in jobs:
-            with _one_thread():
-                yield perform(job)
-        return
-    spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawning, initializer=_begin_worker) as pool:
-        for future in as_completed([pool.submit(perform, job) for job in jobs]):
-            yield future.result()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _begin_worker() -> None:
-    """One thread; and a worker whose parent was killed ends, or it would write into the run that is resumed next."""
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def perform(job: Job) -> Job:
     """Train and evaluate, or measure a reference; the outcome is written last, so that it means that all is done."""
     recipe = recipes.parse(yaml.safe_load(job.recipe), job.name)
@@ -252,11 +188,13 @@ def perform(job: Job) -> Job:
         started_s = time.process_time()
         measured_ = _reference(job.reference, recipe, cohort, job.draws)
         spent_s = round(time.process_time() - started_s, 1)
-        _write(job.outcome, {"row": job.reference, "evaluation": measured_, "evaluation_cpu_s": spent_s})
+        documents.write(job.outcome, {"row": job.reference, "evaluation": measured_, "evaluation_cpu_s": spent_s})
         return job
-    training_cpu_s, warnings = _train(recipe, cohort, job.target, job.start_from)
+    training_cpu_s, warnings = attempts.train(recipe, cohort, job.target, job.start_from)
     if not job.measured:
-        _write(job.outcome, {"row": recipe.name, "training_cpu_s": round(training_cpu_s, 1), "warnings": warnings})
+        documents.write(
+            job.outcome, {"row": recipe.name, "training_cpu_s": round(training_cpu_s, 1), "warnings": warnings}
+        )
         return job
     started_s = time.process_time()
     report = evaluate(job.target, cohort, draws=job.draws)
@@ -274,28 +212,8 @@ def perform(job: Job) -> Job:
         "evaluation": report,
         "evaluation_cpu_s": round(time.process_time() - started_s, 1),
     }
-    _write(job.outcome, found)
+    documents.write(job.outcome, found)
     return job
-
-
-def _train(recipe: Recipe, cohort: Cohort, run: Path, start_from: Path | None) -> tuple[float, list[str]]:
-    """CPU seconds and warnings, those of attempts that were killed included, as far as their last report."""
-    beside = run / "so_far.json"
-    before: dict[str, Any] = json.loads(beside.read_text()) if beside.exists() else {"cpu_s": 0.0, "warnings": []}
-    warnings: list[str] = before["warnings"]
-    started_s = time.process_time()
-
-    def spent_s() -> float:
-        return float(before["cpu_s"]) + time.process_time() - started_s
-
-    def hear(event: dict[str, Any]) -> None:
-        if event["kind"] == "warning" and event["message"] not in warnings:
-            warnings.append(event["message"])
-        if event["kind"] == "report":
-            _write(beside, {"cpu_s": spent_s(), "warnings": warnings})
-
-    training.train(recipe, cohort, run, resume=True, progress=hear, device="cpu", start_from=start_from)
-    return spent_s(), warnings
 
 
 def _save_sheet(model: generator.Generator, run: Path) -> None:
@@ -362,10 +280,3 @@ REFERENCES: Mapping[str, Callable[[Squares, Squares, int], Squares]] = {
     "copies of training images": _copies,
     "class means with noise": _means,
 }
-
-
-def _write(path: Path, document: Any) -> None:
-    """The whole file or none of it."""
-    beside = path.with_suffix(".partial")
-    beside.write_text(json.dumps(document, indent=1) + "\n")
-    beside.replace(path)

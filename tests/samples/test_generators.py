@@ -14,7 +14,8 @@ from PIL import Image
 from dicom_io.errors import Rejected
 from models import generator, training
 from samples.experiments import generators
-from samples.experiments.generator_lines import LINES, PROFILES, Line, Model, changed, recipe_of
+from samples.experiments.documents import changed
+from samples.experiments.generator_lines import LINES, PROFILES, Line, Model, recipe_of
 from samples.experiments.generator_report import report_of
 from samples.importers import brain_tumour
 
