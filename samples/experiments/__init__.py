@@ -51,6 +51,15 @@ def _generators(name: str, question: str, data: str) -> Experiment:
     return Experiment(name, question, data, run)
 
 
+def _classifiers(name: str, question: str, data: str) -> Experiment:
+    def run(source: Path, out: Path, profile: Profile, say: Progress, workers: int) -> Path:
+        from samples.experiments import classifiers
+
+        return classifiers.run(name, source, out, profile, say, workers)
+
+    return Experiment(name, question, data, run)
+
+
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
@@ -65,6 +74,16 @@ EXPERIMENTS = {
             "Do U-Nets of volumes, or nnU-Net's network, find sarcomas on FDG PET better than a small U-Net of slices?",
             "pet-suv-sarcoma",
             _pet_volumes,
+        ),
+        _classifiers(
+            "classes-brain",
+            "Do networks tell brain tumours apart better than edges do, or a file's size? And where size is hidden?",
+            "brain-tumour-mri",
+        ),
+        _classifiers(
+            "classes-mammo",
+            "Can anything tell normal from abnormal films of 13 women, and what do so few allow one to say?",
+            "mammo-mias",
         ),
         _generators(
             "generators-brain",
