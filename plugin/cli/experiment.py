@@ -44,12 +44,12 @@ def run(
         Literal["quick", "full"], typer.Option("--profile", help="quick: a small version, minutes; full: the figures.")
     ] = "full",
     workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Trainings at a time, in processes of one thread; generators only.")
+        int, typer.Option("--workers", min=1, help="Trainings at a time, in processes of one thread; not pet-tumour.")
     ] = 1,
 ) -> None:
     """Run an experiment; its report and its figures lie in OUT/NAME.
 
-    A line of generators that was stopped goes on with the same --out.
+    A line (of generators, of classifiers) that was stopped goes on with the same --out.
 
     Example: mirall experiment run pet-tumour --data-set /data --profile quick
     """
