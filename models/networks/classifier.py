@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from monai.networks import nets
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.classification_recipe import DenseNet169, EfficientNetB0, HistologyStudy, Networks, ResNet, SmallCNN
 from models.networks import norm
@@ -61,14 +62,22 @@ def efficientnet(
 ) -> nn.Module:
     """MONAI's EfficientNetBN, B0 alone, without its download.
 
+    Its norms move their running statistics by 1 % a step, for trainings of hundreds of thousands; from random weights
+    it then says the same of every picture for hundreds of steps, whatever it has learned. Here they move by a tenth,
+    as torch has it.
+
     Raises:
         ValueError: another model, or `pretrained`.
     """
     if pretrained or model_name != "efficientnet-b0":
         raise ValueError(f"{model_name!r}, pretrained {pretrained}: only efficientnet-b0 without a download is built")
-    return nets.EfficientNetBN(
+    network = nets.EfficientNetBN(
         model_name, pretrained=False, spatial_dims=spatial_dims, in_channels=in_channels, num_classes=num_classes
     )
+    for layer in network.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.momentum = 0.1
+    return network
 
 
 def densenet(

@@ -87,6 +87,23 @@ def test_every_network_learns_one_batch_by_heart(settings):
     pytest.fail(f"after 80 steps the loss is {loss.item():.2f}")
 
 
+@torch.no_grad()
+def test_an_efficientnet_from_random_weights_tells_pictures_apart_after_a_hundred_steps():
+    """With running statistics that move by 1 % a step what is served says the same of every picture."""
+    images = torch.randn(8, 1, 32, 32, generator=draw()).cumsum(3)
+    spread = {}
+    for momentum in (0.1, 0.01):
+        network = built(EfficientNetB0(kind="efficientnet-b0"), channels=1)
+        norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+        assert {layer.momentum for layer in norms} == {0.1}
+        for layer in norms:
+            layer.momentum = momentum
+        for _ in range(120):
+            network.train()(images)
+        spread[momentum] = float(network.eval()(images).std(0).mean())
+    assert spread[0.1] > 0.01 > 100 * spread[0.01]
+
+
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.kind)
 def test_a_temperature_goes_into_the_last_layer_of_every_network(settings):
     plain, scaled = built(settings).eval(), built(settings).eval()
