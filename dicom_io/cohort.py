@@ -76,6 +76,7 @@ class Item:
     and by what figures are told apart beside the scanner (`dicom_io.subgroups`):
         "subject"  {"sex", "age"}: Patient's Sex (0010,0040), and the decade of Patient's Age (0010,1010)
         "site"     one word
+        "body_part"  Body Part Examined (0018,0015), which the card of a predictor names
     """
 
     images: tuple[str, ...]

@@ -23,13 +23,16 @@ def provenance(ds: Dataset) -> dict[str, Any]:
     """What an item's provenance says of these, from the header of one of its images; {} where nothing is stated.
 
     "scanner": {"manufacturer", "model"}, Manufacturer (0008,0070) and Manufacturer's Model Name (0008,1090). "subject":
-    {"sex", "age"}, Patient's Sex (0010,0040) and the band of Patient's Age; of the two what is known.
+    {"sex", "age"}, Patient's Sex (0010,0040) and the band of Patient's Age; of the two what is known. "body_part": Body
+    Part Examined (0018,0015), by which nothing is told apart, but which a card names.
     """
     scanner = {"manufacturer": _text(ds, "Manufacturer"), "model": _text(ds, "ManufacturerModelName")}
     sex = _text(ds, "PatientSex")
     subject = {"sex": sex if sex in _SEXES else "", "age": age_band(_text(ds, "PatientAge"))}
     stated = {"scanner": scanner, "subject": {name: value for name, value in subject.items() if value}}
-    return {name: value for name, value in stated.items() if any(value.values())}
+    body_part = {"body_part": _text(ds, "BodyPartExamined").upper()}
+    known = {name: value for name, value in stated.items() if any(value.values())}
+    return known | {name: value for name, value in body_part.items() if value}
 
 
 def age_band(age: str) -> str:

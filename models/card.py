@@ -164,6 +164,8 @@ def _domain(domain: Domain, description: Description) -> list[str]:
     given = description.given
     taken = description.channels if given is None else given.channels
     lines = [f"- a {domain.kind} with {len(taken)} channel(s)"]
+    if domain.body_parts:
+        lines.append(f"- body part {', '.join(domain.body_parts)}, where an image says one")
     for name, (low, high) in zip(axes, domain.spacing_mm, strict=False):
         lines.append(f"- spacing {name}: {low:.3g} to {high:.3g} mm")
     for name, (low, high) in zip(axes, domain.extent_mm, strict=False):

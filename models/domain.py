@@ -28,15 +28,17 @@ class Domain(Settings):
 
     spacing_mm, extent_mm: per axis, (slice, row, column) or (row, column); empty where training images named none.
     top_value: per channel, of the 99.5th percentile in the channel's units; empty where units are arbitrary (MR).
+    body_parts: Body Part Examined (0018,0015) of the training images, empty where not all of them said one.
     """
 
     kind: Literal["volume", "projection"]
     spacing_mm: tuple[Range, ...]
     extent_mm: tuple[Range, ...]
     top_value: tuple[Range, ...]
+    body_parts: tuple[str, ...] = ()
 
-    def check(self, image: Volume | Projection, channels: Sequence[Channel], address: str) -> None:
-        """Pass, or say what is outside.
+    def check(self, image: Volume | Projection, channels: Sequence[Channel], address: str, body_part: str = "") -> None:
+        """Pass, or say what is outside. body_part: what the image says; one that says none passes.
 
         Raises:
             OutOfDomain: one sentence with the image's value, the card's range and the way out.
@@ -45,6 +47,11 @@ class Domain(Settings):
         kind = "projection" if isinstance(image, Projection) else "volume"
         if kind != self.kind:
             raise OutOfDomain(f"the image is a {kind}; the card of {address} says {self.kind}; {way_out}")
+        if body_part and self.body_parts and body_part not in self.body_parts:
+            raise OutOfDomain(
+                f"the {kind} is of body part {body_part}; the card of {address} says {', '.join(self.body_parts)}; "
+                f"{way_out}"
+            )
         values = channels_of(image)
         if len(values) != len(channels):
             names = ", ".join(channel.name for channel in channels)
@@ -110,7 +117,9 @@ def picture_px(images: Sequence[Observation]) -> tuple[int, int] | None:
     return rows, columns
 
 
-def observed(images: Sequence[Observation], channels: Sequence[Channel], dims: int = 2) -> Domain:
+def observed(
+    images: Sequence[Observation], channels: Sequence[Channel], dims: int = 2, body_parts: tuple[str, ...] = ()
+) -> Domain:
     """The domain that the training images span, with tolerance. dims: of what the network sees; one of volumes asks as
     much of the step between slices as of that between pixels."""
     kind = images[0].kind
@@ -128,7 +137,7 @@ def observed(images: Sequence[Observation], channels: Sequence[Channel], dims: i
     if all(channel.units not in ("", "1") for channel in channels):
         tops = np.array([image.top_values for image in images])
         top_value = _ranges(tops.min(0) * _TOP_VALUE[0], tops.max(0) * _TOP_VALUE[1])
-    return Domain(kind=kind, spacing_mm=spacing_mm, extent_mm=extent_mm, top_value=top_value)
+    return Domain(kind=kind, spacing_mm=spacing_mm, extent_mm=extent_mm, top_value=top_value, body_parts=body_parts)
 
 
 def _ranges(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> tuple[Range, ...]:

@@ -105,13 +105,13 @@ class _Predictor:
     def labels(self) -> tuple[str, ...]:
         return self.description.labels
 
-    def check_domain(self, image: Volume | Projection) -> None:
-        """Pass, or raise.
+    def check_domain(self, image: Volume | Projection, body_part: str = "") -> None:
+        """Pass, or raise. body_part: Body Part Examined (0018,0015) of the image.
 
         Raises:
             OutOfDomain: one sentence: what the image is, what the card says, the way out.
         """
-        self.description.domain.check(image, self.channels, self.identity.address)
+        self.description.domain.check(image, self.channels, self.identity.address, body_part.strip().upper())
 
     def input_tensor(self, image: Volume | Projection) -> Tensor:
         """What the network sees: (C, slices, rows, columns) or (C, rows, columns), after the chain."""

@@ -386,7 +386,10 @@ def generator_of(folder: Path, truncation: float | None = None, guidance: float 
 def _complaint(model: Classifier | Segmenter | Translator, case: Case) -> str:
     """Why the input is outside the model's card; "" where it is inside."""
     try:
-        model.check_domain(case.image)
+        if isinstance(model, Translator):
+            model.check_domain(case.image)
+        else:
+            model.check_domain(case.image, str(case.datasets[0].get("BodyPartExamined") or ""))
     except OutOfDomain as error:
         return str(error)
     return ""

@@ -157,7 +157,7 @@ def train(
         task="classification",
         labels=cohort.labels,
         channels=cohort.channels,
-        domain=domain.observed(seen, cohort.channels),
+        domain=domain.observed(seen, cohort.channels, body_parts=summary.body_parts(cohort)),
         saw=saw.model_copy(update={"ancestors": ancestors}),
         threshold=threshold,
         least_sensitivity=recipe.least_sensitivity,

@@ -125,7 +125,10 @@ def train(
         labels=cohort.labels,
         channels=cohort.channels,
         domain=domain.observed(
-            [domain.observe(case.source) for case in training], cohort.channels, chosen.spatial_dims
+            [domain.observe(case.source) for case in training],
+            cohort.channels,
+            chosen.spatial_dims,
+            summary.body_parts(cohort),
         ),
         saw=summary.saw(recipe, cohort, journal.data_hash, owners, images_seen),
         threshold=found["threshold"],

@@ -34,6 +34,12 @@ def require_splits(cohort: Cohort) -> None:
             raise Rejected(f"cohort {cohort.name!r} has no {split} images; import it with shares for all three splits")
 
 
+def body_parts(cohort: Cohort) -> tuple[str, ...]:
+    """Of the training images, where all of them say one."""
+    stated = [str(item.provenance.get("body_part") or "") for item in cohort.training]
+    return tuple(sorted(set(stated))) if all(stated) else ()
+
+
 def saw(recipe: RecipeBase, cohort: Cohort, data_hash: str, owners: Sequence[str], images_seen: int) -> Saw:
     """The record for card and metadata. owners: the patient of each slice (or volume) that is drawn from."""
     synthetic = {item.patient for item in cohort.training if item.synthetic}

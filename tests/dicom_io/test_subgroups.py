@@ -71,3 +71,9 @@ def test_the_data_list_of_a_cohort_without_groups_has_the_bytes_that_it_had(tmp_
         "images", "patient", "mask", "label", "slice_labels", "geometry", "provenance", "synthetic", "split",
     }  # fmt: skip
     assert cohorts.load(tmp_path).test == (item,)
+
+
+def test_a_body_part_is_kept_in_capitals_and_tells_nothing_apart() -> None:
+    stated = subgroups.provenance(header(BodyPartExamined="Breast "))
+    assert stated == {"body_part": "BREAST"}
+    assert Item(("x",), "p", provenance=stated).groups == {}

@@ -14,6 +14,7 @@ from dicom_io.errors import OutOfDomain, Rejected
 from dicom_io.volume import Volume
 from models import cases, predictor
 from models.domain import Domain
+from models.training import summary
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +136,17 @@ def test_arbitrary_units_are_not_judged_by_their_values(projection_classifier):
 def test_a_generator_is_no_predictor(generator):
     with pytest.raises(Rejected, match="toy-maker:1 is a generator"):
         predictor.load(generator.folder)
+
+
+def test_a_card_names_body_parts_where_all_training_images_say_one(segmentation_run):
+    _, cohort, _ = segmentation_run
+
+    def told(*stated: str) -> tuple[str, ...]:
+        items = [
+            replace(item, provenance={"body_part": part} if part else {})
+            for item, part in zip(cohort.training, stated, strict=False)
+        ]
+        return summary.body_parts(replace(cohort, splits={"training": tuple(items)}))
+
+    assert told("HEAD", "BRAIN", "HEAD") == ("BRAIN", "HEAD")
+    assert told("HEAD", "", "HEAD") == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -347,6 +348,25 @@ def test_an_input_outside_the_card_is_refused_and_leaves_nothing(long_pet, slice
     with pytest.raises(OutOfDomain, match=r"70 slices of 3\.30 mm between slices covering 231 mm; the card of toy-sli"):
         pipeline.predict(long_pet, slice_classifier.folder, tmp_path / "out", made_at=AT)
     assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(("said", "refused"), [("KNEE", True), ("HEAD", False), ("Head ", False), ("", False)])
+def test_another_body_part_than_the_card_names_is_refused(head_segmenter, tmp_path, said, refused):
+    folder = tmp_path / "version"
+    shutil.copytree(head_segmenter.folder, folder)
+    path = folder / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["mirall"]["domain"]["body_parts"] = ["BRAIN", "HEAD"]
+    path.write_text(json.dumps(metadata))
+    images = [*toy.mr("T1", NEW), *toy.mr("FLAIR", NEW)]
+    for image in images:
+        image.BodyPartExamined = said
+    files = toy.write(tmp_path / "in", images)
+    if refused:
+        with pytest.raises(OutOfDomain, match=r"is of body part KNEE; the card of .* says BRAIN, HEAD; choose another"):
+            pipeline.predict(files, folder, tmp_path / "out", made_at=AT)
+    made = pipeline.predict(files, folder, tmp_path / "out", made_at=AT, force=refused)
+    assert {each.record.out_of_domain for each in made} == {refused}
 
 
 @pytest.mark.parametrize("order", [min, max])
