@@ -68,6 +68,9 @@ kind = "stow"
 url = "http://127.0.0.1:{research}/dicom-web"
 allow_unproven = true # figures on phantoms prove nothing about patients
 
+[destinations.research.profile]
+reports = true
+
 [[routes]]
 name = "white-matter lesions"
 match = {{ Modality = "MR" }}
@@ -373,8 +376,8 @@ def _sheet(folder: Path, sent: Sequence[PhantomStudy], research: Running, synthe
 
     by_kind = {study.kind: study for study in sent}
     brain, breast = by_kind["brain-mr"], by_kind["breast-pet"]
-    outlined = np.concatenate([d.pixel_array for d in _retrieved(research, brain.study_uid) if d.Modality != "SEG"])
-    judged = np.concatenate([dataset.pixel_array for dataset in _retrieved(research, breast.study_uid)])
+    outlined = np.concatenate([d.pixel_array for d in _captures(research, brain.study_uid)])
+    judged = np.concatenate([d.pixel_array for d in _captures(research, breast.study_uid)])
     generated = np.concatenate([secondary_capture.read_back(d) for d in _retrieved(research, synthetic_study)])
     (flair,) = (v.volume.voxels for v in series.volumes([brain.dicom_folder]).volumes if v.contrast == "FLAIR")
     (pet,) = (v.volume.voxels for v in series.volumes([breast.dicom_folder]).volumes)
@@ -397,6 +400,10 @@ def _sheet(folder: Path, sent: Sequence[PhantomStudy], research: Running, synthe
     mark = picture.SyntheticMark("breast-pet:1", 7)
     picture.save_png(picture.contact_sheet(rows), path, synthetic=mark, description="Mirall demo: inputs and results")
     return path
+
+
+def _captures(research: Running, study: str) -> list[Dataset]:
+    return [dataset for dataset in _retrieved(research, study) if dataset.Modality not in ("SEG", "SR")]
 
 
 def _retrieved(research: Running, study: str) -> list[Dataset]:

@@ -95,9 +95,10 @@ def test_the_story_gives_each_model_its_figure_beside_its_baseline(told):
 def test_the_story_says_what_each_route_made_and_that_no_route_took_the_mammograms(told):
     _, story = told
     assert re.search(
-        r"brain-mr: route 'white-matter lesions' ran white-matter-lesions:1, 2 objects: \d+\.\d ml of white-", story
+        r"brain-mr: route 'white-matter lesions' ran white-matter-lesions:1, 3 objects: \d+\.\d ml of white-", story
     )
-    assert re.search(r"breast-pet: route 'lesions on PET' ran pet-lesion:1, 1 objects: lesion 0\.\d\d \(", story)
+    assert re.search(r"breast-pet: route 'lesions on PET' ran pet-lesion:1, 2 objects: lesion 0\.\d\d \(", story)
+    assert re.search(r"study: lesion 0\.\d\d \(threshold 0\.\d\d\), the highest of its pictures", story)
     assert "mammography: no route matches; stored, and nothing else" in story
     assert "Generated: 16 slices of breast PET of a fictitious patient, Synthetic Data = YES" in story
 
@@ -105,12 +106,13 @@ def test_the_story_says_what_each_route_made_and_that_no_route_took_the_mammogra
 def test_every_result_is_delivered_and_is_in_the_other_archive(told):
     folder, story = told
     listed = re.findall(r"^  (\w+): (SYNTHETIC.*) \(\.\.\.(\d{12})\)$", story, re.MULTILINE)
-    assert [state for state, _, _ in listed] == ["delivered"] * 4
+    assert [state for state, _, _ in listed] == ["delivered"] * 6
     assert {what.split(" by ")[0] for _, what, _ in listed} == {
         "SYNTHETIC UNPROVEN",
         "SYNTHETIC AI UNPROVEN lesion probability",
         "SYNTHETIC AI UNPROVEN white-matter lesion",
         "SYNTHETIC AI UNPROVEN white-matter lesion, outlined,",
+        "SYNTHETIC AI UNPROVEN numbers of white-matter lesion",
     }
     # Not by what the demo says: the other archive's own index.
     with sqlite3.connect(folder / "research" / "index.sqlite") as index:
