@@ -165,16 +165,17 @@ def foreign(path: Path) -> tuple[Float32, Float64]:
     return voxels, _LPS_TO_RAS @ image.affine @ _SWAP
 
 
-def _sidecar_path(path: Path) -> Path:
+def sidecar_of(path: Path) -> Path:
+    """The file beside an image that says what its header cannot."""
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
     try:
-        document: dict[str, Any] = json.loads(_sidecar_path(path).read_text())
+        document: dict[str, Any] = json.loads(sidecar_of(path).read_text())
     except FileNotFoundError:
         raise Rejected(
-            f"{path.name} has no {_sidecar_path(path).name} beside it, so its units and sources are unknown; "
+            f"{path.name} has no {sidecar_of(path).name} beside it, so its units and sources are unknown; "
             "import it with `mirall cohort import`"
         ) from None
     return document
@@ -187,7 +188,7 @@ def _write(voxels: Float32, affine: Float64, sidecar: dict[str, Any], path: Path
     path.parent.mkdir(parents=True, exist_ok=True)
     # No file name and no time in the gzip header: a cohort's hash is of its content.
     _replace(path, gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
-    _replace(_sidecar_path(path), (json.dumps(sidecar, indent=1, sort_keys=True) + "\n").encode())
+    _replace(sidecar_of(path), (json.dumps(sidecar, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _smallest(voxels: Float32) -> npt.NDArray[Any]:

@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     cohort.command("create")(create)
     cohort.command("import")(import_cohort)
     cohort.command("audit")(audit)
+    cohort.command("fold")(fold)
     cohort.command("layouts")(layouts)
     cohort.command("list")(list_cohorts)
     cohort.command("show")(show)
@@ -247,6 +248,39 @@ def show(
     """
     summary = _summary(folder)
     typer.echo(json.dumps(summary, indent=1) if as_json else "\n".join(f"{k}: {v}" for k, v in summary.items()))
+
+
+def fold(
+    folder: Annotated[Path, typer.Argument(help="The cohort's folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the folds; must not exist or be empty.")],
+    folds: Annotated[int | None, typer.Option("--folds", min=3, help="How many.")] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="As many as there are patients; each tests once, alone.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Deal a cohort into folds, each a cohort of its own: every patient is a test patient in one of them.
+
+    Train a run on each, and measure it on its own fold. Files are linked, not copied, where the disk can.
+
+    Example: mirall cohort fold cohorts/brain --folds 5 --out cohorts/brain-folds
+    """
+    from dicom_io import cohort as cohorts
+    from dicom_io import folds as dealing
+
+    if (folds is None) != leave_one_out:
+        raise typer.BadParameter("give --folds with their number, or --leave-one-out")
+    made = dealing.fold(cohorts.load(folder), folds, out)
+    rows = [
+        {"folder": str(each.folder)}
+        | {split: len({item.patient for item in each.splits[split]}) for split in cohorts.SPLITS}
+        for each in made
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        typer.echo(f"{row['folder']}: " + ", ".join(f"{row[split]} patients {split}" for split in cohorts.SPLITS))
 
 
 def audit(

@@ -265,3 +265,25 @@ def test_create_says_what_it_lacks(tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     assert said in run("cohort", "create", *arguments, "--out", "c", "--data", "d", code=1)
     assert not (tmp_path / "c").exists()
+
+
+def test_a_fold_of_three_patients_is_refused_and_of_five_each_tests_one(tmp_path):
+    def by_number(count: int) -> Path:
+        folder = tmp_path / str(count)
+        items = [
+            cohorts.add_projection(
+                folder, f"i{n}", Projection(np.full((4, 6), n, np.float32), "1"), f"p{n}", label=n % 2
+            )
+            for n in range(count)
+        ]
+        channels = (cohorts.Channel("x", "OT", "1"),)
+        splits = {"training": tuple(items)}
+        cohorts.save(cohorts.Cohort(folder, "toy", "classification", ("no", "yes"), channels, splits))
+        return folder
+
+    five, out = by_number(5), tmp_path / "folds"
+    rows = json.loads(run("cohort", "fold", five, "--leave-one-out", "--out", out, "--json"))
+    assert [(row["training"], row["validation"], row["test"]) for row in rows] == [(2, 2, 1)] * 5
+    assert rows[0]["folder"] == str(out / "fold-1")
+    assert "which are too few for 3 folds" in run("cohort", "fold", by_number(3), "--folds", 3, "--out", "o", code=1)
+    assert "give --folds with their number" in run("cohort", "fold", five, "--out", "o", code=2)
