@@ -52,15 +52,16 @@ def maps(network: nn.Module, images: Tensor) -> Tensor:
 def grad_cam(network: nn.Module, images: Tensor) -> Tensor:
     """(n, rows, columns), 0 and above."""
     layer = _last_maps(network, images[:1])
+    # One module may serve several places (EfficientNet's activation does stem and head): the last answer is the head's.
     kept: list[Tensor] = []
     hook = layer.register_forward_hook(lambda *passed: kept.append(passed[-1]))
     try:
         with torch.enable_grad():
             odds = log_odds(network(images))
-            (slopes,) = torch.autograd.grad(odds.sum(), kept[0])
+            (slopes,) = torch.autograd.grad(odds.sum(), kept[-1])
     finally:
         hook.remove()
-    weighted = (slopes.mean((2, 3), keepdim=True) * kept[0].detach()).sum(1, keepdim=True).clamp_min(0)
+    weighted = (slopes.mean((2, 3), keepdim=True) * kept[-1].detach()).sum(1, keepdim=True).clamp_min(0)
     return F.interpolate(weighted, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 

@@ -18,6 +18,9 @@ from plugin.drawing import LARGEST_PX, Picture, last_channel, last_units, window
 from plugin.model_input import Case
 from plugin.outputs import Object, Progress, decided, forms
 
+# Changes whenever the same network would give other maps: part of the results' UIDs.
+SALIENCY_FORM = 2
+
 
 @dataclass(frozen=True, eq=False)
 class _Read:
@@ -81,7 +84,7 @@ def _salient(
     image, values = read.case.image, model.saliency(read.case.image)
     said = common | {
         "description": f"saliency of {model.labels[-1]} by {model.identity.address}",
-        "parameters": common["parameters"] | {"saliency": model.saliency_method},
+        "parameters": common["parameters"] | {"saliency": model.saliency_method, "saliency_form": SALIENCY_FORM},
     }
     if isinstance(image, Volume) and encodings.SALIENCY in wanted:
         lying = read.case.sources[-len(read.case.datasets) :]

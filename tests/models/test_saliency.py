@@ -16,6 +16,7 @@ from dicom_io import cohort as cohorts
 from dicom_io.errors import Rejected
 from dicom_io.volume import Projection, Source, Volume
 from models import bundle, predictor, preprocessing, saliency
+from models.classification_recipe import EfficientNetB0
 from models.networks.ensemble import Ensemble
 from models.reports import figures
 from models.reports.parts import markdown
@@ -83,6 +84,23 @@ def test_every_network_has_maps_of_the_size_of_its_images(settings):
     drawn = saliency.maps(network, images)
     assert drawn.shape == (3, 72, 64) and drawn.isfinite().all() and (drawn >= 0).all()
     assert all(weight.grad is None for weight in network.parameters())
+
+
+def test_where_one_module_serves_stem_and_head_the_head_is_drawn():
+    network = built(EfficientNetB0(kind="efficientnet-b0"), channels=1).eval()
+    images = torch.randn(2, 1, 96, 64, generator=torch.Generator().manual_seed(5))
+    # By hand, from the maps that the head hands to the mean.
+    seen: list[Tensor] = []
+    hook = network._avg_pooling.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    odds = saliency.log_odds(network(images))
+    hook.remove()
+    (slopes,) = torch.autograd.grad(odds.sum(), seen[0])
+    expected = (slopes.mean((2, 3), keepdim=True) * seen[0].detach()).sum(1, keepdim=True).clamp_min(0)
+    expected = nn.functional.interpolate(expected, (96, 64), mode="bilinear", align_corners=False)[:, 0]
+    # Random weights give tiny maps, whose differences would pass for rounding.
+    found = saliency.grad_cam(network, images)
+    assert expected.max() > 0 and found.max() > 0
+    torch.testing.assert_close(found / expected.max(), expected / expected.max())
 
 
 def test_an_ensemble_is_occluded():
