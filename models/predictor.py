@@ -61,11 +61,14 @@ class Classified:
         return self.suspicions >= self.threshold
 
     def words(self, number: int) -> str:
-        """What is told of one image."""
+        """What is told of one image; of several classes how far it is from the first, and which it most likely is."""
         chances = self.probabilities[number]
+        surest = f"{self.labels[int(chances.argmax())]} {chances.max():.2f}"
         if self.threshold is None:
-            return f"{self.labels[int(chances.argmax())]} {chances.max():.2f}"
-        return f"{self.labels[-1]} {chances[-1]:.2f} (threshold {self.threshold:.2f})"
+            return surest
+        if len(self.labels) == 2:
+            return f"{self.labels[-1]} {chances[-1]:.2f} (threshold {self.threshold:.2f})"
+        return f"not {self.labels[0]} {1 - chances[0]:.2f} (threshold {self.threshold:.2f}); {surest}"
 
 
 # Slices that a classifier looks at together, where no release measured what suits it.

@@ -83,7 +83,7 @@ def _salient(
     """The map of a volume on its images, and captures of every input under it, from nothing to its highest value."""
     image, values = read.case.image, model.saliency(read.case.image)
     said = common | {
-        "description": f"saliency of {model.labels[-1]} by {model.identity.address}",
+        "description": f"saliency of {readings.looked_for(model)} by {model.identity.address}",
         "parameters": common["parameters"] | {"saliency": model.saliency_method, "saliency_form": SALIENCY_FORM},
     }
     if isinstance(image, Volume) and encodings.SALIENCY in wanted:
@@ -117,7 +117,10 @@ def _common(model: Classifier, inputs: Sequence[_Read], made_at: datetime) -> di
     parameters = decided(threshold) | cases[0].resampling
     for case in cases[1:]:
         parameters |= case.resampling
-    told = "class probabilities" if threshold is None else f"{model.labels[-1]} probability"
+    told = "class probabilities" if threshold is None else f"{readings.looked_for(model)} probability"
+    if threshold is not None and len(model.labels) > 2:
+        # Captions are pixels: they say more than they did once, under other UIDs.
+        parameters["told"] = "any class but the first"
     return {
         "model": model.identity,
         "sources": [dataset for case in cases for dataset in case.datasets],
@@ -138,9 +141,9 @@ def _refs(cases: Sequence[Case]) -> list[Source]:
 
 
 def _highest(found: Classified) -> str:
-    """Of the picture that the last class is most probable on; where none is that of nothing found, of the surest."""
-    of = found.probabilities if found.threshold is None else found.probabilities[:, -1:]
-    return found.words(int(of.max(1).argmax()))
+    """Of the most suspicious picture; where none is that of nothing found, of the surest."""
+    of = found.probabilities.max(1) if found.threshold is None else found.suspicions
+    return found.words(int(of.argmax()))
 
 
 def _joined(found: Sequence[Classified]) -> Classified:

@@ -11,13 +11,18 @@ from dicom_io import report
 from models.predictor import Classified, Classifier
 
 
+def looked_for(model: Classifier) -> str:
+    """Every class but the first, in words."""
+    return " or ".join(model.labels[1:])
+
+
 def whole(model: Classifier, inputs: Sequence[Classified]) -> tuple[report.ClassProbability, str] | None:
     """What the pictures of a study say together; None where there is one, or the version does not read studies."""
     reading = model.description.study
     suspicions = np.concatenate([each.suspicions for each in inputs])
     if reading is None or len(suspicions) < 2:
         return None
-    name, chance = " or ".join(model.labels[1:]), reading.probability(suspicions)
+    name, chance = looked_for(model), reading.probability(suspicions)
     said = report.ClassProbability(f"{name} in the study", chance, threshold=reading.threshold, calibrated=True)
     return said, f"study: {name} {chance:.2f} (threshold {reading.threshold:.2f}), {reading.words}"
 

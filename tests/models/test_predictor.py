@@ -15,6 +15,7 @@ from dicom_io.volume import Volume
 from models import cases, predictor
 from models.domain import Domain
 from models.training import summary
+from plugin import classified
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +151,20 @@ def test_a_card_names_body_parts_where_all_training_images_say_one(segmentation_
 
     assert told("HEAD", "BRAIN", "HEAD") == ("BRAIN", "HEAD")
     assert told("HEAD", "", "HEAD") == ()
+
+
+def test_of_several_classes_the_words_say_what_the_threshold_is_on_and_which_class_it_is():
+    labels = ("none", "glioma", "meningioma", "pituitary")
+    chances = np.array([[0.01, 0.97, 0.01, 0.01], [0.9, 0.02, 0.02, 0.06]], np.float32)
+    found = predictor.Classified(labels, chances, 0.5)
+    assert found.positive.tolist() == [True, False]
+    assert found.words(0) == "not none 0.99 (threshold 0.50); glioma 0.97"
+    assert found.words(1) == "not none 0.10 (threshold 0.50); none 0.90"
+    two = predictor.Classified(("none", "lesion"), chances[:, [0, 1]], 0.5)
+    assert two.words(0) == "lesion 0.97 (threshold 0.50)"
+
+
+def test_the_finding_is_of_the_most_suspicious_picture_whichever_class_it_is():
+    chances = np.array([[0.6, 0.1, 0.3], [0.1, 0.85, 0.05]], np.float32)
+    found = predictor.Classified(("none", "mass", "cyst"), chances, 0.5)
+    assert classified._highest(found) == "not none 0.90 (threshold 0.50); mass 0.85"
