@@ -19,6 +19,9 @@ _ACROSS = r"left|right|[lr][ -]?(cc|mlo)"
 _DOWN = r"upper|lower|superior|inferior"
 # What a label says that is not true any more after each of them.
 _UNTRUE = {"flip_columns": _ACROSS, "flip_rows": _DOWN, "quarter_turns": f"{_ACROSS}|{_DOWN}"}
+_UNTRUE["rotation_degrees"] = f"{_ACROSS}|{_DOWN}"
+# A picture that turns by more has another side on its left.
+_UPRIGHT = 45.0
 # Slices may follow each other in any direction.
 _UNTRUE |= {"flip_slices": f"{_ACROSS}|{_DOWN}"}
 
@@ -126,12 +129,19 @@ def require_fits(changes: Augmentation, labels: Sequence[str], channels: Sequenc
     Raises:
         Rejected: a label says of a side what a flip would make untrue, or channels are no colours.
     """
-    for name in changes.changes(tuple(_UNTRUE)):
+    turning = [
+        name
+        for name in changes.changes(tuple(_UNTRUE))
+        if name != "rotation_degrees" or changes.rotation_degrees > _UPRIGHT
+    ]
+    for name in turning:
         said = re.compile(rf"\b({_UNTRUE[name]})\b", re.IGNORECASE)
         sided = [label for label in labels if said.search(label.replace("_", " "))]
         if sided:
+            upright = f"{_UPRIGHT:g} or less" if name == "rotation_degrees" else "false"
             raise Rejected(
-                f"augmentation.{name} would make pictures for which the label {sided[0]!r} is not true; set it to false"
+                f"augmentation.{name} would make pictures for which the label {sided[0]!r} is not true; set it to "
+                f"{upright}"
             )
     if changes.stain and tuple(channels) != COLOURS:
         raise Rejected(

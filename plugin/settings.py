@@ -476,6 +476,14 @@ def _unknown_names(settings: Settings) -> list[tuple[tuple[str | int, ...], str]
         if not route.run and not route.send_to:
             sentence = f"route {route.name!r} does nothing; give it models to run, or destinations to send_to"
             problems.append((("routes", number, "name"), sentence))
+        for name in route.run:
+            pinned = [address for address in route.run if address.startswith(f"{name}:")]
+            if pinned:
+                sentence = (
+                    f"route {route.name!r} runs {name!r}, its newest version, and {pinned[0]!r}; take one of the two, "
+                    "or a route for each"
+                )
+                problems.append((("routes", number, "run"), sentence))
         problems += [(("routes", number, "match", key), sentence) for key, sentence in unusable(route)]
         for name in route.send_to:
             if name not in settings.destinations:

@@ -103,7 +103,7 @@ def objects_of(
             in_tiles = [replace(one, images=()) for one in readings.classes(model, joined)]
             classes = [whole[0], *in_tiles] if whole else in_tiles
             told = report.report(classes=classes, **_common(model, slides, made_at, readings.rule(model)))
-            yield *told, whole[1] if whole else _finding(model, slides[0]), encodings.REPORT
+            yield *told, whole[1] if whole else _counted(model, joined), encodings.REPORT
 
 
 def _by_slide(files: Sequence[Path]) -> list[list[Path]]:
@@ -193,11 +193,13 @@ def _can_have_mask(looked: _Looked) -> bool:
 
 
 def _finding(model: Classifier, looked: _Looked) -> str:
-    found = looked.found
-    counted = f"{int(found.positive.sum())} of {len(found.probabilities)} tiles with tissue"
-    of = f"{counted} are {' or '.join(model.labels[1:])}"
     missing = "" if _can_have_mask(looked) else "; no SEG, since the level is too large, or in several instances"
-    return f"{of} (threshold {found.threshold:.2f}){missing}"
+    return f"{_counted(model, looked.found)}{missing}"
+
+
+def _counted(model: Classifier, found: Classified) -> str:
+    counted = f"{int(found.positive.sum())} of {len(found.probabilities)} tiles with tissue"
+    return f"{counted} are {readings.looked_for(model)} (threshold {found.threshold:.2f})"
 
 
 def _common(model: Classifier, slides: Sequence[_Looked], made_at: datetime, rule: Mapping[str, Any]) -> dict[str, Any]:

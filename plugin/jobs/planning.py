@@ -269,10 +269,16 @@ def _add_job(
     input_hash = NO_INPUT
     for each in picked:
         input_hash = hash_of_input(input_hash, add=(each.sop_instance_uid, each.dataset_hash))
-    of_model = Job.model == asked if ":" in asked else Job.model.startswith(f"{asked}:", autoescape=True)
+    of_model = Job.model == asked
+    if ":" not in asked:
+        of_model = of_model | Job.model.startswith(f"{asked}:", autoescape=True)
     same_work = (Job.study_instance_uid == study_instance_uid, Job.route == route.name, of_model)
     # A version that is released later works on what comes later: input that was planned for stays with its version.
-    planned = select(Job.model).where(*same_work, Job.input_hash == input_hash).order_by(Job.created_at.desc())
+    planned = (
+        select(Job.model)
+        .where(*same_work, Job.input_hash == input_hash, Job.model != asked)
+        .order_by(Job.created_at.desc())
+    )
     model = connection.scalar(planned) or _version(registry, asked)
     identifier = job_id(study_instance_uid, input_hash, route.name, model)
     # An input set that was there before and is back (a correction was undone) makes its old job the current one.

@@ -138,6 +138,14 @@ def test_a_flip_is_refused_where_a_label_says_of_a_side(change: str, label: str)
     require_fits(Augmentation(flip_columns=True), ("background", "cleft", "brightness", "upper lobe"), ("FLAIR",))
 
 
+def test_a_rotation_that_swaps_sides_is_refused_where_a_label_says_of_one():
+    with pytest.raises(
+        Rejected, match="rotation_degrees would make .* 'left breast' is not true; set it to 45 or less"
+    ):
+        require_fits(Augmentation(rotation_degrees=180), ("background", "left breast"), ("FLAIR",))
+    require_fits(Augmentation(rotation_degrees=45), ("background", "left breast"), ("FLAIR",))
+
+
 def test_a_stain_is_refused_where_channels_are_no_colours():
     with pytest.raises(Rejected, match="stain is for red, green, blue, and the channels are T1, FLAIR"):
         require_fits(Augmentation(stain=0.1), (), ("T1", "FLAIR"))

@@ -86,6 +86,11 @@ def test_without_a_file_the_defaults_hold(tmp_path, monkeypatch):
             "routes[0].run[0]: '../../etc' must be NAME:VERSION, such as pet-",
         ),
         (
+            ('run = ["pet-tumour:1"]', 'run = ["pet-tumour:1", "pet-tumour"]'),
+            31,
+            "runs 'pet-tumour', its newest version, and 'pet-tumour:1'; take one of the two, or a route for each",
+        ),
+        (
             ('aet = "MIRALL"', 'aet = "MIRALL-OF-RADIOLOGY"'),
             3,
             "node.aet: 'MIRALL-OF-RADIOLOGY' has 19 characters; an AE",
