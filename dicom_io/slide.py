@@ -220,6 +220,11 @@ class Slide:
                 small[top : top + means.shape[0], left : left + means.shape[1]] = means
         return small
 
+    @property
+    def overview(self) -> Level:
+        """The level that the thumbnail, and so the tissue threshold, are made of."""
+        return self._enough_for(_THUMBNAIL_PX)
+
     @cached_property
     def tissue_threshold(self) -> float:
         """Colour above which a pixel is tissue, in grey levels."""

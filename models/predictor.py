@@ -128,12 +128,12 @@ class Segmenter(_Predictor):
         """Windows over each slice, or boxes, blended; the result lies on the volume's own grid. members: of an
         ensemble, say where they disagree, too."""
         image = self.input_tensor(volume)
+        # By what serves, whatever is asked for beside it: a result is a function of its input.
+        probabilities = self.probabilities(image)
         apart = None
         if members and isinstance(self.network, Ensemble):
-            probabilities, each = self._of_members(image, self.network)
+            each = self._of_members(image, self.network)
             apart = from_metatensor(each.std(0, correction=0, keepdim=True).clamp_max(0.5), volume, units="1")
-        else:
-            probabilities = self.probabilities(image)
         return Segmented(
             mask=from_metatensor(self.decisions(probabilities)[None].float(), volume, units="1"),
             probability=from_metatensor(1 - probabilities[:1], volume, units="1"),
@@ -146,11 +146,10 @@ class Segmenter(_Predictor):
         return (1 - probabilities[0] >= self.threshold) * (1 + probabilities[1:].argmax(0))
 
     @torch.inference_mode()
-    def _of_members(self, image: Tensor, ensemble: Ensemble) -> tuple[Tensor, Tensor]:
-        """(classes, S, R, K), and (members, S, R, K) of any foreground."""
-        found = self._inferer(torch.as_tensor(image).as_subclass(Tensor)[None], ensemble.beside_members)[0]
-        logits, each = found.split([len(self.labels), len(found) - len(self.labels)])
-        return torch.softmax(logits, 0), each.clamp(0, 1)
+    def _of_members(self, image: Tensor, ensemble: Ensemble) -> Tensor:
+        """(members, S, R, K): the probability of any foreground, by torch."""
+        found: Tensor = self._inferer(torch.as_tensor(image).as_subclass(Tensor)[None], ensemble.foregrounds)[0]
+        return found.clamp(0, 1)
 
     @torch.inference_mode()
     def probabilities(self, image: Tensor) -> Tensor:

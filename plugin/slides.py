@@ -32,7 +32,6 @@ from plugin.drawing import Picture
 from plugin.outputs import Object, Progress, forms, segments_of
 
 MODALITY = "SM"
-SHOWN_PX = 1024
 # The mask of a level is held in memory, and copied on its way.
 MOST_PX = 400_000_000
 _BATCH = 64
@@ -42,11 +41,13 @@ _BATCH = 64
 class _Looked:
     """A slide that was looked at.
 
-    instances: of its level, with what they are named by. tiles: (n, 2), row and column of the first pixel of each, and
+    instances: of its level, with what they are named by. refs: these, and those of the level that tells tissue and is
+    shown, so that a change in either gives other UIDs. tiles: (n, 2), row and column of the first pixel of each, and
     `found` in them. thumbnail: (rows, columns, 3) of the whole slide.
     """
 
     instances: Sequence[tuple[Dataset, Source]]
+    refs: Sequence[Source]
     level: Level
     size_px: tuple[int, int]
     tiles: npt.NDArray[np.int64]
@@ -141,13 +142,16 @@ def _look(model: Classifier, paths: Sequence[Path], force: bool, progress: Progr
             places += [(tile.row, tile.column) for tile in batch]
         if not found:
             raise Rejected(f"no tile of the slide is tissue to {LEAST_TISSUE:.0%} or more; there is nothing to look at")
+        looked_at, shown = slide.instances(level), slide.instances(slide.overview)
+        both = {source.sop_instance_uid: source for _, source in (*looked_at, *shown)}
         return _Looked(
-            instances=slide.instances(level),
+            instances=looked_at,
+            refs=list(both.values()),
             level=level,
             size_px=described.picture_px,
             tiles=np.array(places),
             found=replace(found[0], probabilities=np.concatenate([each.probabilities for each in found])),
-            thumbnail=slide.thumbnail(SHOWN_PX),
+            thumbnail=slide.thumbnail(),
             outside=outside,
         )
 
@@ -170,12 +174,12 @@ def _of_slide(
     common = _common(model, [looked], made_at, {})
     if encodings.DEFAULT_SEGMENTATION in wanted and _can_have_mask(looked):
         numbers = np.where(looked.found.positive, 1 + looked.found.probabilities[:, 1:].argmax(1), 0).astype(np.uint8)
-        header, source = looked.instances[0]
+        header, _ = looked.instances[0]
         described = {name: value for name, value in common.items() if name not in ("sources", "source_refs")}
         seg = slide_segmentation(
             looked.laid(numbers, looked.level.shape),
             source=header,
-            source_refs=[source],
+            source_refs=looked.refs,
             segments=segments_of(model.labels),
             **described,
         )
@@ -208,7 +212,7 @@ def _common(model: Classifier, slides: Sequence[_Looked], made_at: datetime, rul
     return {
         "model": model.identity,
         "sources": [_as_a_whole(header) for header, _ in instances],
-        "source_refs": [source for _, source in instances],
+        "source_refs": [source for each in slides for source in each.refs],
         "description": f"{' or '.join(model.labels[1:])} by {model.identity.address}",
         "parameters": {"threshold": model.threshold, "tile_px": list(slides[0].size_px), **rule},
         "made_at": made_at,

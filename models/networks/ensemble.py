@@ -39,7 +39,7 @@ class Ensemble(nn.Module):
         self._flips = [[*some] for count in range(len(axes) + 1) for some in itertools.combinations(axes, count)]
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._logits(self.each(images))
+        return self.each(images).mean(0).clamp_min(_LEAST).log() / self.temperature
 
     def each(self, images: Tensor) -> Tensor:
         """(members, B, classes, ...): the probabilities of each, a mean over mirror images."""
@@ -47,13 +47,9 @@ class Ensemble(nn.Module):
             raise ValueError("mirrored: images of one slice cannot be mirrored along slices; leave it out")
         return torch.stack([self._of(member, images) for member in self.members])
 
-    def beside_members(self, images: Tensor) -> Tensor:
-        """(B, classes + members, ...): the logits, then of each member the probability of any class but the first."""
-        each = self.each(images)
-        return torch.cat([self._logits(each), (1 - each[:, :, 0]).transpose(0, 1)], 1)
-
-    def _logits(self, each: Tensor) -> Tensor:
-        return each.mean(0).clamp_min(_LEAST).log() / self.temperature
+    def foregrounds(self, images: Tensor) -> Tensor:
+        """(B, members, ...): of each the probability of any class but the first."""
+        return (1 - self.each(images)[:, :, 0]).transpose(0, 1)
 
     def _of(self, member: nn.Module, images: Tensor) -> Tensor:
         answers = []

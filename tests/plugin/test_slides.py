@@ -4,6 +4,7 @@ training."""
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pydicom import dcmread
 from dicom_io import cohort as cohorts
 from dicom_io import labels, secondary_capture, slide_segmentation
 from dicom_io.errors import Rejected
-from dicom_io.slide import LEAST_TISSUE, Slide
+from dicom_io.slide import LEAST_TISSUE, Level, Slide
 from models import bundle, predictor, recipe, training
 from models.predictor import Classifier
 from plugin import encodings, pipeline
@@ -120,6 +121,26 @@ def test_the_report_reads_the_slide_by_the_rule_of_the_version(made, slide, mode
 def test_the_same_slide_gives_the_same_objects(made, slide, model, tmp_path):
     again = pipeline.predict(slide, model.model.folder, tmp_path, made_at=AT)
     assert [each.path.read_bytes() for each in again] == [each.path.read_bytes() for each in made[:2]]
+
+
+def test_a_level_that_the_results_are_shown_on_gives_them_other_names(made, slide, model, tmp_path, monkeypatch):
+    """The thumbnail and what counts as tissue may come from another level than the one that is looked at."""
+    whole = Slide.instances
+
+    def with_another(self: Slide, level: Level) -> list:
+        found = whole(self, level)
+        if level is not overview:
+            return found
+        return [(header, replace(source, sop_instance_uid="2.25.77")) for header, source in found]
+
+    with Slide(slide) as opened:
+        overview = replace(opened.overview)
+    monkeypatch.setattr(Slide, "overview", property(lambda self: overview))
+    monkeypatch.setattr(Slide, "instances", with_another)
+    again = pipeline.predict(slide, model.model.folder, tmp_path, made_at=AT, encodings=encodings.DEFAULT | {"report"})
+    pairs = zip(made, again, strict=True)
+    assert all(one.record.sop_instance_uid != other.record.sop_instance_uid for one, other in pairs)
+    assert [each.record.source_uids for each in again] == [each.record.source_uids for each in made]
 
 
 def test_files_without_a_slide_are_a_sentence(model, tmp_path):
