@@ -30,11 +30,12 @@ class Augmentation(Settings):
     """Drawn anew for every image. Flips and turns only where left and right, up and down mean nothing.
 
     quarter_turns: of squares. translation, scale: shares of the image size; shear: the largest tangent of its angle.
-    gain: share by which values are multiplied; offset, noise: in the units of the network's input (after the input
-    chain). bias_field: the largest coefficient of a smooth field that values are multiplied by; gibbs: the largest
-    share of the frequencies of each axis that is cut off. stain: of H&E in colour, share by which the amounts of its
-    dyes change; stain_range: black and white in the network's input (`models.training.appearance`). outside: what moves
-    in from beyond the image: no signal, its edge drawn out, or the image mirrored.
+    gain: share by which values are multiplied, about 0, or of a generator's pictures about black; offset, noise: in the
+    units of the network's input (after the input chain). bias_field: the largest coefficient of a smooth field that
+    values are multiplied by, as gain does; gibbs: the largest share of the frequencies of each axis that is cut off.
+    stain: of H&E in colour, share by which the amounts of its dyes change; stain_range: black and white in the
+    network's input (`models.training.appearance`). outside: what moves in from beyond the image: no signal, its edge
+    drawn out, or the image mirrored.
     """
 
     flip_rows: bool = False

@@ -18,8 +18,15 @@ _BLACKEST = 1e-3
 _DEGREE = 3
 
 
-def regraded(images: Tensor, settings: Augmentation, generator: torch.Generator, span: tuple[float, float]) -> Tensor:
-    """images: (B, C, rows, columns), or of volumes. span: black and white of colours.
+def regraded(
+    images: Tensor,
+    settings: Augmentation,
+    generator: torch.Generator,
+    span: tuple[float, float],
+    nothing: float = 0.0,
+) -> Tensor:
+    """images: (B, C, rows, columns), or of volumes. span: black and white of colours. nothing: the value of no signal,
+    about which gain and bias field multiply.
 
     Raises:
         Rejected: stain is asked for, and these are no colours between black and white.
@@ -28,11 +35,11 @@ def regraded(images: Tensor, settings: Augmentation, generator: torch.Generator,
     if settings.stain:
         images = stained(images, settings.stain, span, generator)
     if settings.bias_field:
-        images = images * bias_fields(images, settings.bias_field, generator)
+        images = (images - nothing) * bias_fields(images, settings.bias_field, generator) + nothing
     if settings.gibbs:
         images = truncated(images, settings.gibbs, generator)
     if settings.gain:
-        images = images * (1 + settings.gain * signed(one_each, generator, images.device))
+        images = (images - nothing) * (1 + settings.gain * signed(one_each, generator, images.device)) + nothing
     if settings.offset:
         images = images + settings.offset * signed(one_each, generator, images.device)
     if settings.noise:

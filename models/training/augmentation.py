@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dicom_io.errors import Rejected
-from models.augmentation_recipe import Augmentation
+from models.augmentation_recipe import APPEARANCE, Augmentation
 from models.draws import uniform
 from models.training.appearance import regraded, signed
 
@@ -37,7 +37,10 @@ def augment_pictures(images: Tensor, settings: Augmentation, generator: torch.Ge
     images, _ = _turned(*_flipped(images, None, settings, generator), settings, generator)
     images = _moved(images, None, settings, generator, outside=-1.0)[0]
     graded, drawn = images.tensor_split([images.shape[1] - mask_planes], dim=1)
-    return torch.cat([regraded(graded, settings, generator, (-1.0, 1.0)), drawn], 1)
+    if settings.changes(APPEARANCE):
+        # What a network makes has this range, and so has what it is compared with.
+        graded = regraded(graded, settings, generator, (-1.0, 1.0), nothing=-1.0).clamp(-1, 1)
+    return torch.cat([graded, drawn], 1)
 
 
 def _flipped(

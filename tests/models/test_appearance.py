@@ -13,7 +13,7 @@ from dicom_io.errors import Rejected
 from models import recipe
 from models.augmentation_recipe import PRESETS, Augmentation, require_fits
 from models.training.appearance import bias_fields, stained, truncated
-from models.training.augmentation import augment
+from models.training.augmentation import augment, augment_pictures
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -80,6 +80,17 @@ def test_a_smaller_matrix_cuts_high_frequencies_of_both_axes_alike_and_rings_bes
     cut = truncated(images, 0.6, draw(1))
     assert cut.max() > 1.03 and cut.min() < -0.03
     torch.testing.assert_close(cut.mean((1, 2, 3)), images.mean((1, 2, 3)))
+
+
+def test_air_in_pictures_for_generators_stays_air_under_gain_and_bias_and_nothing_leaves_their_range():
+    pictures = torch.full((6, 2, 20, 26), -1.0)
+    pictures[:, :, 5:12, 4:15] = 0.9
+    changes = Augmentation(gain=0.3, bias_field=0.3)
+    graded = augment_pictures(pictures, changes, draw(3), 1)
+    assert (graded[:, :1][pictures[:, :1] == -1] == -1).all()
+    assert graded.min() == -1 and graded.max() <= 1
+    assert not torch.equal(graded[:, 0], pictures[:, 0])
+    torch.testing.assert_close(graded[:, 1], pictures[:, 1])
 
 
 def test_quarter_turns_move_masks_with_images_and_come_in_all_four():

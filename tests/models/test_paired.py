@@ -173,14 +173,14 @@ def test_what_is_kept_is_the_best_by_what_suits(run, figure, request):
 def test_windows_of_both_are_of_one_place(toys):
     chosen = toy_pairs.small("translator")
     _, pairs = couples.read(toys["translator"], "training", chosen, 16)
-    changes = chosen.augmentation.model_copy(update={"flip_rows": True, "gain": 0.5})
+    changes = chosen.augmentation.model_copy(update={"flip_rows": True, "gain": 0.1})
     given, wanted = pairs.draw(32, 16, changes, torch.Generator().manual_seed(0), ON)
     still, moved = given[:, 0, 3:-3, 3:-3].flatten(1), wanted[:, 0]
     alike = []
     for down in (1, -1):
         back = torch.roll(moved, (-down * toy_pairs.SHIFT[0], -toy_pairs.SHIFT[1]), (1, 2))[:, 3:-3, 3:-3].flatten(1)
         pairs_of = zip(still, back, strict=True)
-        alike.append([float(torch.corrcoef(torch.stack(pair))[0, 1]) > 0.999 for pair in pairs_of])
+        alike.append([float(torch.corrcoef(torch.stack(pair))[0, 1]) > 0.99 for pair in pairs_of])
     assert all(upright != flipped for upright, flipped in zip(*alike, strict=True))
     assert any(alike[0]) and any(alike[1])
 
